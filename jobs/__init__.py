@@ -1,0 +1,1 @@
+"""Runnable jobs: a short .py and its example .yaml each."""

@@ -1,0 +1,1 @@
+"""phicorpus: annotate whole corpora of images, slide decks and recordings with Phi models."""

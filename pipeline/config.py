@@ -1,0 +1,273 @@
+"""The config of a job: one YAML, frozen, complete, unknown keys refused.
+
+One model per section, which holds its own checks. No environment reads, no globals.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda", "mps", "npu"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+TaskName = str
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and closed against unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """Which model answers, and where it runs."""
+
+    name: str = Field(description="Hub name, local folder, or 'tiny' for the demonstration model")
+    revision: str | None = Field(
+        None, description="Branch, tag or commit; default: the catalogue's"
+    )
+    device: Device = "auto"
+    dtype: DType = Field("auto", description="auto: bfloat16 where the device is fast at it")
+    attention: Literal["auto", "flash", "sdpa"] = "auto"
+    scripted: bool = Field(
+        False, description="Answer by rule, without a model: for tests of the flow"
+    )
+
+
+class TaskConfig(Section):
+    """How one task is asked."""
+
+    prompt: str | None = Field(None, description="Replaces the task's own prompt")
+    max_new_tokens: Annotated[int, Field(ge=1, le=16384)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    seed: int = 0
+
+
+class FetchConfig(Section):
+    """Reading assets."""
+
+    allowed_schemes: tuple[str, ...] = ("file", "s3", "gs", "gcs", "abfs", "abfss", "az", "memory")
+    allowed_prefixes: tuple[str, ...] = Field((), description="Empty: any under the schemes")
+    max_asset_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    storage_options: Mapping[str, Any] = Field(
+        default_factory=dict, description="Passed to fsspec, by protocol: {s3: {endpoint_url: ...}}"
+    )
+
+
+class ImageConfig(Section):
+    """Decoding images."""
+
+    max_pixels: Annotated[int, Field(gt=0)] = 100_000_000
+    max_frames: Annotated[int, Field(gt=0)] = Field(500, description="Pages of a TIFF")
+    max_crops: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Crops per image; default: the model's"
+    )
+
+
+class DeckConfig(Section):
+    """Decoding slide decks and PDF."""
+
+    render: Literal["pixels", "native"] = Field(
+        "pixels", description="native: PPTX without LibreOffice, from its own text and charts only"
+    )
+    dpi: Annotated[int, Field(ge=36, le=600)] = 150
+    max_side_px: Annotated[int, Field(ge=64, le=10_000)] = Field(
+        1790, description="Caps the rendered page's long side: 4 crops of 448 stay in short RoPE"
+    )
+    max_pages: Annotated[int, Field(gt=0)] = 1000
+    render_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    max_memory_bytes: Annotated[int, Field(gt=0)] = 1536 * 1024**2
+    max_member_bytes: Annotated[int, Field(gt=0)] = 128 * 1024**2
+    max_unzipped_bytes: Annotated[int, Field(gt=0)] = 512 * 1024**2
+    max_members: Annotated[int, Field(gt=0)] = 10_000
+    max_zip_ratio: Annotated[float, Field(gt=1)] = 200.0
+
+
+class AudioConfig(Section):
+    """Decoding recordings."""
+
+    max_hours: Annotated[float, Field(gt=0)] = 12.0
+    min_window_s: Annotated[float, Field(gt=0)] = 15.0
+    max_window_s: Annotated[float, Field(gt=0, le=40)] = 30.0
+    vad: bool = Field(True, description="Cut at silences, and do not send silence to the model")
+    speech_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class UnitConfig(Section):
+    """How many assets are committed together."""
+
+    image: Annotated[int, Field(ge=1, le=4096)] = 64
+    deck: Annotated[int, Field(ge=1, le=4096)] = 8
+    audio: Annotated[int, Field(ge=1, le=4096)] = 8
+
+
+class EngineConfig(Section):
+    """Running the model inside an actor."""
+
+    max_requests: Annotated[int, Field(ge=1, le=4096)] = Field(32, description="Decoding at once")
+    max_batch_tokens: Annotated[int, Field(ge=16)] = 512
+    page_size: Annotated[int, Field(ge=4)] = 32
+    kv_cache_tokens: Annotated[int, Field(ge=256)] = 32_768
+    feature_rows: Annotated[int, Field(ge=256)] = 32_768
+    encode_batch: Annotated[int, Field(ge=1)] = Field(
+        16, description="Crops or clips encoded at once"
+    )
+    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class ClusterConfig(Section):
+    """Where the flow runs."""
+
+    address: str | None = Field(None, description="None: Ray's default, else 'auto' or ray://...")
+    num_cpus: Annotated[int, Field(ge=1)] | None = Field(None, description="Of a local cluster")
+    replicas: Annotated[int, Field(ge=1)] = Field(1, description="Model actors per modality")
+    gpus_per_replica: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Default: 1 where the cluster has GPUs, else 0"
+    )
+    cpus_per_replica: Annotated[float, Field(gt=0)] = 0.5
+    fetch_cpus: Annotated[float, Field(gt=0)] = 0.25
+    decode_cpus: Annotated[float, Field(gt=0)] = 0.5
+    side_by_side: bool = Field(False, description="Run the modalities' flows at the same time")
+    units_per_wave: Annotated[int, Field(ge=1)] = 4096
+    no_progress_timeout_s: Annotated[int, Field(ge=30)] = 900
+
+
+class ErrorConfig(Section):
+    """When a finished run counts as failed."""
+
+    max_error_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="Exit 3 when more than this share of annotations are errors"
+    )
+    max_unit_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+
+
+def _model_section(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _task_sections(value: object) -> object:
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, Sequence):
+        return {name: {} for name in cast("Sequence[str]", value)}
+    if isinstance(value, Mapping):
+        sections = cast("Mapping[str, object]", value)
+        return {name: section or {} for name, section in sections.items()}
+    return value
+
+
+class RunConfig(Section):
+    """A whole job."""
+
+    manifest: str = Field(description="Parquet: one file, a folder or prefix, or a glob")
+    output: str = Field(description="Folder or prefix that gets annotations/, documents/ and runs/")
+    model: Annotated[ModelConfig, BeforeValidator(_model_section)]
+    tasks: Annotated[Mapping[TaskName, TaskConfig], BeforeValidator(_task_sections)] = Field(
+        description="Names, or names with settings", min_length=1
+    )
+    fetch: FetchConfig = FetchConfig()
+    images: ImageConfig = ImageConfig()
+    decks: DeckConfig = DeckConfig()
+    audio: AudioConfig = AudioConfig()
+    units: UnitConfig = UnitConfig()
+    engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    errors: ErrorConfig = ErrorConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a job's YAML and apply `key.path=value` overrides, whose values are YAML too.
+
+    Raises:
+        ConfigError: unreadable, not a mapping, an unknown key (with the nearest known one), a value
+            out of range, or an override without "=".
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+    try:
+        values: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    tree = cast("dict[str, Any]", values)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def parse_config(values: Mapping[str, Any], *, source: str = "config") -> RunConfig:
+    """Check a mapping against the config's models.
+
+    Raises:
+        ConfigError: every problem, one per line, each with its key.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{source}: {line}" for line in _problems(error)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r}: expected key=value, such as decks.dpi=120")
+    try:
+        value: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        below = node.get(parent)
+        if not isinstance(below, dict):
+            below = dict(cast("dict[str, Any]", _section(parent, below)))
+            node[parent] = below
+        node = cast("dict[str, Any]", below)
+    node[leaf] = value
+
+
+def _section(name: str, value: object) -> object:
+    if value is None:
+        return {}
+    if name == "model":
+        return _model_section(value)
+    if name == "tasks":
+        return _task_sections(value)
+    raise ConfigError(f"--set: {name} is a value, not a section")
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield f"unknown key {key!r}{_suggestion(problem['loc'])}"
+        else:
+            yield f"{key}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    """Name the known key that is nearest to a wrong one."""
+    section: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        if section is RunConfig and part == "tasks":
+            section = TaskConfig
+        elif part in section.model_fields:
+            below = section.model_fields[str(part)].annotation
+            if isinstance(below, type) and issubclass(below, BaseModel):
+                section = below
+    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1, cutoff=0.5)
+    known = ", ".join(section.model_fields)
+    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {known}"

@@ -1,0 +1,1 @@
+"""The demo corpus: deterministic real files with their ground truth."""

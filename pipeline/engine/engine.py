@@ -1,0 +1,92 @@
+"""The seam to a model: `submit(request) -> completion`, async, from any number of callers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from pipeline.models.model import Turn
+
+FinishReason = Literal["stop", "length", "loop", "deadline", "cancelled"]
+Regime = Literal["short", "long"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question to the model.
+
+    Attributes:
+        request_id: Names the request in errors and logs.
+        turns: The conversation, ending with a user turn.
+        max_new_tokens: Upper bound of the answer, tokens.
+        temperature: 0 is greedy.
+        seed: Of the sampling; the answer does not depend on what else is in the batch.
+        stop: Texts that end the answer; not part of it.
+    """
+
+    request_id: str
+    turns: tuple[Turn, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The model's answer.
+
+    Attributes:
+        text: Without special tokens and stop texts.
+        token_ids: As generated, the stop id excluded.
+        prompt_tokens: Ids and feature rows of the prompt.
+        finish_reason: "loop" and "deadline" are the guard's; the text is what was there by then.
+        mean_logprob: Mean of ln p of the generated tokens; None if none was generated.
+        regime: The LongRoPE factors that the whole request was run with.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: FinishReason
+    mean_logprob: float | None
+    regime: Regime
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters since start, and gauges of now."""
+
+    num_requests: int = 0
+    num_completed: int = 0
+    num_failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prefill_tokens: int = 0  # less than prompt_tokens where a prefix was shared
+    media_encoded: int = 0
+    media_reused: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Answers requests concurrently."""
+
+    async def submit(self, request: Request) -> Completion:
+        """Answer one request.
+
+        Raises:
+            RequestRefused: the request cannot be run by this model; nothing else is hurt.
+            InferError: this request failed; nothing else is hurt.
+            EngineDied: the engine is lost with all it had.
+        """
+        ...
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges."""
+        ...
+
+    def close(self) -> None:
+        """End the engine's threads and free its memory; safe to call twice."""
+        ...

@@ -1,0 +1,147 @@
+"""Errors, once. A bad row is a value: its error becomes columns. A bad run is an exception.
+
+Whether to retry is a property of the error, not of the caller.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PhicorpusError(Exception):
+    """Any error this project raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+# --- a bad run: the job stops, and says why -------------------------------------------------------
+
+
+class ConfigError(PhicorpusError):
+    """The configuration or the command line is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class ManifestError(PhicorpusError):
+    """The manifest is wrong; names file, column and row. Nothing was started."""
+
+    exit_code = 2
+
+
+class CheckpointError(PhicorpusError):
+    """A model checkpoint cannot be loaded as it is; names the keys or files at fault."""
+
+    exit_code = 2
+
+
+class StoreError(PhicorpusError):
+    """The output store refused, or does not honour "create if absent"."""
+
+    exit_code = 5
+
+
+class EngineDied(PhicorpusError):
+    """The replica is lost: its process has to be replaced."""
+
+
+# --- a bad row: it ends as an annotation with status "error" --------------------------------------
+
+
+class SegmentError(PhicorpusError):
+    """One asset, segment or request failed; its neighbours are not hurt.
+
+    `stage` names where; `retryable` says whether the same bytes may succeed another time.
+    """
+
+    stage: ClassVar[str] = "unknown"
+    retryable: ClassVar[bool] = False
+
+
+class FetchError(SegmentError):
+    """The asset's bytes could not be read: missing, refused or the store kept failing."""
+
+    stage = "fetch"
+    retryable = True
+
+
+class AssetMissing(FetchError):
+    """The object does not exist."""
+
+    retryable = False
+
+
+class UriRefused(FetchError):
+    """The URI's scheme or prefix is not allowed by the job's config."""
+
+    retryable = False
+
+
+class ChecksumMismatch(FetchError):
+    """The bytes are not the ones that the manifest's sha256 names."""
+
+    retryable = False
+
+
+class LimitExceeded(SegmentError):
+    """The asset is larger than a limit of the config; the message names limit and value."""
+
+    stage = "decode"
+
+
+class AssetTooLarge(LimitExceeded):
+    """More bytes than `fetch.max_asset_bytes`."""
+
+    stage = "fetch"
+
+
+class DecodeError(SegmentError):
+    """The bytes are not a readable image, deck or recording."""
+
+    stage = "decode"
+
+
+class UnsupportedMedia(DecodeError):
+    """The content is of a type that this flow does not read."""
+
+
+class PasswordRequired(DecodeError):
+    """The document is encrypted."""
+
+
+class RendererMissing(DecodeError):
+    """A system program that this asset needs is not installed; names the install line."""
+
+    retryable = True
+
+
+class RenderError(DecodeError):
+    """The renderer failed, or silently dropped content."""
+
+
+class SandboxTimeout(DecodeError):
+    """A decoder ran longer than its limit and was killed."""
+
+
+class SandboxCrashed(DecodeError):
+    """A decoder's process died."""
+
+
+class RequestRefused(SegmentError):
+    """The request cannot be run by this model: too long, wrong media, empty."""
+
+    stage = "infer"
+
+
+class InferError(SegmentError):
+    """The engine failed on this request."""
+
+    stage = "infer"
+    retryable = True
+
+
+class AnswerError(SegmentError):
+    """The model's answer is not what the task asks for, and could not be repaired."""
+
+    stage = "parse"
+    retryable = True

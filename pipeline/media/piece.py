@@ -1,0 +1,107 @@
+"""What decoding yields: the pieces of an asset, before any model's own preparation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.errors import SegmentError
+
+Samples = npt.NDArray[np.float32]
+PieceKind = Literal["image", "page", "window", "asset"]
+AssetKind = Literal["image", "deck", "audio"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A chart as its file defines it.
+
+    Attributes:
+        kind: bar, line, pie, area, scatter, ... as the file names it.
+        categories: Labels of the category axis, in order.
+        series: Name and values of each series; None where the file has a gap.
+    """
+
+    kind: str
+    title: str | None
+    categories: tuple[str, ...]
+    series: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Native:
+    """What a page holds in its own file, without a model: text in reading order and the rest."""
+
+    title: str | None = None
+    text: tuple[str, ...] = ()
+    notes: str | None = None
+    tables: tuple[tuple[tuple[str, ...], ...], ...] = ()
+    charts: tuple[Chart, ...] = ()
+
+    def to_json(self) -> str:
+        """Encode for a column; `from_json` is its inverse."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Native:
+        """Decode `to_json`'s text.
+
+        Example:
+            >>> native = Native(text=("a",), charts=(Chart(kind="bar", title=None,
+            ...     categories=("x",), series=(("s", (1.0, )),)),))
+            >>> Native.from_json(native.to_json()) == native
+            True
+        """
+        values: dict[str, Any] = json.loads(text)
+        return Native(
+            title=values["title"],
+            text=tuple(values["text"]),
+            notes=values["notes"],
+            tables=tuple(tuple(tuple(row) for row in table) for table in values["tables"]),
+            charts=tuple(
+                Chart(
+                    kind=chart["kind"],
+                    title=chart["title"],
+                    categories=tuple(chart["categories"]),
+                    series=tuple((name, tuple(points)) for name, points in chart["series"]),
+                )
+                for chart in values["charts"]
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Piece:
+    """One segment of an asset, decoded.
+
+    Attributes:
+        index: Position in the asset, from 0, without gaps.
+        count: How many pieces the asset has; every piece of a deck or image says it, and at least
+            the last window of a recording.
+        image: RGB picture of an image or page; None for windows, and for pages not rendered.
+        samples: shape (n,), float32 mono 16 kHz; None for images and pages, and for silence.
+        page_number: From 1, for pages.
+        start_s: Start of the window in seconds from the beginning of the recording.
+        flags: Plain words: "truncated", "animation", "fonts_missing", ...
+        skip_reason: Why no model should be asked: "no_speech", "not_rendered".
+        error: This piece alone failed; the others stand.
+    """
+
+    index: int
+    count: int | None
+    kind: PieceKind
+    image: Image.Image | None = None
+    samples: Samples | None = None
+    page_number: int | None = None
+    hidden: bool | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    native: Native | None = None
+    flags: tuple[str, ...] = ()
+    skip_reason: str | None = None
+    error: SegmentError | None = None

@@ -1,0 +1,1 @@
+"""Where bytes come from and where tables go: open a URI safely, create a file if absent."""
