@@ -31,20 +31,19 @@ class ModelConfig(Section):
 
     name: str = Field(description="Hub name, local folder, or 'tiny' for the demonstration model")
     revision: str | None = Field(
-        None, description="Branch, tag or commit; default: the catalogue's"
+        default=None, description="Branch, tag or commit; default: the catalogue's"
     )
     device: Device = "auto"
-    dtype: DType = Field("auto", description="auto: bfloat16 where the device is fast at it")
-    attention: Literal["auto", "flash", "sdpa"] = "auto"
-    scripted: bool = Field(
-        False, description="Answer by rule, without a model: for tests of the flow"
+    dtype: DType = Field(
+        default="auto", description="auto: bfloat16 where the device is fast at it"
     )
+    attention: Literal["auto", "flash", "sdpa"] = "auto"
 
 
 class TaskConfig(Section):
     """How one task is asked."""
 
-    prompt: str | None = Field(None, description="Replaces the task's own prompt")
+    prompt: str | None = Field(default=None, description="Replaces the task's own prompt")
     max_new_tokens: Annotated[int, Field(ge=1, le=16384)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     seed: int = 0
@@ -54,7 +53,9 @@ class FetchConfig(Section):
     """Reading assets."""
 
     allowed_schemes: tuple[str, ...] = ("file", "s3", "gs", "gcs", "abfs", "abfss", "az", "memory")
-    allowed_prefixes: tuple[str, ...] = Field((), description="Empty: any under the schemes")
+    allowed_prefixes: tuple[str, ...] = Field(
+        default=(), description="Empty: any under the schemes"
+    )
     max_asset_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
@@ -67,9 +68,9 @@ class ImageConfig(Section):
     """Decoding images."""
 
     max_pixels: Annotated[int, Field(gt=0)] = 100_000_000
-    max_frames: Annotated[int, Field(gt=0)] = Field(500, description="Pages of a TIFF")
+    max_frames: Annotated[int, Field(gt=0)] = Field(default=500, description="Pages of a TIFF")
     max_crops: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        None, description="Crops per image; default: the model's"
+        default=None, description="Crops per image; default: the model's"
     )
 
 
@@ -77,11 +78,13 @@ class DeckConfig(Section):
     """Decoding slide decks and PDF."""
 
     render: Literal["pixels", "native"] = Field(
-        "pixels", description="native: PPTX without LibreOffice, from its own text and charts only"
+        default="pixels",
+        description="native: PPTX without LibreOffice, from its own text and charts only",
     )
     dpi: Annotated[int, Field(ge=36, le=600)] = 150
     max_side_px: Annotated[int, Field(ge=64, le=10_000)] = Field(
-        1790, description="Caps the rendered page's long side: 4 crops of 448 stay in short RoPE"
+        default=1790,
+        description="Caps the rendered page's long side: 4 crops of 448 stay in short RoPE",
     )
     max_pages: Annotated[int, Field(gt=0)] = 1000
     render_timeout_s: Annotated[float, Field(gt=0)] = 60.0
@@ -98,7 +101,9 @@ class AudioConfig(Section):
     max_hours: Annotated[float, Field(gt=0)] = 12.0
     min_window_s: Annotated[float, Field(gt=0)] = 15.0
     max_window_s: Annotated[float, Field(gt=0, le=40)] = 30.0
-    vad: bool = Field(True, description="Cut at silences, and do not send silence to the model")
+    vad: bool = Field(
+        default=True, description="Cut at silences, and do not send silence to the model"
+    )
     speech_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
@@ -113,13 +118,15 @@ class UnitConfig(Section):
 class EngineConfig(Section):
     """Running the model inside an actor."""
 
-    max_requests: Annotated[int, Field(ge=1, le=4096)] = Field(32, description="Decoding at once")
+    max_requests: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=32, description="Decoding at once"
+    )
     max_batch_tokens: Annotated[int, Field(ge=16)] = 512
     page_size: Annotated[int, Field(ge=4)] = 32
     kv_cache_tokens: Annotated[int, Field(ge=256)] = 32_768
     feature_rows: Annotated[int, Field(ge=256)] = 32_768
     encode_batch: Annotated[int, Field(ge=1)] = Field(
-        16, description="Crops or clips encoded at once"
+        default=16, description="Crops or clips encoded at once"
     )
     deadline_s: Annotated[float, Field(gt=0)] = 600.0
 
@@ -127,16 +134,24 @@ class EngineConfig(Section):
 class ClusterConfig(Section):
     """Where the flow runs."""
 
-    address: str | None = Field(None, description="None: Ray's default, else 'auto' or ray://...")
-    num_cpus: Annotated[int, Field(ge=1)] | None = Field(None, description="Of a local cluster")
-    replicas: Annotated[int, Field(ge=1)] = Field(1, description="Model actors per modality")
+    address: str | None = Field(
+        default=None, description="None: Ray's default, else 'auto' or ray://..."
+    )
+    num_cpus: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Of a local cluster"
+    )
+    replicas: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="Model actors per modality"
+    )
     gpus_per_replica: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="Default: 1 where the cluster has GPUs, else 0"
+        default=None, description="Default: 1 where the cluster has GPUs, else 0"
     )
     cpus_per_replica: Annotated[float, Field(gt=0)] = 0.5
     fetch_cpus: Annotated[float, Field(gt=0)] = 0.25
     decode_cpus: Annotated[float, Field(gt=0)] = 0.5
-    side_by_side: bool = Field(False, description="Run the modalities' flows at the same time")
+    side_by_side: bool = Field(
+        default=False, description="Run the modalities' flows at the same time"
+    )
     units_per_wave: Annotated[int, Field(ge=1)] = 4096
     no_progress_timeout_s: Annotated[int, Field(ge=30)] = 900
 
@@ -145,7 +160,7 @@ class ErrorConfig(Section):
     """When a finished run counts as failed."""
 
     max_error_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0, description="Exit 3 when more than this share of annotations are errors"
+        default=1.0, description="Exit 3 when more than this share of annotations are errors"
     )
     max_unit_attempts: Annotated[int, Field(ge=1, le=10)] = 3
 
@@ -157,12 +172,16 @@ def _model_section(value: object) -> object:
 def _task_sections(value: object) -> object:
     if isinstance(value, str):
         value = [value]
-    if isinstance(value, Sequence):
-        return {name: {} for name in cast("Sequence[str]", value)}
     if isinstance(value, Mapping):
         sections = cast("Mapping[str, object]", value)
-        return {name: section or {} for name, section in sections.items()}
+        return {name: section or _NO_SETTINGS for name, section in sections.items()}
+    if isinstance(value, Sequence):
+        names = cast("Sequence[str]", value)
+        return dict.fromkeys(names, _NO_SETTINGS)
     return value
+
+
+_NO_SETTINGS: Mapping[str, object] = {}
 
 
 class RunConfig(Section):
