@@ -15,7 +15,7 @@ ANNOTATION = schema(
         field("uri", pa.string(), "Where the asset's bytes are", nullable=False),
         field("media_type", pa.string(), "MIME type as found in the bytes"),
         field("sha256", pa.string(), "Checksum of the bytes that were read"),
-        *(part for part in PART if part.name not in {"native", "segment_count"}),
+        *(part for part in PART if part.name != "segment_count"),
         field("segment_count", pa.int32(), "How many segments the asset has", nullable=False),
         *ANSWER,
         field("model", pa.string(), "Model and revision that answered"),

@@ -39,7 +39,6 @@ _PART = [
     field("start_s", pa.float64(), "Start of the window in its recording", unit="seconds"),
     field("end_s", pa.float64(), "End of the window in its recording", unit="seconds"),
     field("flags", pa.list_(pa.string()), "What a reader should know: truncated, animation, ..."),
-    field("native", pa.string(), "Text, notes, tables and charts from the file itself, as JSON"),
     field("skip_reason", pa.string(), "Why the model is not asked: no_speech, not_rendered"),
 ]
 
@@ -62,6 +61,9 @@ SEGMENT = schema(
         *_IDENTITY,
         *_TASKS,
         *_PART,
+        field(
+            "native", pa.string(), "Text, notes, tables and charts from the file itself, as JSON"
+        ),
         field("data", pa.large_binary(), "Canvas: uint8 RGB rows; window: float32 samples, 16 kHz"),
         field("width_px", pa.int32(), "Of the canvas", unit="pixels"),
         field("height_px", pa.int32(), "Of the canvas", unit="pixels"),

@@ -1,0 +1,69 @@
+"""What a job needs to know of the model that answers it, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline.config import EngineConfig, ModelConfig, RunConfig
+from pipeline.models.checkpoint import Resolved, resolve
+from pipeline.models.preparation import Preparation
+
+if TYPE_CHECKING:
+    from pipeline.engine.engine import Engine
+    from pipeline.models.model import Modality
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A model, resolved: small, and sent to every worker.
+
+    Attributes:
+        label: For people and for the `model` column: name and revision.
+        identity: Everything about the model that can change an answer; part of the fingerprint.
+        modalities: What it can be asked.
+        preparation: Images to canvases, on CPU workers; None if it takes no images.
+        load: Loads weights and starts an engine; called once per actor.
+    """
+
+    label: str
+    identity: str
+    modalities: frozenset[Modality]
+    preparation: Preparation | None
+    load: Callable[[Modality], Engine]
+
+
+def phi_backend(config: RunConfig) -> Backend:
+    """Resolve the config's model: hub name to commit, or folder to digest. Loads nothing.
+
+    Raises:
+        CheckpointError: there is no such model, or it is not one that this project runs.
+    """
+    resolved = resolve(config.model.name, config.model.revision)
+    return Backend(
+        label=f"{resolved.name}@{resolved.revision}",
+        identity=resolved.digest,
+        modalities=frozenset(resolved.modalities),
+        preparation=resolved.preparation,
+        load=partial(_load, resolved=resolved, model=config.model, engine=config.engine),
+    )
+
+
+def _load(
+    modality: Modality, *, resolved: Resolved, model: ModelConfig, engine: EngineConfig
+) -> Engine:
+    """Load in the actor; torch is first imported here."""
+    from pipeline.engine.load import load_engine  # noqa: PLC0415  (torch, in actors only)
+    from pipeline.models.checkpoint import load  # noqa: PLC0415  (torch, in actors only)
+
+    loaded = load(
+        resolved,
+        modality=modality,
+        device=model.device,
+        dtype=model.dtype,
+        attention=model.attention,
+        encode_batch=engine.encode_batch,
+    )
+    return load_engine(loaded, engine)

@@ -1,0 +1,85 @@
+"""Build a manifest: list a prefix on any store and name the media found there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ManifestError
+from pipeline.media.sniff import asset_kind, guess, sniff
+
+_SNIFF_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSummary:
+    """What `build` listed and what it left out."""
+
+    num_assets: int
+    num_by_kind: Mapping[str, int]
+    skipped: tuple[str, ...]
+
+
+def build(
+    prefix: str, output: str, *, options: Mapping[str, Any] | None = None, relative: bool = False
+) -> BuildSummary:
+    """List a prefix on any fsspec store and write a manifest of the media found there.
+
+    The type comes from the extension, or from the first bytes where the extension says nothing.
+
+    Args:
+        prefix: Folder or prefix.
+        output: Parquet file to write.
+        options: fsspec's storage options by protocol.
+        relative: Write uris relative to the prefix, for a manifest that lies in it.
+
+    Raises:
+        ManifestError: the prefix is empty or cannot be listed.
+    """
+    protocol = prefix.partition("://")[0] if "://" in prefix else "file"
+    try:
+        filesystem, root = fsspec.url_to_fs(prefix, **(options or {}).get(protocol, {}))
+        listed: Mapping[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise ManifestError(f"cannot list {prefix}: {error}") from error
+    start = "" if protocol == "file" else f"{protocol}://"
+    uris: list[str] = []
+    media_types: list[str] = []
+    sizes: list[int] = []
+    skipped: list[str] = []
+    for path in sorted(listed):
+        if re.search(r"/\.|\.parquet$", path):
+            continue
+        media_type = guess(path) or _sniff_head(filesystem, path)
+        if media_type is None or asset_kind(media_type) is None:
+            skipped.append(path)
+            continue
+        uris.append(path[len(root) :].lstrip("/") if relative else f"{start}{path}")
+        media_types.append(media_type)
+        sizes.append(int(listed[path]["size"] or 0))
+    if not uris:
+        raise ManifestError(f"no image, deck or recording under {prefix}")
+    table = pa.table({"uri": uris, "media_type": media_types, "size_bytes": sizes})
+    with fsspec.open(output, "wb", **(options or {}).get(_protocol(output), {})) as file:
+        pq.write_table(table, file)
+    kinds = [str(asset_kind(media_type)) for media_type in media_types]
+    return BuildSummary(
+        num_assets=len(uris),
+        num_by_kind={kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        skipped=tuple(skipped),
+    )
+
+
+def _protocol(uri: str) -> str:
+    return uri.partition("://")[0] if "://" in uri else "file"
+
+
+def _sniff_head(filesystem: fsspec.AbstractFileSystem, path: str) -> str | None:
+    head: bytes = filesystem.cat_file(path, start=0, end=_SNIFF_BYTES)
+    return sniff(head)

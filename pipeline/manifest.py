@@ -1,0 +1,252 @@
+"""The manifest: checked whole before anything starts, then read in pieces."""
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at run time, where pyright cannot see them)
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from pipeline.errors import ManifestError
+from pipeline.media.sniff import asset_kind, guess
+from pipeline.tasks import TASKS, fits
+from schemas import ANNOTATION, MANIFEST
+
+_BATCH_ROWS = 65_536
+_SHA256 = "^[0-9a-fA-F]{64}$"
+_RESERVED = frozenset(ANNOTATION.names) | {"task", "fingerprint"} - set(MANIFEST.names)
+DEFAULT_KIND = "image"
+"""The flow that sniffs an asset whose type neither the manifest nor the uri tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPart:
+    """Some rows of one manifest file, all MANIFEST columns filled, further columns after them."""
+
+    file: str
+    first_row: int
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest that can be read; `check` says whether it is right."""
+
+    uri: str
+    dataset: ds.FileSystemDataset
+    schema: pa.Schema
+    prefixes: Mapping[str, str]
+
+    @property
+    def passed_through(self) -> pa.Schema:
+        """The further columns, which go to the annotations by name."""
+        return pa.schema([field for field in self.schema if field.name not in MANIFEST.names])
+
+    def parts(self) -> Iterator[ManifestPart]:
+        """Read file by file in name order, at most 65,536 rows at a time; memory stays flat."""
+        for fragment in sorted(self.dataset.get_fragments(), key=lambda f: f.path):
+            first_row = 0
+            for batch in fragment.to_batches(schema=self.schema, batch_size=_BATCH_ROWS):
+                table = pa.Table.from_batches([batch])
+                yield ManifestPart(fragment.path, first_row, self._filled(fragment.path, table))
+                first_row += batch.num_rows
+
+    def _filled(self, file: str, table: pa.Table) -> pa.Table:
+        """Add the optional columns with their defaults, and make relative uris absolute."""
+        written: list[str | None] = table["uri"].to_pylist()
+        columns: dict[str, pa.ChunkedArray | pa.Array] = {}
+        columns["uri"] = pa.array([self._absolute(file, uri) for uri in written], pa.string())
+        columns["asset_id"] = _column(table, "asset_id", lambda: map(_default_id, written))
+        columns["media_type"] = _column(table, "media_type", lambda: map(_guess, written))
+        columns["sha256"] = _column(table, "sha256", lambda: [None] * len(written))
+        columns["tasks"] = _column(table, "tasks", lambda: [None] * len(written))
+        for field in self.passed_through:
+            columns[field.name] = table[field.name]
+        fields = [*MANIFEST.remove_metadata(), *self.passed_through]
+        return pa.table(columns).select([f.name for f in fields])
+
+    def _absolute(self, file: str, uri: str | None) -> str | None:
+        if not uri or "://" in uri or uri.startswith("/"):
+            return uri
+        folder = file.rpartition("/")[0]
+        return f"{self.prefixes['protocol']}{folder}/{uri}"
+
+
+def _column(table: pa.Table, name: str, default: Callable[[], Any]) -> pa.Array | pa.ChunkedArray:
+    kind = MANIFEST.field(name).type
+    if name not in table.column_names:
+        return pa.array(list(default()), kind)
+    column = table[name].cast(kind)
+    if column.null_count and name in {"asset_id", "media_type"}:
+        return pc.coalesce(column, pa.array(list(default()), kind))
+    return column
+
+
+def _default_id(uri: str | None) -> str | None:
+    """Name an asset by its uri as written: 16 hex digits."""
+    return None if uri is None else hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
+
+
+def _guess(uri: str | None) -> str | None:
+    return None if uri is None else guess(uri)
+
+
+def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifest:
+    """Open a manifest: one Parquet file, a folder or prefix (Hive partitions too), or a glob.
+
+    Raises:
+        ManifestError: nothing is there, it is not Parquet, its files do not fit together, the `uri`
+            column is missing, a column has the wrong type, or a further column's name is taken.
+    """
+    protocol = uri.partition("://")[0] if "://" in uri else "file"
+    try:
+        filesystem, path = fsspec.url_to_fs(uri, **(options or {}).get(protocol, {}))
+        files = _parquet_files(filesystem, path)
+        if not files:
+            raise ManifestError(f"no Parquet file at {uri}")
+        arrow = PyFileSystem(FSSpecHandler(filesystem))
+        base = path if filesystem.isdir(path) else files[0].rpartition("/")[0]
+        partitioning = ds.HivePartitioning.discover(infer_dictionary=False)
+        dataset = ds.dataset(
+            files,
+            filesystem=arrow,
+            format="parquet",
+            partitioning=partitioning,
+            partition_base_dir=base,
+        )
+        physical = [fragment.physical_schema for fragment in dataset.get_fragments()]
+        schema = pa.unify_schemas([dataset.schema, *physical]).remove_metadata()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ManifestError(f"cannot read the manifest {uri}: {error}") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise ManifestError(f"cannot open the manifest {uri}: {error}") from error
+    _check_schema(uri, schema)
+    prefix = "" if protocol == "file" else f"{protocol}://"
+    return Manifest(uri, dataset.replace_schema(schema), schema, {"protocol": prefix})
+
+
+def _parquet_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    if "*" in path:
+        found = filesystem.glob(path)
+    elif filesystem.isdir(path):
+        found = [name for name in filesystem.find(path) if str(name).endswith(".parquet")]
+    else:
+        found = [path] if filesystem.exists(path) else []
+    return sorted(str(name) for name in found)
+
+
+def _check_schema(uri: str, schema: pa.Schema) -> None:
+    if "uri" not in schema.names:
+        raise ManifestError(f"{uri}: the column 'uri' is missing; found {schema.names}")
+    for field in MANIFEST:
+        if field.name in schema.names and not _same_kind(schema.field(field.name).type, field.type):
+            found = schema.field(field.name).type
+            raise ManifestError(
+                f"{uri}, column {field.name!r}: expected {field.type}, found {found}"
+            )
+    taken = sorted((set(schema.names) - set(MANIFEST.names)) & _RESERVED)
+    if taken:
+        raise ManifestError(
+            f"{uri}, column {taken[0]!r}: the annotations have a column of this name; rename it"
+        )
+
+
+def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_list(wanted):
+        listed = pa.types.is_list(found) or pa.types.is_large_list(found)
+        return listed and _same_kind(found.value_type, wanted.value_type)
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    return pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_null(found)
+
+
+def check(manifest: Manifest, tasks: Sequence[str]) -> int:
+    """Check every row; nothing is started before this passes.
+
+    Args:
+        manifest: What to check.
+        tasks: The tasks that the job's config names.
+
+    Returns:
+        Number of assets.
+
+    Raises:
+        ManifestError: the first wrong value, with its file, column and row (from 0).
+    """
+    ids: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
+    for part in manifest.parts():
+        _check_part(part, tasks)
+        names = part.rows["asset_id"].to_pylist()
+        ids.append(np.fromiter((_hash64(name) for name in names), np.uint64, len(names)))
+    every = np.concatenate(ids) if ids else np.empty(0, np.uint64)
+    values, counts = np.unique(every, return_counts=True)
+    if len(values) < len(every):
+        _name_duplicate(manifest, set(values[counts > 1].tolist()))
+    return len(every)
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _name_duplicate(manifest: Manifest, suspects: set[int]) -> None:
+    seen: dict[str, str] = {}
+    for part in manifest.parts():
+        for row, name in enumerate(part.rows["asset_id"].to_pylist(), start=part.first_row):
+            if _hash64(name) in suspects:
+                here = f"{part.file}, row {row}"
+                if name in seen:
+                    raise ManifestError(
+                        f"{here}, column 'asset_id': {name!r} is named before, at {seen[name]}; "
+                        "every asset needs its own id (by default a hash of its uri)"
+                    )
+                seen[name] = here
+
+
+def _check_part(part: ManifestPart, tasks: Sequence[str]) -> None:
+    rows = part.rows
+    _refuse(
+        part, "uri", pc.or_kleene(pc.is_null(rows["uri"]), pc.equal(rows["uri"], "")), "is empty"
+    )
+    _refuse(part, "asset_id", pc.equal(rows["asset_id"], ""), "is empty")
+    not_hex = pc.invert(pc.match_substring_regex(rows["sha256"], _SHA256))
+    _refuse(part, "sha256", not_hex, "is not 64 hex digits")
+    kinds = {
+        value: asset_kind(value) for value in pc.unique(rows["media_type"]).to_pylist() if value
+    }
+    unknown = pa.array([value for value, kind in kinds.items() if kind is None], pa.string())
+    not_media = pc.is_in(rows["media_type"], value_set=unknown)
+    _refuse(part, "media_type", not_media, "is no type that this pipeline reads")
+    if rows["tasks"].null_count < rows.num_rows:
+        _check_tasks(part, tasks, kinds)
+
+
+def _check_tasks(part: ManifestPart, tasks: Sequence[str], kinds: Mapping[str, str | None]) -> None:
+    pairs = zip(part.rows["tasks"].to_pylist(), part.rows["media_type"].to_pylist(), strict=True)
+    for row, (asked, media_type) in enumerate(pairs, start=part.first_row):
+        for name in asked or ():
+            where = f"{part.file}, column 'tasks', row {row}"
+            if name not in tasks:
+                raise ManifestError(f"{where}: task {name!r} is not among the job's: {list(tasks)}")
+            kind = kinds.get(media_type or "") or DEFAULT_KIND
+            if media_type and not fits(TASKS[name], kind):
+                raise ManifestError(f"{where}: task {name!r} cannot be asked of {media_type}")
+
+
+def _refuse(part: ManifestPart, column: str, wrong: pa.ChunkedArray, why: str) -> None:
+    positions = pc.indices_nonzero(pc.fill_null(wrong, fill_value=False))
+    if len(positions):
+        row = positions[0].as_py()
+        value = part.rows[column][row].as_py()
+        raise ManifestError(
+            f"{part.file}, column {column!r}, row {part.first_row + row}: {value!r} {why}"
+        )

@@ -1,0 +1,241 @@
+"""Manifest to units to what is left to do. The output's listing is the only memory.
+
+Units are cut from each manifest file by row order, never from what is pending, and named by a hash
+of their rows: every attempt by every driver names the same units. Where a file has grown since its
+last, partial unit was committed, that old cut is found again by its name and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline.config import RunConfig
+from pipeline.engine.backend import Backend
+from pipeline.errors import ConfigError
+from pipeline.fingerprint import combined, fingerprint
+from pipeline.manifest import DEFAULT_KIND, Manifest
+from pipeline.media.sniff import asset_kind
+from pipeline.models.model import Modality
+from pipeline.storage.store import Store
+from pipeline.tasks import fits
+from pipeline.tasks.question import Question
+from schemas import ASSET
+from schemas.paths import parse_path
+
+KINDS: Mapping[str, Modality] = {"image": "vision", "deck": "vision", "audio": "speech"}
+"""The flow that each kind of asset goes through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A fixed set of whole assets of one kind: the grain of commit and of resume.
+
+    Attributes:
+        unit_id: Kind and a hash of the rows.
+        rows: The manifest's rows, further columns included.
+        asked: Per asset id, every task of the job that is asked of it.
+        pending: The tasks that are not committed yet.
+        committed: The tasks that are.
+        document_pending: The unit's documents are not written yet.
+    """
+
+    unit_id: str
+    kind: str
+    rows: pa.Table
+    asked: Mapping[str, tuple[str, ...]]
+    pending: frozenset[str]
+    committed: frozenset[str]
+    document_pending: bool
+
+    @property
+    def modality(self) -> Modality:
+        """The flow that it goes through."""
+        return KINDS[self.kind]
+
+    def assets(self) -> pa.Table:
+        """Give what the flow reads: ASSET rows with the pending tasks of each."""
+        table = self.rows.append_column("unit_id", pa.array([self.unit_id] * self.rows.num_rows))
+        tasks = [
+            [task for task in self.asked[asset_id] if task in self.pending]
+            for asset_id in self.rows["asset_id"].to_pylist()
+        ]
+        position = table.column_names.index("tasks")
+        table = table.set_column(position, "tasks", pa.array(tasks, ASSET.field("tasks").type))
+        table = table.filter(pa.array([bool(names) for names in tasks]))
+        return table.select(ASSET.names).cast(ASSET)
+
+
+@dataclass(slots=True)
+class PlanSummary:
+    """What a plan found, counted while its units are read."""
+
+    num_assets: int = 0
+    num_units: int = 0
+    num_pending_units: int = 0
+    num_pending_assets: int = 0
+    assets_by_kind: Counter[str] = field(default_factory=Counter)
+    not_asked: Counter[str] = field(default_factory=Counter)
+    pending_by_task: Counter[str] = field(default_factory=Counter)
+
+
+class Plan:
+    """What a job has to do, as units, given what its output already holds."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        backend: Backend,
+        questions: Mapping[str, Question],
+        store: Store,
+    ) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._questions = questions
+        self._check_modalities(backend)
+        self.fingerprints: Mapping[tuple[str, str], str] = {
+            (name, kind): fingerprint(question, kind, config, backend.identity)
+            for name, question in questions.items()
+            for kind in KINDS
+            if fits(question.task, kind)
+        }
+        self.document_fingerprints: Mapping[str, str] = {
+            kind: combined(f for (_, k), f in self.fingerprints.items() if k == kind)
+            for kind in KINDS
+        }
+        self._committed = _listing(store)
+        self._known = self._known_units()
+        self.summary = PlanSummary()
+
+    def units(self) -> Iterator[Unit]:
+        """Read the manifest and give the units that have something left to do, in order."""
+        self.summary = PlanSummary()
+        for unit in self._cut():
+            self.summary.num_units += 1
+            self.summary.num_assets += unit.rows.num_rows
+            self.summary.assets_by_kind[unit.kind] += unit.rows.num_rows
+            if not any(unit.asked.values()):
+                self.summary.not_asked[unit.kind] += unit.rows.num_rows
+            elif unit.pending or unit.document_pending:
+                self.summary.num_pending_units += 1
+                self.summary.num_pending_assets += unit.rows.num_rows
+                for task in unit.pending:
+                    asked = sum(task in names for names in unit.asked.values())
+                    self.summary.pending_by_task[task] += asked
+                yield unit
+
+    def _check_modalities(self, backend: Backend) -> None:
+        for name, question in self._questions.items():
+            if question.prompt is not None and question.task.modality not in backend.modalities:
+                raise ConfigError(
+                    f"tasks.{name} needs a model for {question.task.modality}; {backend.label} "
+                    f"serves {sorted(backend.modalities)}"
+                )
+
+    def _known_units(self) -> Set[str]:
+        current = {("annotations", task, f) for (task, _), f in self.fingerprints.items()}
+        return {unit for key in current for unit in self._committed.get(key, ())}
+
+    def _cut(self) -> Iterator[Unit]:
+        """Cut the rows of each file, kind by kind, into units of the configured size."""
+        file: str | None = None
+        buffers: dict[str, list[pa.Table]] = {}
+        for part in self._manifest.parts():
+            if part.file != file:
+                yield from self._flush(buffers)
+                file, buffers = part.file, defaultdict(list)
+            kinds = _kinds(part.rows)
+            for kind in KINDS:
+                rows = part.rows.filter(pa.array([k == kind for k in kinds]))
+                if rows.num_rows:
+                    buffers[kind].append(rows)
+                    yield from self._full_units(kind, buffers)
+        yield from self._flush(buffers)
+
+    def _full_units(self, kind: str, buffers: dict[str, list[pa.Table]]) -> Iterator[Unit]:
+        size: int = getattr(self._config.units, kind)
+        rows = pa.concat_tables(buffers[kind])
+        start = 0
+        while rows.num_rows - start >= size:
+            unit = self._unit(kind, rows.slice(start, size))
+            start += unit.rows.num_rows
+            yield unit
+        buffers[kind] = [rows.slice(start)]
+
+    def _flush(self, buffers: dict[str, list[pa.Table]]) -> Iterator[Unit]:
+        for kind, tables in buffers.items():
+            rows = pa.concat_tables(tables)
+            while rows.num_rows:
+                unit = self._unit(kind, rows)
+                rows = rows.slice(unit.rows.num_rows)
+                yield unit
+
+    def _unit(self, kind: str, rows: pa.Table) -> Unit:
+        """Make a unit of these rows, or of as many of the first as were once committed as one."""
+        names = _unit_ids(kind, rows)
+        length = next(
+            (n for n in range(len(names), 0, -1) if names[n - 1] in self._known), len(names)
+        )
+        unit_id, rows = names[length - 1], rows.slice(0, length)
+        asked = self._asked(kind, rows)
+        tasks = {task for names in asked.values() for task in names}
+        committed = frozenset(task for task in tasks if self._is_committed(task, kind, unit_id))
+        documents = ("documents", None, self.document_fingerprints[kind])
+        return Unit(
+            unit_id=unit_id,
+            kind=kind,
+            rows=rows,
+            asked=asked,
+            pending=frozenset(tasks - committed),
+            committed=committed,
+            document_pending=bool(tasks) and unit_id not in self._committed.get(documents, ()),
+        )
+
+    def _is_committed(self, task: str, kind: str, unit_id: str) -> bool:
+        key = ("annotations", task, self.fingerprints[task, kind])
+        return unit_id in self._committed.get(key, ())
+
+    def _asked(self, kind: str, rows: pa.Table) -> dict[str, tuple[str, ...]]:
+        fitting = [n for n, question in self._questions.items() if fits(question.task, kind)]
+        columns = (rows["asset_id"].to_pylist(), rows["tasks"].to_pylist())
+        return {
+            asset_id: tuple(name for name in fitting if named is None or name in named)
+            for asset_id, named in zip(*columns, strict=True)
+        }
+
+
+def _kinds(rows: pa.Table) -> Sequence[str]:
+    types: list[str | None] = rows["media_type"].to_pylist()
+    kinds = {name: (name and asset_kind(name)) or DEFAULT_KIND for name in set(types)}
+    return [kinds[name] for name in types]
+
+
+def _unit_ids(kind: str, rows: pa.Table) -> list[str]:
+    """Name the unit of the first row, of the first two, ... of all, by one running hash."""
+    hashed = hashlib.blake2b(digest_size=8)
+    names: list[str] = []
+    for row in rows.select(["asset_id", "uri", "sha256", "tasks"]).to_pylist():
+        identity = [row["asset_id"], row["sha256"], row["tasks"]]
+        hashed.update(json.dumps(identity, ensure_ascii=False).encode())
+        names.append(f"{kind}-{hashed.hexdigest()}")
+    return names
+
+
+Listing = dict[tuple[str, str | None, str], set[str]]
+
+
+def _listing(store: Store) -> Listing:
+    """List what the output holds: (folder, task, fingerprint) to unit ids."""
+    found: Listing = defaultdict(set)
+    for folder in ("annotations", "documents"):
+        for path in store.list_files(folder):
+            parsed = parse_path(path)
+            if parsed is not None:
+                found[parsed.folder, parsed.task, parsed.fingerprint].add(parsed.unit_id)
+    return found

@@ -1,0 +1,283 @@
+"""commit: replies to published files, each unit's rows of each task exactly once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import SegmentError, StoreError
+from pipeline.plan import Unit
+from pipeline.storage.store import Store
+from schemas import ANNOTATION, DOCUMENT
+from schemas.error import error_columns
+from schemas.paths import annotation_path, document_path
+
+log = logging.getLogger(__name__)
+
+Assemble = Callable[[str, Iterable[Mapping[str, Any]]], list[dict[str, Any]]]
+
+
+class LostInFlight(SegmentError):
+    """The row was announced and never came, however often its unit was run."""
+
+    stage = "commit"
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What every file of a run has in common.
+
+    Attributes:
+        fingerprints: By (task, kind of asset).
+        document_fingerprints: By kind of asset.
+        model: Name and revision, for the rows that a model answered.
+        passed_through: The manifest's further columns.
+        software_version: Goes into every file's metadata.
+    """
+
+    fingerprints: Mapping[tuple[str, str], str]
+    document_fingerprints: Mapping[str, str]
+    model: str
+    passed_through: pa.Schema
+    software_version: str
+
+    @property
+    def schema(self) -> pa.Schema:
+        """ANNOTATION and the passed-through columns."""
+        fields = [*ANNOTATION, *self.passed_through]
+        return pa.schema(fields, metadata=ANNOTATION.metadata)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a run. The identity: announced = ok + error + skipped, at every commit."""
+
+    num_units: int = 0
+    num_units_elsewhere: int = 0
+    num_assets: int = 0
+    num_segments: int = 0
+    num_announced: int = 0
+    num_ok: int = 0
+    num_error: int = 0
+    num_skipped: int = 0
+    num_delivered_again: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def num_committed(self) -> int:
+        """Annotations committed, of any status."""
+        return self.num_ok + self.num_error + self.num_skipped
+
+
+@dataclass(slots=True)
+class _OpenAsset:
+    """What has come of one asset so far."""
+
+    tasks: tuple[str, ...]
+    count: int | None = None
+    rows: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.count is not None and len(self.rows) == self.count * len(self.tasks)
+
+
+@dataclass(slots=True)
+class _OpenUnit:
+    unit: Unit
+    assets: dict[str, _OpenAsset]
+    num_open: int
+
+
+class Commit:
+    """Keep replies by (asset, segment, task), and publish each unit once it has everything.
+
+    Reads   REPLY, in any order, any of them more than once.
+    Writes  ANNOTATION and DOCUMENT files, created if absent.
+    Rows    1 -> 1; a row delivered again is dropped.
+    Raises  StoreError: the output refused; what was published stays right.
+    """
+
+    def __init__(self, store: Store, publication: Publication, assemble: Assemble) -> None:
+        self._store = store
+        self._publication = publication
+        self._assemble = assemble
+        self._open: dict[str, _OpenUnit] = {}
+        self.tally = Tally()
+
+    def expect(self, unit: Unit) -> None:
+        """Open a unit: from now on its replies are kept. If nothing is pending, close it at once."""
+        asked = {
+            asset_id: pending
+            for asset_id, tasks in unit.asked.items()
+            if (pending := tuple(task for task in tasks if task in unit.pending))
+        }
+        assets = {asset_id: _OpenAsset(tasks) for asset_id, tasks in asked.items()}
+        self._open[unit.unit_id] = _OpenUnit(unit, assets, len(assets))
+        if not assets:
+            self._close(self._open.pop(unit.unit_id))
+
+    def add(self, replies: pa.Table) -> list[Unit]:
+        """Keep replies; publish and return the units that they complete."""
+        complete: list[Unit] = []
+        for row in replies.to_pylist():
+            opened = self._open.get(row["unit_id"])
+            if opened is None:
+                self.tally.num_delivered_again += 1
+            elif self._keep(opened, row):
+                self._close(self._open.pop(opened.unit.unit_id))
+                complete.append(opened.unit)
+        return complete
+
+    @property
+    def open_units(self) -> Sequence[Unit]:
+        """Units that still miss rows."""
+        return [opened.unit for opened in self._open.values()]
+
+    @property
+    def num_open_rows(self) -> int:
+        """Replies kept for units that are not complete yet."""
+        return sum(len(a.rows) for opened in self._open.values() for a in opened.assets.values())
+
+    def give_up(self, attempts: int) -> list[Unit]:
+        """Close every open unit, its missing rows as errors, so that nothing is lost in silence."""
+        closed: list[Unit] = []
+        for opened in list(self._open.values()):
+            for asset_id, asset in opened.assets.items():
+                if not asset.is_whole:
+                    _fill(opened.unit, asset_id, asset, attempts)
+            self._close(self._open.pop(opened.unit.unit_id))
+            closed.append(opened.unit)
+        return closed
+
+    def _keep(self, opened: _OpenUnit, row: dict[str, Any]) -> bool:
+        """Keep one row; tell whether its unit is complete now."""
+        asset = opened.assets[row["asset_id"]]
+        key = (row["segment_index"], row["task"])
+        if key in asset.rows:
+            self.tally.num_delivered_again += 1
+            return False
+        asset.rows[key] = row
+        if asset.count is None:
+            asset.count = row["segment_count"]
+        if asset.is_whole:
+            opened.num_open -= 1
+        return opened.num_open == 0
+
+    def _close(self, opened: _OpenUnit) -> None:
+        """Publish a complete unit: its annotations task by task, then its documents."""
+        unit = opened.unit
+        fresh = [
+            _annotation(row, asset, self._publication.model)
+            for asset_id in unit.rows["asset_id"].to_pylist()
+            if (asset := opened.assets.get(asset_id)) is not None
+            for _, row in sorted(asset.rows.items())
+        ]
+        ours = [self._publish(unit, task, fresh) for task in sorted(unit.pending)]
+        if not all(ours):
+            self.tally.num_units_elsewhere += 1
+        self._publish_documents(unit, fresh)
+        self.tally.num_units += 1
+        self.tally.num_assets += len(opened.assets)
+        self.tally.num_segments += sum(asset.count or 0 for asset in opened.assets.values())
+        log.info(
+            "unit committed",
+            extra={
+                "unit_id": unit.unit_id,
+                "num_assets": unit.rows.num_rows,
+                "num_rows": len(fresh),
+            },
+        )
+
+    def _publish(self, unit: Unit, task: str, annotations: Sequence[dict[str, Any]]) -> bool:
+        """Create one (unit, task) file; False if another driver had created it."""
+        rows = [row for row in annotations if row["task"] == task]
+        status = [row["status"] for row in rows]
+        counts = {name: status.count(name) for name in ("ok", "error", "skipped")}
+        if sum(counts.values()) != len(rows):
+            raise StoreError(f"{unit.unit_id}: {len(rows)} rows of {task}, but {counts} by status")
+        fingerprint = self._publication.fingerprints[task, unit.kind]
+        table = self._with_passed_through(unit, rows)
+        described = {"unit_id": unit.unit_id, "task": task, "fingerprint": fingerprint}
+        path = annotation_path(task, fingerprint, unit.unit_id)
+        if not self._create(path, table, described | {f"num_{k}": v for k, v in counts.items()}):
+            return False
+        self.tally.num_announced += len(rows)
+        self.tally.num_ok += counts["ok"]
+        self.tally.num_error += counts["error"]
+        self.tally.num_skipped += counts["skipped"]
+        self.tally.prompt_tokens += sum(row["prompt_tokens"] or 0 for row in rows)
+        self.tally.completion_tokens += sum(row["completion_tokens"] or 0 for row in rows)
+        return True
+
+    def _with_passed_through(self, unit: Unit, rows: Sequence[dict[str, Any]]) -> pa.Table:
+        """Add the manifest's further columns to annotations, by asset."""
+        schema = self._publication.schema
+        table = pa.Table.from_pylist(list(rows), schema=pa.schema(list(ANNOTATION)))
+        position = {name: i for i, name in enumerate(unit.rows["asset_id"].to_pylist())}
+        taken = pa.array([position[row["asset_id"]] for row in rows], pa.int64())
+        further = unit.rows.select(self._publication.passed_through.names).take(taken)
+        for column in further.schema:
+            table = table.append_column(column, further[column.name])
+        return table.cast(schema)
+
+    def _publish_documents(self, unit: Unit, fresh: Sequence[dict[str, Any]]) -> None:
+        if not unit.document_pending:
+            return
+        earlier = [row for task in sorted(unit.committed) for row in self._read(unit, task)]
+        documents = self._assemble(unit.kind, [*fresh, *earlier])
+        order = {name: i for i, name in enumerate(unit.rows["asset_id"].to_pylist())}
+        documents.sort(key=lambda document: order[document["asset_id"]])
+        fingerprint = self._publication.document_fingerprints[unit.kind]
+        table = pa.Table.from_pylist(documents, schema=DOCUMENT)
+        described = {"unit_id": unit.unit_id, "fingerprint": fingerprint}
+        self._create(document_path(fingerprint, unit.unit_id), table, described)
+
+    def _read(self, unit: Unit, task: str) -> list[dict[str, Any]]:
+        path = annotation_path(task, self._publication.fingerprints[task, unit.kind], unit.unit_id)
+        table = pq.read_table(pa.BufferReader(self._store.read(path)))
+        return [{**row, "task": task} for row in table.to_pylist()]
+
+    def _create(self, path: str, table: pa.Table, described: Mapping[str, object]) -> bool:
+        """Write a table to one file with its description in the metadata, if absent."""
+        metadata = {
+            **(table.schema.metadata or {}),
+            **{f"phicorpus.{name}": str(value) for name, value in described.items()},
+            "phicorpus.num_rows": str(table.num_rows),
+            "phicorpus.software_version": self._publication.software_version,
+        }
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+        return self._store.create(path, sink.getvalue().to_pybytes())
+
+
+def _annotation(row: dict[str, Any], asset: _OpenAsset, model: str) -> dict[str, Any]:
+    answered = model if row["source"] == "model" else None
+    return {**row, "segment_count": asset.count, "model": answered}
+
+
+def _fill(unit: Unit, asset_id: str, asset: _OpenAsset, attempts: int) -> None:
+    """Put an error in the place of every row of an asset that did not come."""
+    seen = {index for index, _ in asset.rows}
+    count = asset.count if asset.count is not None else max(seen, default=0) + 1
+    rows = unit.rows.select(["asset_id", "uri", "media_type", "sha256"]).to_pylist()
+    manifest_row = next(row for row in rows if row["asset_id"] == asset_id)
+    asset.count = count
+    for index in range(count):
+        for task in asset.tasks:
+            error = LostInFlight(f"did not come back in {attempts} attempts")
+            asset.rows.setdefault(
+                (index, task),
+                dict.fromkeys(ANNOTATION.names)
+                | manifest_row
+                | {"unit_id": unit.unit_id, "task": task, "segment_index": index}
+                | {"segment_count": count, "segment_kind": "asset", "status": "error"}
+                | error_columns(error),
+            )

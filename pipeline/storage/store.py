@@ -1,0 +1,178 @@
+"""The output store: a file appears whole or not at all, and only if nobody was there before.
+
+That one operation, `create`, is the commit protocol. No rename, no delete, no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import StoreError
+
+_TEMPORARY = ".tmp-"
+
+
+class Store(Protocol):
+    """A folder or prefix with "create if absent"."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Publish a file if it is absent.
+
+        Returns:
+            True if this call created it, False if it was there already.
+
+        Raises:
+            StoreError: the store failed or refused.
+        """
+        ...
+
+    def read(self, path: str) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: the store failed or refused.
+        """
+        ...
+
+    def list_files(self, folder: str) -> Iterator[str]:
+        """Give the paths of all published files under a folder, relative to the store's root."""
+        ...
+
+
+def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
+    """Open the store at a path or URI.
+
+    Args:
+        uri: A folder, or a prefix such as s3://bucket/annotations.
+        options: fsspec's storage options by protocol: {"s3": {"endpoint_url": ...}}.
+
+    Raises:
+        StoreError: the protocol is not known, or its package is not installed.
+    """
+    protocol = uri.partition("://")[0] if "://" in uri else "file"
+    try:
+        filesystem, root = fsspec.url_to_fs(uri, **(options or {}).get(protocol, {}))
+    except (ValueError, ImportError) as error:
+        raise StoreError(f"cannot open the output {uri}: {error}") from error
+    if isinstance(filesystem, LocalFileSystem):
+        return LocalStore(Path(root))
+    return ObjectStore(filesystem, root)
+
+
+def probe(store: Store) -> None:
+    """Refuse a store that does not honour "create if absent".
+
+    Leaves one small file, `.phicorpus/probe-...`, as object stores need not allow deletion.
+
+    Raises:
+        StoreError: the second creation of the same file was not refused, or its bytes changed.
+    """
+    path = f".phicorpus/probe-{secrets.token_hex(4)}"
+    if not store.create(path, b"first"):
+        raise StoreError(f"the output store refused to create a new file ({path})")
+    if store.create(path, b"second") or store.read(path) != b"first":
+        raise StoreError(
+            "the output store does not honour 'create if absent': two writers could both publish a "
+            "unit. Use a local disk, S3 with conditional writes, GCS or Azure."
+        )
+
+
+class LocalStore:
+    """A local disk: temporary file, fsync, link, fsync of the folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self._root / path
+        temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+        return True
+
+    def read(self, path: str) -> bytes:
+        try:
+            return (self._root / path).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot read {self._root / path}: {error.strerror}") from error
+
+    def list_files(self, folder: str) -> Iterator[str]:
+        start = self._root / folder
+        for parent, _, names in os.walk(start):
+            for name in sorted(names):
+                if not name.startswith("."):
+                    yield (Path(parent) / name).relative_to(self._root).as_posix()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ObjectStore:
+    """S3, GCS, Azure through fsspec: one conditional PUT."""
+
+    def __init__(self, filesystem: AbstractFileSystem, root: str) -> None:
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = f"{self._root}/{path}"
+        try:
+            self._filesystem.pipe_file(target, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error}") from error
+        return True
+
+    def read(self, path: str) -> bytes:
+        target = f"{self._root}/{path}"
+        try:
+            content: Any = self._filesystem.cat_file(target)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot read {target}: {error}") from error
+        return content
+
+    def list_files(self, folder: str) -> Iterator[str]:
+        self._filesystem.invalidate_cache()
+        try:
+            found = self._filesystem.find(f"{self._root}/{folder}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot list {self._root}/{folder}: {error}") from error
+        for name in found:
+            relative = str(name)[len(self._root) + 1 :]
+            if not relative.rpartition("/")[2].startswith("."):
+                yield relative

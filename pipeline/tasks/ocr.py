@@ -1,0 +1,31 @@
+"""Read the text of an image or page."""
+
+from __future__ import annotations
+
+from pipeline.media.piece import Native
+from pipeline.tasks import markdown
+from pipeline.tasks.task import Answer, Task, parse_text
+
+
+def from_native(native: Native) -> Answer | None:
+    r"""Give the page's own text: title, paragraphs, tables.
+
+    Example:
+        >>> from_native(Native(title="Q3", text=("Sales rose.",))).text
+        'Q3\n\nSales rose.'
+    """
+    parts = [*([native.title] if native.title else []), *native.text]
+    parts += [markdown.table(rows[0], rows[1:]) for rows in native.tables if rows]
+    return Answer(text="\n\n".join(parts), flags=() if parts else ("empty",))
+
+
+OCR = Task(
+    name="ocr",
+    version=1,
+    kinds=frozenset({"image", "page"}),
+    modality="vision",
+    prompt="Extract all text from the image in reading order.",
+    max_new_tokens=768,
+    parse=parse_text,
+    from_native=from_native,
+)
