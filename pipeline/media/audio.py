@@ -1,0 +1,150 @@
+"""Decode recordings with PyAV into mono 16 kHz windows, cut where nobody speaks.
+
+In this process, without a sandbox: FFmpeg reads from memory, through the one demuxer that the
+content's signature names, so that no playlist or script in the data can open another file.
+Memory is bounded by the window, not by the recording.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.config import AudioConfig
+from pipeline.errors import LimitExceeded
+from pipeline.media import vad
+from pipeline.media.pcm import Recording
+from pipeline.media.piece import Piece, Samples
+from pipeline.media.vad import FRAME_SAMPLES, RATE_HZ
+
+_DETECT_FRAMES = 512  # per call of the detector: 16.4 s
+
+
+def pieces(content: bytes, config: AudioConfig) -> Iterator[Piece]:
+    """Decode a recording, or the sound of a video, into windows that cover it exactly.
+
+    Windows do not overlap and leave no gap. With `audio.vad` each ends in the longest pause
+    between `audio.min_window_s` and `audio.max_window_s`, and one in which nobody speaks carries
+    no samples and the skip reason "no_speech"; without it each is `audio.max_window_s` long. The
+    last may be shorter.
+
+    Yields:
+        Pieces with `samples`, shape (n,), float32 mono 16 kHz in [-1, 1], `start_s` and `end_s`.
+        Only the last knows `count`. Flags: on the last, "truncated" (the file announces more than
+        it holds); on any, "corrupt_audio" (packets in or before it could not be decoded).
+
+    Raises:
+        DecodeError: not a recording, no sound in it, or nothing of it can be decoded.
+        UnsupportedMedia: the content is of another type.
+        LimitExceeded: longer than `audio.max_hours`, announced or found.
+    """
+    with Recording(content) as recording:
+        if recording.declared_s is not None:
+            _check_hours(recording.declared_s, config)
+        cutter = _Cutter(config)
+        for block in recording.blocks():
+            _check_hours(cutter.end_s + block.size / RATE_HZ, config)
+            yield from cutter.add(block, corrupt=recording.take_corrupt())
+        yield from cutter.finish(corrupt=recording.take_corrupt(), truncated=recording.truncated)
+
+
+def _check_hours(length_s: float, config: AudioConfig) -> None:
+    if length_s > config.max_hours * 3600:
+        raise LimitExceeded(
+            f"audio.max_hours: {length_s / 3600:.2f} hours, limit {config.max_hours:g}"
+        )
+
+
+@dataclass(slots=True)
+class _Cutter:
+    """Collects samples, and gives windows as soon as one can be cut.
+
+    Every cut but the recording's end lies on a frame of the detector, so that the frames of one
+    window are those of the recording.
+    """
+
+    config: AudioConfig
+    detector: vad.SpeechDetector = field(default_factory=vad.SpeechDetector)
+    waiting: list[Samples] = field(default_factory=list)
+    num_waiting: int = 0
+    samples: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
+    probabilities: vad.Probabilities = field(default_factory=lambda: np.zeros(0, np.float32))
+    start: int = 0
+    index: int = 0
+    corrupt: bool = False
+
+    @property
+    def end_s(self) -> float:
+        return (self.start + self.samples.size + self.num_waiting) / RATE_HZ
+
+    def add(self, block: Samples, *, corrupt: bool) -> Iterator[Piece]:
+        """Take the recording's next samples; give the windows that are now complete."""
+        self.corrupt |= corrupt
+        self.waiting.append(block)
+        self.num_waiting += block.size
+        if self.num_waiting >= _DETECT_FRAMES * FRAME_SAMPLES:
+            yield from self._full_windows()
+
+    def finish(self, *, corrupt: bool, truncated: bool) -> Iterator[Piece]:
+        """Give the rest; what is left at the very end is a window, whatever its length."""
+        self.corrupt |= corrupt
+        yield from self._full_windows()
+        if self.config.vad:
+            rest = self.samples[self.probabilities.size * FRAME_SAMPLES :]
+            padded = np.pad(rest, (0, -rest.size % FRAME_SAMPLES))
+            self._score(padded)
+        yield self._window(self.samples.size, last=True, truncated=truncated)
+
+    def _full_windows(self) -> Iterator[Piece]:
+        self.samples = np.concatenate([self.samples, *self.waiting])
+        self.waiting, self.num_waiting = [], 0
+        if self.config.vad:
+            unscored = self.samples[self.probabilities.size * FRAME_SAMPLES :]
+            self._score(unscored[: unscored.size // FRAME_SAMPLES * FRAME_SAMPLES])
+        while self.samples.size > self._longest:  # so that something is left for the last window
+            yield self._window(self._cut())
+
+    def _score(self, samples: Samples) -> None:
+        scores = self.detector.probabilities(samples)
+        self.probabilities = np.concatenate([self.probabilities, scores])
+
+    @property
+    def _longest(self) -> int:
+        longest = round(self.config.max_window_s * RATE_HZ)
+        whole_frames = max(longest // FRAME_SAMPLES, 1) * FRAME_SAMPLES
+        return whole_frames if self.config.vad else longest
+
+    def _cut(self) -> int:
+        if not self.config.vad:
+            return self._longest
+        frames = vad.cut(
+            self.probabilities,
+            earliest=math.ceil(self.config.min_window_s * RATE_HZ / FRAME_SAMPLES),
+            latest=self._longest // FRAME_SAMPLES,
+            threshold=self.config.speech_threshold,
+        )
+        return frames * FRAME_SAMPLES
+
+    def _window(self, size: int, *, last: bool = False, truncated: bool = False) -> Piece:
+        frames = math.ceil(size / FRAME_SAMPLES)
+        spoken = not self.config.vad or bool(
+            (self.probabilities[:frames] > self.config.speech_threshold).any()
+        )
+        window = Piece(
+            index=self.index,
+            count=self.index + 1 if last else None,
+            kind="window",
+            samples=self.samples[:size].copy() if spoken else None,
+            start_s=self.start / RATE_HZ,
+            end_s=(self.start + size) / RATE_HZ,
+            flags=("truncated",) * truncated + ("corrupt_audio",) * self.corrupt,
+            skip_reason=None if spoken else "no_speech",
+        )
+        self.samples, self.probabilities = self.samples[size:], self.probabilities[frames:]
+        self.start += size
+        self.index += 1
+        self.corrupt = False
+        return window

@@ -1,0 +1,262 @@
+"""Decode images with Pillow: one piece per picture, RGB, upright, on white, in sRGB.
+
+In this process, without a sandbox: Pillow's decoders for the allowed formats are fuzzed upstream,
+and the pixel limit is checked before a byte is decompressed, which bounds time and memory.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, ImageSequence, TiffImagePlugin, UnidentifiedImageError
+
+from pipeline.config import ImageConfig
+from pipeline.errors import DecodeError, LimitExceeded, UnsupportedMedia
+from pipeline.media import sniff
+from pipeline.media.piece import Piece
+
+FORMATS: Final = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "GIF",
+    "WEBP",
+    "TIFF",
+    "BMP",
+    "JPEG2000",
+    "AVIF",
+    "PPM",
+)
+"""What Pillow may open. EPS, WMF and the like, which start other programs, stay shut."""
+
+# What Pillow raises for hostile bytes, beside UnidentifiedImageError and the bomb error.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    ZeroDivisionError,
+    RuntimeError,
+    MemoryError,
+)
+
+_BITS_PER_SAMPLE = 258  # TIFF 6.0
+_NEW_SUBFILE_TYPE = 254  # TIFF 6.0; bit 0: a reduced copy of another picture of the file
+_ORIENTATION = 0x0112  # Exif 2.3
+_UINT16_MAX = 65535
+
+
+def pieces(content: bytes, config: ImageConfig, *, max_side_px: int | None) -> Iterator[Piece]:
+    """Decode an image file; one piece, or one per page of a TIFF.
+
+    Args:
+        content: The file.
+        config: Limits.
+        max_side_px: The longest side that the model will look at. A JPEG at least four times as
+            large is decoded at a half, a quarter or an eighth of its size (DCT scaling), never
+            below twice `max_side_px`, so that the model's own resizing still has the last word.
+
+    Yields:
+        Pieces whose `image` is RGB. A TIFF page that is broken is a piece with an error. Flags:
+        "animation" (only the first frame is given), "icc_ignored" and "exif_ignored" (a profile
+        or orientation that could not be read).
+
+    Raises:
+        DecodeError: not an image, or truncated.
+        UnsupportedMedia: an image format that is not read, or HEIC without its extra.
+        LimitExceeded: more than `images.max_pixels` pixels or `images.max_frames` pages.
+    """
+    image = _open_heif(content) if sniff.sniff(content) == "image/heic" else _open(content)
+    with image:
+        if image.format == "TIFF":
+            yield from _pages(image, config)
+        else:
+            yield _only(image, config, max_side_px)
+
+
+def _open(content: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own pixel limit, and corrupt EXIF: ours follow
+        try:
+            return Image.open(io.BytesIO(content), formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise LimitExceeded(f"images.max_pixels: {error}") from error
+        except UnidentifiedImageError as error:
+            raise DecodeError(
+                f"not a readable image: {len(content)} bytes, found {sniff.sniff(content)}"
+            ) from error
+        except _BROKEN as error:
+            raise DecodeError(f"broken image header: {_words(error)}") from error
+
+
+def _open_heif(content: bytes) -> Image.Image:
+    try:
+        import pillow_heif  # noqa: PLC0415 - an extra  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UnsupportedMedia(
+            "image/heic needs an extra: pip install 'phicorpus[heif]'"
+        ) from error
+    try:
+        return pillow_heif.open_heif(content, convert_hdr_to_8bit=True).to_pillow()
+    except _BROKEN as error:
+        raise DecodeError(f"broken HEIC: {_words(error)}") from error
+
+
+def _only(image: Image.Image, config: ImageConfig, max_side_px: int | None) -> Piece:
+    _check_size(image, config)
+    try:
+        animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    except _BROKEN:
+        animated = True  # the frames cannot be counted, so there is something after the first
+    if max_side_px is not None and max(image.size) >= 4 * max_side_px:
+        image.draft(None, (2 * max_side_px, 2 * max_side_px))
+    picture, flags = _finish(image)
+    if animated:
+        flags = ("animation", *flags)
+    return Piece(index=0, count=1, kind="image", image=picture, flags=flags)
+
+
+def _pages(image: Image.Image, config: ImageConfig) -> Iterator[Piece]:
+    """Give each page of a TIFF, but no reduced copies (thumbnails, pyramids)."""
+    frames = _full_frames(image, config)
+    for index, frame in enumerate(frames):
+        number = index + 1 if len(frames) > 1 else None
+        common = {"index": index, "count": len(frames), "kind": "image", "page_number": number}
+        try:
+            image.seek(frame)
+            _check_size(image, config)
+            picture, flags = _finish(image.copy())
+        except (DecodeError, LimitExceeded) as error:
+            yield Piece(**common, error=error)
+        except _BROKEN as error:
+            yield Piece(**common, error=DecodeError(f"broken TIFF page: {_words(error)}"))
+        else:
+            yield Piece(**common, image=picture, flags=flags)
+
+
+def _full_frames(image: Image.Image, config: ImageConfig) -> list[int]:
+    frames: list[int] = []
+    try:
+        for number, frame in enumerate(ImageSequence.Iterator(image)):
+            tags = getattr(frame, "tag_v2", {})
+            if not int(tags.get(_NEW_SUBFILE_TYPE, 0)) & 1:
+                frames.append(number)
+            if len(frames) > config.max_frames:
+                raise LimitExceeded(f"images.max_frames: more than {config.max_frames} pages")
+    except _BROKEN as error:
+        raise DecodeError(f"broken TIFF directory: {_words(error)}") from error
+    return frames or [0]
+
+
+def _check_size(image: Image.Image, config: ImageConfig) -> None:
+    width_px, height_px = image.size
+    if width_px * height_px > config.max_pixels:
+        raise LimitExceeded(
+            f"images.max_pixels: {width_px} x {height_px} is {width_px * height_px} pixels, "
+            f"limit {config.max_pixels}"
+        )
+    if width_px < 1 or height_px < 1:
+        raise DecodeError(f"an image without pixels: {width_px} x {height_px}")
+
+
+def _finish(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Decode the pixels, set them upright, and turn them into RGB."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # corrupt EXIF, palettes with odd transparency
+        try:
+            image.load()
+        except _BROKEN as error:
+            raise DecodeError(f"truncated or broken image: {_words(error)}") from error
+        flags: list[str] = []
+        try:
+            image = ImageOps.exif_transpose(image)
+        except _BROKEN:
+            flags.append("exif_ignored")
+        try:
+            picture, profile_flags = _to_rgb(image)
+        except _BROKEN as error:
+            raise DecodeError(f"cannot turn mode {image.mode} into RGB: {_words(error)}") from error
+    return picture, (*flags, *profile_flags)
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Turn any of Pillow's modes into RGB without losing tone, transparency or colour space."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _scaled(image).convert("RGB"), ()
+    image = _on_white(image)
+    profile = image.info.get("icc_profile")
+    if image.mode == "LAB":
+        return _from_profile(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), ()
+    if profile and image.mode in {"RGB", "CMYK", "L"}:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" in ImageCms.getProfileDescription(source):
+                return image.convert("RGB"), ()
+            return _from_profile(image, source), ()
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            return image.convert("RGB"), ("icc_ignored",)
+    return image.convert("RGB"), ()
+
+
+def _from_profile(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    converted = ImageCms.profileToProfile(
+        image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    assert converted is not None  # noqa: S101 - None only with inPlace
+    return converted
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay transparent pixels on white, as a page or a viewer shows them; Pillow shows black."""
+    if image.mode == "La":
+        image = image.convert("LA")
+    if not image.has_transparency_data:
+        return image
+    profile = image.info.get("icc_profile")
+    layered = image.convert("RGBA")
+    flat = Image.new("RGB", layered.size, "white")
+    flat.paste(layered, mask=layered.getchannel("A"))
+    if profile and image.mode in {"RGBA", "RGB", "P"}:
+        flat.info["icc_profile"] = profile
+    return flat
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Scale grey of more than 8 bits into 8; Pillow's own conversion clips it to white.
+
+    Integers of 16 bits keep their scale (12-bit TIFF: its own); wider integers and floats outside
+    [0, 1] have none, and are spread from their least to their greatest value.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    values = np.where(np.isfinite(values), values, 0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F":
+        low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+    elif low >= 0 and high <= _UINT16_MAX:
+        low, high = 0.0, float(2 ** _bits_per_sample(image) - 1)
+    span = high - low or 1.0
+    return Image.fromarray(np.clip((values - low) / span * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+def _bits_per_sample(image: Image.Image) -> int:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))
+        return min(int(bits[0] if isinstance(bits, tuple) else bits), 16)
+    return 16
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,267 @@
+"""Read any recording as a stream of mono 16 kHz blocks, with PyAV and soxr."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import av
+import av.error
+import numpy as np
+import soxr
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from pipeline.errors import DecodeError, UnsupportedMedia
+from pipeline.media import sniff
+from pipeline.media.piece import Samples
+
+RATE_HZ: Final = 16_000
+
+DEMUXERS: Mapping[str, str] = {
+    "audio/wav": "wav",
+    "audio/x-w64": "w64",
+    "audio/flac": "flac",
+    "audio/ogg": "ogg",
+    "audio/mpeg": "mp3",
+    "audio/aac": "aac",
+    "audio/mp4": "mov",
+    "audio/3gpp": "mov",
+    "video/mp4": "mov",
+    "video/quicktime": "mov",
+    "video/webm": "matroska",
+    "video/x-matroska": "matroska",
+    "audio/x-ms-wma": "asf",
+    "audio/amr": "amr",
+    "audio/aiff": "aiff",
+    "audio/basic": "au",
+    "audio/x-caf": "caf",
+    "video/mp2t": "mpegts",
+    "video/x-flv": "flv",
+    "video/x-msvideo": "avi",
+}
+"""FFmpeg's demuxer for each media type: the only one it may use."""
+
+_STEREO = 2
+_STREAMED_BYTES = 0x7FFFFF00  # the size that programs write into a pipe, or RF64's marker
+_SURROUND_GAIN = 0.5  # swresample adds a 5.1 mix up to 3.1 times full scale in float
+_JITTER_S = 0.1  # time stamps of containers are rounded; only a longer hole is one
+_MAX_HOLE_S = 3600.0  # a longer one is a broken time stamp
+_TRUNCATED_S = 0.5  # encoder delay and padding are below it
+_TRUNCATED_RATIO = 0.02
+_BROKEN = (av.error.FFmpegError, ValueError, OSError, MemoryError, OverflowError, RuntimeError)
+
+
+class Recording:
+    """An open recording; use it in a `with`.
+
+    Attributes:
+        declared_s: Length that the container announces; None where it does not.
+
+    Raises:
+        UnsupportedMedia: the content is no recording.
+        DecodeError: the container cannot be read, or holds no sound.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        media_type = sniff.sniff(content)
+        demuxer = DEMUXERS.get(media_type or "")
+        if demuxer is None:
+            raise UnsupportedMedia(
+                f"not a recording: {len(content)} bytes, found {media_type or 'an unknown type'}"
+            )
+        try:
+            self._container = av.open(
+                io.BytesIO(content), mode="r", format=demuxer, metadata_errors="replace"
+            )
+        except _BROKEN as error:
+            raise DecodeError(f"not a readable {media_type}: {error}") from error
+        self._num_bytes = len(content)
+        streams = self._container.streams.audio
+        if not streams:
+            self._container.close()
+            raise DecodeError(f"no audio stream in {media_type}, {len(content)} bytes")
+        self._stream = streams[0]
+        self.declared_s = _declared_s(self._container, self._stream, content, media_type)
+        self._lacks_end = media_type == "audio/ogg" and not _ogg_ends(content)
+        self._num_samples = 0
+        self._num_corrupt = 0
+        self._corrupt = False
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the file announces more than `blocks` has found; FFmpeg says nothing then."""
+        if self.declared_s is None or self._lacks_end:
+            return self._lacks_end
+        missing_s = self.declared_s - self._num_samples / RATE_HZ
+        return missing_s > _TRUNCATED_S + _TRUNCATED_RATIO * self.declared_s
+
+    def take_corrupt(self) -> bool:
+        """Tell whether packets were lost since the last call."""
+        corrupt, self._corrupt = self._corrupt, False
+        return corrupt
+
+    def blocks(self) -> Iterator[Samples]:
+        """Decode to the end.
+
+        A packet that cannot be decoded is left out, and the hole is filled with silence where the
+        next one's time stamp shows how long it was, so that times stay true.
+
+        Yields:
+            Blocks of shape (n,), n >= 1, float32 mono 16 kHz in [-1, 1].
+
+        Raises:
+            DecodeError: nothing can be decoded.
+        """
+        converter: _Converter | None = None
+        for frame in self._frames():
+            if converter is None or not converter.fits(frame):
+                if converter is not None:
+                    yield from self._counted(converter.end())
+                converter = _Converter(frame)
+            yield from self._counted(converter.convert(frame))
+        if converter is not None:
+            yield from self._counted(converter.end())
+        if not self._num_samples:
+            raise DecodeError(
+                f"no sound could be decoded: {self._num_bytes} bytes, "
+                f"codec {self._stream.codec_context.name}, {self._num_corrupt} bad packets"
+            )
+
+    def _counted(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block in blocks:
+            if block.size:
+                self._num_samples += block.size
+                yield block
+
+    def _frames(self) -> Iterator[AudioFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except _BROKEN:  # the container breaks off here
+                self._lost()
+                return
+            try:
+                yield from packet.decode()
+            except _BROKEN:
+                self._lost()
+
+    def _lost(self) -> None:
+        self._corrupt = True
+        self._num_corrupt += 1
+
+
+class _Converter:
+    """Turns frames of one sample format, layout and rate into mono 16 kHz."""
+
+    def __init__(self, first: AudioFrame) -> None:
+        self._kind = _kind(first)
+        self._rate_hz = first.sample_rate
+        # swresample only changes the sample format, and folds surround down: its own stereo to
+        # mono is 3 dB too loud in float, and its resampler is duller than soxr's.
+        surround = first.layout.nb_channels > _STEREO
+        layout = "mono" if surround else first.layout.name
+        self._format = AudioResampler(format="fltp", layout=layout, rate=self._rate_hz)
+        self._gain = np.float32(_SURROUND_GAIN if surround else 1.0)
+        self._resampler = (
+            None
+            if self._rate_hz == RATE_HZ
+            else soxr.ResampleStream(self._rate_hz, RATE_HZ, 1, dtype="float32", quality="HQ")
+        )
+        self._next_s: float | None = None
+
+    def fits(self, frame: AudioFrame) -> bool:
+        return _kind(frame) == self._kind
+
+    def convert(self, frame: AudioFrame) -> Iterator[Samples]:
+        num_missing = self._num_missing(frame)
+        while num_missing > 0:
+            silence = np.zeros(min(num_missing, self._rate_hz), np.float32)
+            num_missing -= silence.size
+            yield self._resampled(silence)
+        for planes in self._format.resample(frame):
+            mono = self._gain * planes.to_ndarray().mean(axis=0, dtype=np.float32)
+            yield self._resampled(np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0))
+
+    def end(self) -> Iterator[Samples]:
+        if self._resampler is not None:
+            yield _clipped(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+    def _num_missing(self, frame: AudioFrame) -> int:
+        """Count the samples between the last frame's end and this one's time stamp."""
+        hole_s = 0.0
+        if frame.time is not None:
+            if self._next_s is not None:
+                hole_s = frame.time - self._next_s
+            if not 0 <= hole_s <= _MAX_HOLE_S or hole_s < _JITTER_S:
+                hole_s = 0.0
+            self._next_s = frame.time
+        if self._next_s is not None:
+            self._next_s += frame.samples / self._rate_hz
+        return round(hole_s * self._rate_hz)
+
+    def _resampled(self, mono: Samples) -> Samples:
+        if self._resampler is not None:
+            mono = self._resampler.resample_chunk(mono)
+        return _clipped(mono)
+
+
+def _kind(frame: AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _clipped(samples: Samples) -> Samples:
+    return np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _declared_s(
+    container: InputContainer,
+    stream: AudioStream,
+    content: bytes,
+    media_type: str | None,
+) -> float | None:
+    """Read the announced length: of the sound if the container knows it, else of the whole."""
+    if media_type == "audio/wav":
+        announced_s = _wav_s(content, stream.codec_context.sample_rate)
+        if announced_s is not None:
+            return announced_s
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
+
+
+def _wav_s(content: bytes, rate_hz: int) -> float | None:
+    """Read a RIFF's length from its own header; FFmpeg trusts the file's size instead."""
+    position, bytes_per_s = 12, 0
+    while position + 8 <= len(content):
+        name, size = struct.unpack_from("<4sI", content, position)
+        if name == b"fmt " and position + 20 <= len(content):
+            (bytes_per_s,) = struct.unpack_from("<I", content, position + 16)
+        if name == b"data":
+            streamed = size == 0 or size >= _STREAMED_BYTES
+            return None if streamed or not bytes_per_s or not rate_hz else size / bytes_per_s
+        position += 8 + size + size % 2
+    return None
+
+
+def _ogg_ends(content: bytes) -> bool:
+    """Tell whether the last Ogg page is whole and marked as the stream's last (RFC 3533, 6)."""
+    page = content.rfind(b"OggS")
+    if page < 0 or len(content) < page + 27:
+        return False
+    num_segments = content[page + 26]
+    length = 27 + num_segments + sum(content[page + 27 : page + 27 + num_segments])
+    return bool(content[page + 5] & 4) and len(content) >= page + length

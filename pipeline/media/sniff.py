@@ -1,0 +1,332 @@
+"""What bytes are: the media type by content, and by name where nothing better is known.
+
+The content wins everywhere: a file's name and the manifest's declared type are only hints, and a
+wrong one is common in real corpora and deliberate in hostile ones.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Final
+from urllib.parse import urlsplit
+
+from pipeline.media.piece import AssetKind
+
+PDF: Final = "application/pdf"
+PPTX: Final = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+PPT: Final = "application/vnd.ms-powerpoint"
+ODP: Final = "application/vnd.oasis.opendocument.presentation"
+ENCRYPTED_OFFICE: Final = "application/x-encrypted-office"
+
+_DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+_XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+
+_BY_EXTENSION: Mapping[str, str] = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".jpe": "image/jpeg",
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".bmp": "image/bmp",
+    ".jp2": "image/jp2",
+    ".j2k": "image/jp2",
+    ".jpx": "image/jp2",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".heif": "image/heic",
+    ".pbm": "image/x-portable-anymap",
+    ".pgm": "image/x-portable-anymap",
+    ".ppm": "image/x-portable-anymap",
+    ".pnm": "image/x-portable-anymap",
+    ".pdf": PDF,
+    ".pptx": PPTX,
+    ".pptm": PPTX,
+    ".ppsx": PPTX,
+    ".ppsm": PPTX,
+    ".potx": PPTX,
+    ".ppt": PPT,
+    ".pps": PPT,
+    ".pot": PPT,
+    ".odp": ODP,
+    ".otp": ODP,
+    ".wav": "audio/wav",
+    ".w64": "audio/x-w64",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".mp3": "audio/mpeg",
+    ".aac": "audio/aac",
+    ".m4a": "audio/mp4",
+    ".m4b": "audio/mp4",
+    ".mp4": "video/mp4",
+    ".m4v": "video/mp4",
+    ".mov": "video/quicktime",
+    ".3gp": "audio/3gpp",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".mka": "video/x-matroska",
+    ".wma": "audio/x-ms-wma",
+    ".wmv": "audio/x-ms-wma",
+    ".asf": "audio/x-ms-wma",
+    ".amr": "audio/amr",
+    ".aif": "audio/aiff",
+    ".aiff": "audio/aiff",
+    ".au": "audio/basic",
+    ".caf": "audio/x-caf",
+    ".ts": "video/mp2t",
+    ".flv": "video/x-flv",
+    ".avi": "video/x-msvideo",
+}
+
+ASSET_KINDS: Mapping[str, AssetKind] = {
+    **{
+        media_type: "image"
+        for media_type in _BY_EXTENSION.values()
+        if media_type.startswith("image/")
+    },
+    **{
+        media_type: "audio"
+        for media_type in _BY_EXTENSION.values()
+        if media_type.startswith(("audio/", "video/"))
+    },
+    PDF: "deck",
+    PPTX: "deck",
+    PPT: "deck",
+    ODP: "deck",
+    ENCRYPTED_OFFICE: "deck",
+}
+
+# Content that starts with these bytes is of this type, whatever follows.
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+    (b"II+\x00", "image/tiff"),
+    (b"MM\x00+", "image/tiff"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "image/jp2"),
+    (b"\xff\x4f\xff\x51", "image/jp2"),
+    (b"8BPS", "image/vnd.adobe.photoshop"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"#!AMR", "audio/amr"),
+    (b".snd", "audio/basic"),
+    (b"caff", "audio/x-caf"),
+    (b"riff\x2e\x91\xcf\x11", "audio/x-w64"),
+    (b"FLV\x01", "video/x-flv"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c", "audio/x-ms-wma"),
+    (b"\x1f\x8b", "application/gzip"),
+    (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    (b"Rar!\x1a\x07", "application/vnd.rar"),
+    (b"{\\rtf", "application/rtf"),
+    (b"PAR1", "application/vnd.apache.parquet"),
+)
+
+_RIFF_FORMS: Mapping[bytes, str] = {
+    b"WAVE": "audio/wav",
+    b"WEBP": "image/webp",
+    b"AVI ": "video/x-msvideo",
+}
+
+_FTYP_BRANDS: Mapping[bytes, str] = {
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    b"heic": "image/heic",
+    b"heix": "image/heic",
+    b"hevc": "image/heic",
+    b"heim": "image/heic",
+    b"heis": "image/heic",
+    b"mif1": "image/heic",
+    b"msf1": "image/heic",
+    b"M4A ": "audio/mp4",
+    b"M4B ": "audio/mp4",
+    b"qt  ": "video/quicktime",
+}
+
+_BITMAP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
+
+
+def sniff(content: bytes) -> str | None:
+    r"""Name the media type of bytes by what they are; None when it cannot be told.
+
+    Types that nothing here decodes (ZIP, DOCX, SVG, HTML, plain text, ...) are named too, so that
+    an error can say what was found.
+
+    Example:
+        >>> sniff(b"%PDF-1.7")
+        'application/pdf'
+        >>> sniff(b"RIFF\x24\x00\x00\x00WAVEfmt ")
+        'audio/wav'
+        >>> sniff(b"") is None
+        True
+    """
+    head = content[:64]
+    for signature, media_type in _SIGNATURES:
+        if head.startswith(signature):
+            return media_type
+    return _sniff_container(content, head) or _sniff_loose(content, head)
+
+
+def guess(uri: str) -> str | None:
+    """Name the media type that a URI's extension promises; None for an unknown one.
+
+    Example:
+        >>> guess("s3://bucket/talks/Keynote.PPTX?versionId=3") == PPTX
+        True
+        >>> guess("notes") is None
+        True
+    """
+    return _BY_EXTENSION.get(PurePosixPath(urlsplit(uri).path).suffix.lower())
+
+
+def asset_kind(media_type: str | None) -> AssetKind | None:
+    """Tell which decoder family reads a media type; None for a type that is not read.
+
+    Example:
+        >>> asset_kind("image/png"), asset_kind("video/mp4"), asset_kind("text/html")
+        ('image', 'audio', None)
+    """
+    return ASSET_KINDS.get(media_type) if media_type else None
+
+
+def _sniff_container(  # noqa: PLR0911 - one line per container
+    content: bytes, head: bytes
+) -> str | None:
+    """Tell container formats, whose type stands inside."""
+    if head[:4] in {b"RIFF", b"RF64", b"BW64"}:
+        return _RIFF_FORMS.get(head[8:12])
+    if head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"}:
+        return "audio/aiff"
+    if head[4:8] == b"ftyp":
+        if head[8:12] in {b"mif1", b"msf1"} and b"avif" in head[12:]:
+            return "image/avif"
+        return _FTYP_BRANDS.get(head[8:12]) or (
+            "audio/3gpp" if head[8:10] == b"3g" else "video/mp4"
+        )
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "video/webm" if b"webm" in head else "video/x-matroska"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _sniff_zip(content)
+    if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        return _sniff_ole(content)
+    return None
+
+
+def _sniff_zip(content: bytes) -> str:
+    """Tell the office formats apart; a damaged archive is judged by the names still in it."""
+    mimetype = re.match(rb"PK\x03\x04.{22}\x08\x00..mimetype([ -~]+?)(?:PK|$)", content, re.DOTALL)
+    if mimetype is not None:
+        name = mimetype.group(1).decode("ascii")
+        return ODP if name.startswith(ODP) else name
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        names = [name.decode("latin-1") for name in re.findall(rb"PK\x03\x04.{26}(\w+/)", content)]
+    for folder, media_type in (("ppt/", PPTX), ("word/", _DOCX), ("xl/", _XLSX)):
+        if any(name.startswith(folder) for name in names):
+            return media_type
+    return "application/zip"
+
+
+def _sniff_ole(content: bytes) -> str:
+    """Tell what an OLE compound file holds, by the stream names in its directory."""
+    for stream, media_type in (
+        ("EncryptedPackage", ENCRYPTED_OFFICE),
+        ("PowerPoint Document", PPT),
+        ("WordDocument", "application/msword"),
+        ("Workbook", "application/vnd.ms-excel"),
+    ):
+        if stream.encode("utf-16-le") in content:
+            return media_type
+    return "application/x-ole-storage"
+
+
+def _sniff_loose(  # noqa: PLR0911 - one line per format
+    content: bytes, head: bytes
+) -> str | None:
+    """Tell formats without a clear signature; ordered from the stricter to the looser test."""
+    if head.startswith(b"ID3"):
+        return _sniff_after_id3(content)
+    if b"%PDF-" in content[:1024]:  # Implementation note 13 of the PDF reference 1.7
+        return PDF
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADER_BYTES:
+        return "image/bmp"
+    if re.match(rb"P[1-7]\s", head):
+        return "image/x-portable-anymap"
+    if head[:2] in {b"\xff\xf1", b"\xff\xf9"}:
+        return "audio/aac"
+    if _is_mpeg_audio(content):
+        return "audio/mpeg"
+    if head[:1] == b"\x47" and content[188:189] == b"\x47" and content[376:377] == b"\x47":
+        return "video/mp2t"
+    return _sniff_text(content)
+
+
+def _sniff_after_id3(content: bytes) -> str:
+    """Look behind an ID3v2 tag, whose size is four bytes of seven bits."""
+    size = 0
+    for byte in content[6:10]:
+        size = size << 7 | byte & 0x7F
+    behind = content[10 + size : 10 + size + 4]
+    if behind == b"fLaC":
+        return "audio/flac"
+    return "audio/aac" if behind[:2] in {b"\xff\xf1", b"\xff\xf9"} else "audio/mpeg"
+
+
+# Kilobits per second by index, for MPEG 1 layer III and MPEG 2 layer III: ISO 11172-3, 13818-3.
+_KBITS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_SAMPLE_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+
+def _is_mpeg_audio(content: bytes) -> bool:
+    """Tell whether an MP3 frame starts here and another one follows where it ends."""
+    length = _mp3_frame_bytes(content[:4])
+    if not length:
+        return False
+    return len(content) <= length or _mp3_frame_bytes(content[length : length + 4]) > 0
+
+
+def _mp3_frame_bytes(header: bytes) -> int:
+    """Length of the layer III frame that a header announces; 0 when it is none."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # noqa: PLR2004 - sync bits
+        return 0
+    version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or bitrate in {0, 15} or rate == 3:  # noqa: PLR2004 - reserved values
+        return 0
+    kbits = _KBITS[3 if version == 3 else 2][bitrate]  # noqa: PLR2004 - MPEG 1
+    samples = 144 if version == 3 else 72  # noqa: PLR2004 - MPEG 1
+    return samples * 1000 * kbits // _SAMPLE_RATES_HZ[version][rate] + (header[2] >> 1 & 1)
+
+
+def _sniff_text(content: bytes) -> str | None:
+    """Tell text from bytes, and the markup languages from other text."""
+    sample = content[:4096]
+    if not sample or b"\x00" in sample:
+        return None
+    start = sample.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "text/html"
+    if start.startswith(b"<") and b"<svg" in start:
+        return "image/svg+xml"
+    if start.startswith(b"<?xml"):
+        return "application/xml"
+    try:
+        sample.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(sample) - 4:
+            return None
+    return "text/plain"
