@@ -1,0 +1,192 @@
+"""From a name to a checkpoint, and from a checkpoint to a model.
+
+`resolve` is light: the driver and CPU workers call it, and send the result on. `load` brings torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from pipeline.errors import CheckpointError
+from pipeline.models import shards
+from pipeline.models.model import Modality
+from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.models.preparation import Preparation
+
+if TYPE_CHECKING:
+    from pipeline.config import Device, DType
+    from pipeline.models.model import Model
+
+Architecture = Literal["phi4_multimodal"]
+ARCHITECTURES: Mapping[str, Architecture] = {"phi4mm": "phi4_multimodal"}
+MODALITIES: Mapping[Architecture, tuple[Modality, ...]] = {
+    "phi4_multimodal": ("vision", "speech", "text"),
+}
+# Adapters come with the shards; the folders beside them hold copies for other programs.
+WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
+UNWANTED_FILES = ("*/*",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A checkpoint, found and identified; picklable.
+
+    Attributes:
+        name: Hub name, or folder.
+        path: The folder, if it is a local one; None for the hub.
+        revision: The hub's commit; None for a folder.
+        architecture: Which of our loaders reads it.
+        modalities: What it can be loaded for.
+        preparation: How it wants images; None if it takes none.
+        digest: Identifies the weights: the commit, or a hash of the folder's content.
+    """
+
+    name: str
+    path: Path | None
+    revision: str | None
+    architecture: Architecture
+    modalities: tuple[Modality, ...]
+    preparation: Preparation | None
+    digest: str
+
+
+def resolve(name: str, revision: str | None = None) -> Resolved:
+    """Find a checkpoint and read what it is, but not its weights.
+
+    A name that is an existing folder is one; any other is looked up on the Hugging Face hub, or in
+    its cache where the hub cannot be reached or HF_HUB_OFFLINE is set.
+
+    Args:
+        name: Folder, or "owner/name".
+        revision: Branch, tag or commit of a hub name.
+
+    Raises:
+        CheckpointError: it cannot be found, or is of an architecture that is not supported.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{name} is a folder; revision {revision!r} applies to hub names")
+        folder = path.resolve()
+        return _described(name, folder, digest=shards.digest(folder), is_local=True)
+    config_file = Path(_download(name, "config.json", revision))
+    commit = config_file.parent.name
+    for optional in ("preprocessor_config.json",):
+        _download(name, optional, commit, missing_ok=True)
+    return _described(name, config_file.parent, digest=commit, is_local=False)
+
+
+def load(  # noqa: PLR0913 - one parameter per setting of the config's model section
+    resolved: Resolved,
+    *,
+    modality: Modality,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    attention: Literal["auto", "flash", "sdpa"] = "auto",
+    encode_batch: int = 16,
+) -> Model:
+    """Load a checkpoint for one modality, its adapter merged; downloads what is not in the cache.
+
+    Args:
+        resolved: What to load.
+        modality: What for; one of `resolved.modalities`.
+        device: "auto" takes the accelerator, if there is one.
+        dtype: "auto": float32 on the CPU, else the device's fast 16-bit type.
+        attention: Of the decoder; "auto" is sdpa.
+        encode_batch: Upper bound of the crops, or clips, encoded in one pass.
+
+    Raises:
+        CheckpointError: the modality is not one of the checkpoint's, or the checkpoint is not
+            complete, or not what its config says.
+    """
+    # Here, so that `resolve` needs no torch.
+    from pipeline.models.loading import Source, place  # noqa: PLC0415
+    from pipeline.models.phi4_multimodal import model as phi4_multimodal  # noqa: PLC0415
+
+    if modality not in resolved.modalities:
+        raise CheckpointError(
+            f"{resolved.name} serves {', '.join(resolved.modalities)}, not {modality}"
+        )
+    placement = place(device=device, dtype=dtype, attention=attention, encode_batch=encode_batch)
+    source = Source.from_folder(resolved.name, _folder(resolved))
+    return phi4_multimodal.load(source, resolved.preparation, modality, placement)
+
+
+def _described(name: str, folder: Path, *, digest: str, is_local: bool) -> Resolved:
+    config = shards.read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    architecture = ARCHITECTURES.get(str(model_type))
+    if architecture is None:
+        raise CheckpointError(
+            f"{name}: config.json has model_type {model_type!r}; supported:"
+            f" {', '.join(sorted(ARCHITECTURES))}"
+        )
+    return Resolved(
+        name=name,
+        path=folder if is_local else None,
+        revision=None if is_local else digest,
+        architecture=architecture,
+        modalities=MODALITIES[architecture],
+        preparation=_preparation(folder, config),
+        digest=digest,
+    )
+
+
+def _preparation(folder: Path, config: Mapping[str, Any]) -> ImagePreparation:
+    """Read how a checkpoint wants its images.
+
+    Raises:
+        CheckpointError: the sizes in its config do not fit together.
+    """
+    settings: dict[str, int] = {}
+    file = folder / "preprocessor_config.json"
+    if file.exists() and "dynamic_hd" in (values := shards.read_json(file)):
+        settings["max_crops"] = values["dynamic_hd"]
+    layer = (config.get("embd_layer") or {}).get("image_embd_layer") or {}
+    if "crop_size" in layer:
+        settings["crop_size_px"] = layer["crop_size"]
+    tower = config.get("vision_tiny_overrides") or {}
+    if "patch_size" in tower:
+        settings["patch_size_px"] = tower["patch_size"]
+    try:
+        return ImagePreparation(**settings)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def _folder(resolved: Resolved) -> Path:
+    """Find the checkpoint's files on this disk, downloading those that are not there."""
+    if resolved.path is not None:
+        return resolved.path
+    try:
+        return Path(
+            snapshot_download(
+                resolved.name,
+                revision=resolved.revision,
+                allow_patterns=list(WANTED_FILES),
+                ignore_patterns=list(UNWANTED_FILES),
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(f"cannot download {resolved.name}: {error}") from error
+
+
+def _download(name: str, file: str, revision: str | None, *, missing_ok: bool = False) -> str:
+    """Get one file of a hub checkpoint, from the cache where the hub cannot be reached."""
+    try:
+        return hf_hub_download(name, file, revision=revision)
+    except HFValidationError as error:
+        raise CheckpointError(f"{name} is neither a folder nor a hub name") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if missing_ok:
+            return ""
+        raise CheckpointError(
+            f"cannot find {name}{'@' + revision if revision else ''}: it is not a folder, and the"
+            f" hub says: {error}"
+        ) from error

@@ -1,0 +1,173 @@
+"""The decoder of every Phi model: transformers' Phi3ForCausalLM, its LongRoPE regime pinned by us."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
+
+from pipeline.errors import CheckpointError
+
+Regime = Literal["short", "long"]
+LONGROPE_NAMES = ("longrope", "su")
+# generate() drops its cache at this length to change factors; with a pinned regime it never must.
+NEVER = 1 << 30
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+
+
+def decoder_config(config: Mapping[str, Any]) -> Phi3Config:
+    """Make the decoder's config from a Phi checkpoint's config.json, of whatever model type.
+
+    Sliding windows are left out: no request is longer than the published windows (131,072 or more).
+
+    Raises:
+        CheckpointError: a key is missing, or the rotary embedding is of an unknown type.
+    """
+    missing = [key for key in SHAPE_KEYS if config.get(key) is None]
+    if missing:
+        raise CheckpointError(f"config.json lacks {', '.join(missing)}")
+    window = config.get("sliding_window")
+    limits = {}
+    if window is not None and window < config["max_position_embeddings"] - 1:
+        # Phi-3-mini-4k: window 2047 of 4096. Honoured, as the original does.
+        limits["sliding_window"] = window
+    rope = _rope_parameters(config)
+    return Phi3Config(
+        **{key: config[key] for key in SHAPE_KEYS},
+        **limits,
+        rope_parameters=rope,
+        # transformers copies this into the rotary parameters, so it has to be the true one here.
+        original_max_position_embeddings=rope.get("original_max_position_embeddings", NEVER),
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        attention_dropout=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        bos_token_id=config.get("bos_token_id"),
+        eos_token_id=config.get("eos_token_id"),
+        pad_token_id=config.get("pad_token_id"),
+    )
+
+
+def build(config: Phi3Config, *, attention: str) -> Phi3ForCausalLM:
+    """Build a decoder without weights, on the meta device, for inference."""
+    with torch.device("meta"):
+        decoder = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return decoder.eval()
+
+
+def finish(decoder: Phi3ForCausalLM, device: torch.device) -> None:
+    """Complete a filled decoder: tie the head where it is tied, and pin the rotary embedding."""
+    if decoder.config.tie_word_embeddings:
+        decoder.lm_head.weight = decoder.model.embed_tokens.weight
+    decoder.model.rotary_emb = PinnedRotary(decoder.config).to(device)
+    decoder.config.original_max_position_embeddings = NEVER
+
+
+def regime_length(config: Phi3Config) -> int:
+    """Tell up to which length the short factors serve; 0: the model has one set of factors."""
+    return int(config.rope_parameters.get("original_max_position_embeddings") or 0)
+
+
+class PinnedRotary(nn.Module):
+    """Rotary embedding whose LongRoPE factors change only when told to.
+
+    The original picks the factors by the longest row of a batch, so that a short request beside a
+    long one is answered differently than alone. Here the regime is chosen per request, and pinned.
+
+    Attributes:
+        inv_freq: shape (rotated dimensions / 2,), float32; changed in place, for CUDA graphs.
+        short_inv_freq: The frequencies up to the original length.
+        long_inv_freq: Those beyond; equal to the short ones without LongRoPE.
+        attention_scaling: Multiplies cosine and sine; the same in both regimes.
+    """
+
+    inv_freq: torch.Tensor
+    short_inv_freq: torch.Tensor
+    long_inv_freq: torch.Tensor
+
+    def __init__(self, config: Phi3Config) -> None:
+        super().__init__()
+        rope = config.rope_parameters
+        head_size = config.hidden_size // config.num_attention_heads
+        num_rotated = int(head_size * rope["partial_rotary_factor"])
+        exponents = torch.arange(0, num_rotated, 2, dtype=torch.float32) / num_rotated
+        wavelengths = rope["rope_theta"] ** exponents
+        short, long = (
+            1.0 / (torch.tensor(rope.get(key, 1.0), dtype=torch.float32) * wavelengths)
+            for key in ("short_factor", "long_factor")
+        )
+        self.attention_scaling = _attention_scaling(config)
+        self.register_buffer("short_inv_freq", short, persistent=False)
+        self.register_buffer("long_inv_freq", long, persistent=False)
+        self.register_buffer("inv_freq", short.clone(), persistent=False)
+
+    def pin(self, regime: Regime) -> None:
+        """Use one regime's factors from the next forward pass on."""
+        self.inv_freq.copy_(self.short_inv_freq if regime == "short" else self.long_inv_freq)
+
+    @torch.no_grad()
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute cosine and sine, shape (batch, length, rotated dimensions), in `x`'s dtype."""
+        angles = position_ids[..., None].float() * self.inv_freq
+        angles = torch.cat((angles, angles), dim=-1)
+        cosine, sine = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cosine.to(x.dtype), sine.to(x.dtype)
+
+
+def pin_regime(decoder: Phi3ForCausalLM, regime: Regime) -> None:
+    """Pin the LongRoPE factors of a finished decoder."""
+    rotary = decoder.model.rotary_emb
+    if not isinstance(rotary, PinnedRotary):
+        raise TypeError(f"the decoder's rotary embedding is a {type(rotary).__name__}")
+    rotary.pin(regime)
+
+
+def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    parameters = {
+        "rope_theta": float(scaling.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        "partial_rotary_factor": scaling.get(
+            "partial_rotary_factor", config.get("partial_rotary_factor", 1.0)
+        ),
+    }
+    if kind == "default":
+        return {"rope_type": "default", **parameters}
+    original = scaling.get(
+        "original_max_position_embeddings", config.get("original_max_position_embeddings")
+    )
+    if kind not in LONGROPE_NAMES or original is None:
+        raise CheckpointError(
+            f"config.json: rotary embedding of type {kind!r}, original length {original}; supported:"
+            " default, and longrope with original_max_position_embeddings"
+        )
+    return {
+        "rope_type": "longrope",
+        "short_factor": scaling["short_factor"],
+        "long_factor": scaling["long_factor"],
+        "original_max_position_embeddings": original,
+        "factor": config["max_position_embeddings"] / original,
+        **parameters,
+    }
+
+
+def _attention_scaling(config: Phi3Config) -> float:
+    """LongRoPE's sqrt(1 + ln(stretch) / ln(original length)); 1 without LongRoPE or stretch."""
+    original = regime_length(config)
+    stretch = config.max_position_embeddings / original if original else 1.0
+    return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0

@@ -1,0 +1,191 @@
+"""Phi-4-multimodal, loaded for one modality."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Phi3ForCausalLM
+
+from pipeline.errors import CheckpointError
+from pipeline.models import decoder as decoders
+from pipeline.models.loading import Placement, Source
+from pipeline.models.model import Canvas, Clip, Modality, Slot, Turn
+from pipeline.models.phi4_multimodal.audio import log_mel
+from pipeline.models.phi4_multimodal.conformer import AudioEncoder, ConformerConfig
+from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.models.phi4_multimodal.prompt import PromptFormat
+from pipeline.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
+from pipeline.models.weights import Adapter, Plan, Target, fill
+
+IMAGE_PREFIX = "model.embed_tokens_extend.image_embed."
+AUDIO_PREFIX = "model.embed_tokens_extend.audio_embed."
+ADAPTERS = ("vision", "speech")
+NORMALISATION = ("global_mean", "global_invstd")
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+class Phi4Multimodal:
+    """One modality's model: the decoder with that modality's adapter merged, and its encoders.
+
+    Attributes:
+        name: Hub name or folder.
+        modality: "vision" (images, with or without audio), "speech" (audio) or "text".
+        decoder: Ids to logits.
+        tokenizer: Of the decoder's vocabulary.
+        stop_ids: Any of them ends an answer.
+        banned_ids: Placeholders, never to be generated.
+        max_length: Prompt and answer together, tokens.
+        regime_length: Up to here the short LongRoPE factors serve.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        modality: Modality,
+        *,
+        modules: Modules,
+        prompt: PromptFormat,
+        placement: Placement,
+    ) -> None:
+        self.name = source.name
+        self.modality = modality
+        self.decoder: Phi3ForCausalLM = modules.decoder
+        self.tokenizer = source.tokenizer
+        self.stop_ids = prompt.stop_ids | source.stop_ids
+        self.banned_ids = prompt.banned_ids
+        self.max_length: int = modules.decoder.config.max_position_embeddings
+        self.regime_length = decoders.regime_length(modules.decoder.config)
+        self.image_encoder = modules.image
+        self.audio_encoder = modules.audio
+        self._prompt = prompt
+        self._placement = placement
+
+    def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:
+        """Turn a conversation into token ids and slots, the generation prompt at the end.
+
+        Raises:
+            RequestRefused: media that this modality does not take, or nothing to answer.
+        """
+        return self._prompt.write(turns)
+
+    def set_regime(self, regime: Literal["short", "long"]) -> None:
+        """Pin the decoder's LongRoPE factors for the forward passes to come."""
+        decoders.pin_regime(self.decoder, regime)
+
+    @torch.no_grad()
+    def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
+        """Encode media to feature rows, batched over crops and over clips of similar length.
+
+        Returns:
+            One tensor of shape (slot.num_rows, hidden) per slot, on the decoder's device and in its
+            dtype.
+        """
+        rows: dict[int, torch.Tensor] = {}
+        images = [n for n, slot in enumerate(slots) if isinstance(slot.media, Canvas)]
+        if images:
+            canvases = [slots[n].media for n in images]
+            encoded = self.image_encoder(canvases, self._placement.encode_batch)
+            rows.update(zip(images, encoded, strict=True))
+        clips = [n for n, slot in enumerate(slots) if isinstance(slot.media, Clip)]
+        clips.sort(key=lambda n: slots[n].media.samples.size)
+        for start in range(0, len(clips), self._placement.encode_batch):
+            batch = clips[start : start + self._placement.encode_batch]
+            rows.update(zip(batch, self._encode_clips([slots[n] for n in batch]), strict=True))
+        return [rows[n] for n in range(len(slots))]
+
+    def _encode_clips(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
+        mels = [
+            torch.from_numpy(log_mel(np.asarray(slot.media.samples, np.float32)))
+            for slot in slots
+            if isinstance(slot.media, Clip)
+        ]
+        return self.audio_encoder(
+            [mel.to(self._placement.device) for mel in mels],
+            [slot.projection == "vision_speech" for slot in slots],
+        )
+
+
+@dataclass(slots=True)
+class Modules:
+    """The neural parts. An encoder that the modality has no use for stays without weights."""
+
+    decoder: Phi3ForCausalLM
+    image: ImageEncoder
+    audio: AudioEncoder
+
+
+def load(
+    source: Source, preparation: ImagePreparation, modality: Modality, placement: Placement
+) -> Phi4Multimodal:
+    """Load a checkpoint in the hub's original layout, one modality's adapter merged.
+
+    Raises:
+        CheckpointError: config, tensors or tokenizer are not those of this architecture.
+    """
+    prompt = PromptFormat(source.tokenizer, preparation, modality)
+    modules = _build(source.config, preparation, placement.attention)
+    plan = _plan(modules, source.config, modality)
+    fill(source.tensors, plan, device=placement.device, dtype=placement.dtype)
+    decoders.finish(modules.decoder, placement.device)
+    return Phi4Multimodal(source, modality, modules=modules, prompt=prompt, placement=placement)
+
+
+def _build(config: Mapping[str, Any], preparation: ImagePreparation, attention: str) -> Modules:
+    tower, conformer = TowerConfig.from_json(config), ConformerConfig.from_json(config)
+    if (tower.image_size, tower.patch_size) != (
+        preparation.crop_size_px,
+        preparation.patch_size_px,
+    ):
+        raise CheckpointError(
+            f"config.json: crops of {preparation.crop_size_px} px do not fit a vision tower for"
+            f" {tower.image_size} px"
+        )
+    decoder = decoders.build(decoders.decoder_config(config), attention=attention)
+    with torch.device("meta"):
+        image = ImageEncoder(tower, decoder.config.hidden_size, preparation)
+        audio = AudioEncoder(conformer, decoder.config.hidden_size)
+    return Modules(decoder, _frozen(image), _frozen(audio))
+
+
+def _frozen(part: Part) -> Part:
+    return part.requires_grad_(requires_grad=False).eval()
+
+
+def _plan(modules: Modules, config: Mapping[str, Any], modality: Modality) -> Plan:
+    num_used = len(modules.image.img_processor.encoder.layers)
+    tower = IMAGE_PREFIX + "img_processor."
+    return Plan(
+        targets=[
+            Target(modules.decoder, ""),
+            Target(modules.image, IMAGE_PREFIX, wanted=modality == "vision"),
+            Target(modules.audio, AUDIO_PREFIX, wanted=modality != "text"),
+        ],
+        adapter=None if modality == "text" else adapter(config, modality),
+        adapters=ADAPTERS,
+        unused=(
+            # The features are those of the last layer but one.
+            re.escape(f"{tower}encoder.layers.{num_used}."),
+            re.escape(tower) + r"(post_layernorm|head)\.",
+        ),
+        tied=frozenset({"lm_head.weight"}) if config.get("tie_word_embeddings") else frozenset(),
+        float32=frozenset(f"{AUDIO_PREFIX}encoder.encoder_embedding.{n}" for n in NORMALISATION),
+    )
+
+
+def adapter(config: Mapping[str, Any], name: str) -> Adapter:
+    """Read an adapter's scale, alpha / r.
+
+    Raises:
+        CheckpointError: config.json does not describe it.
+    """
+    section = config.get(f"{name}_lora")
+    if not isinstance(section, dict) or not section.get("r") or "lora_alpha" not in section:
+        raise CheckpointError(f"config.json: {name}_lora needs r and lora_alpha, has {section}")
+    return Adapter(name, section["lora_alpha"] / section["r"])

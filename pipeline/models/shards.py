@@ -1,0 +1,166 @@
+"""A checkpoint's safetensors files: which tensors there are, checked before any is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CheckpointError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+WHOLE_DIGEST_BYTES = 64 * 1024**2
+SAMPLE_BYTES = 64 * 1024
+DESCRIPTIONS = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor is, and its shape."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: missing, unreadable, or not an object.
+    """
+    try:
+        values: object = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected an object, found {type(values).__name__}")
+    return values
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """List a checkpoint's tensors from the headers of its safetensors files.
+
+    Raises:
+        CheckpointError: no safetensors (pickles are not read), a shard that the index names is
+            missing or damaged, or the index and the shards disagree.
+    """
+    found: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        for name, shape in _header(file).items():
+            if name in found:
+                raise CheckpointError(f"{name} is in both {found[name].file.name} and {file.name}")
+            found[name] = Tensor(file, shape)
+    if (folder / INDEX).exists():
+        promised = set(read_json(folder / INDEX)["weight_map"])
+        if promised != set(found):
+            lost, extra = sorted(promised - set(found)), sorted(set(found) - promised)
+            raise CheckpointError(
+                f"{folder}: index and shards disagree; not in the shards: {_few(lost)};"
+                f" not in the index: {_few(extra)}"
+            )
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a checkpoint: the single one, or the shards of its index.
+
+    Raises:
+        CheckpointError: none, or a shard is missing.
+    """
+    if (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{folder / INDEX} has no weight_map")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+        missing = [file.name for file in files if not file.is_file() or file.parent != folder]
+        if missing:
+            raise CheckpointError(f"{folder} lacks shards that its index names: {_few(missing)}")
+        return files
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder} has its weights as pickles only ({_few(pickles)}), which can run code when"
+            " read; convert them to safetensors"
+        )
+    raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}")
+
+
+def digest(folder: Path) -> str:
+    """Identify a local checkpoint by content: weights, config, tokenizer.
+
+    Small weights are hashed whole; of large ones the headers, the sizes and samples of the bytes
+    spread over each file.
+
+    Returns:
+        32 hex digits.
+
+    Raises:
+        CheckpointError: as `weight_files`.
+    """
+    files = weight_files(folder)
+    whole = sum(file.stat().st_size for file in files) <= WHOLE_DIGEST_BYTES
+    state = hashlib.sha256()
+    for path in [*(folder / name for name in DESCRIPTIONS), *files]:
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        state.update(f"{path.name}:{size}:".encode())
+        if whole or path.suffix == ".json":
+            state.update(path.read_bytes())
+        else:
+            _update_with_samples(state, path, size)
+    return state.hexdigest()[:32]
+
+
+def _update_with_samples(state: hashlib._Hash, path: Path, size: int) -> None:
+    with path.open("rb") as file:
+        (header_bytes,) = struct.unpack("<Q", file.read(8))
+        state.update(file.read(min(header_bytes, MAX_HEADER_BYTES)))
+        for position in range(16):
+            file.seek(position * max(size - SAMPLE_BYTES, 0) // 15)
+            state.update(file.read(SAMPLE_BYTES))
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes from a safetensors header."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER_BYTES + 1  # noqa: PLR2004 - the format: a u64 length first
+        if header_bytes > min(MAX_HEADER_BYTES, size - 8):
+            raise CheckpointError(f"{file} is not a safetensors file, or is cut short")
+        try:
+            header = json.loads(stream.read(header_bytes))
+        except ValueError as error:
+            raise CheckpointError(f"{file}: its safetensors header is damaged: {error}") from error
+    header.pop("__metadata__", None)
+    end = 8 + header_bytes + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if end != size:
+        raise CheckpointError(f"{file} has {size} bytes, its header says {end}: cut short?")
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+
+
+def _few(names: Iterable[str], limit: int = 8) -> str:
+    """Join names for an error, cut off after a few."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "none") + more
+
+
+few = _few

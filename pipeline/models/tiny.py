@@ -1,0 +1,320 @@
+"""A small random Phi-4-multimodal checkpoint, in the hub's own layout: for tests and for trying out.
+
+It reads and answers nothing sensible, but it does so in milliseconds on a CPU, and every part of the
+way is real: shards, adapters, tokenizer, vision tower, conformer, LongRoPE.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from pipeline.models.shards import INDEX
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|endoftext10|>",
+    "<|endoftext11|>",
+    "<|endofprompt|>",
+    "<|assistant|>",
+    "<|end|>",
+    "<|user|>",
+    "<|system|>",
+    "<|tool|>",
+    "<|/tool|>",
+)
+# As in the published tokenizer: these swallow the white space behind them.
+SWALLOWING = ("<|assistant|>", "<|end|>", "<|user|>", "<|system|>")
+NUM_BYTES = 256
+VOCAB_SIZE = 320
+HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 64, 96, 3, 4, 2
+NUM_FREQUENCIES = HIDDEN // HEADS * 3 // 4 // 2
+CROP_PX, PATCH_PX, TOWER_LAYERS = 224, 14, 3
+CONFORMER_BLOCKS, BIAS_DISTANCE, NUM_MELS = 2, 500, 80
+VISION_RANK, SPEECH_RANK = 8, 12
+LORA_LAYERS = r"layers.*((self_attn\.(qkv_proj|o_proj))|(mlp\.(gate_up|down)_proj))"
+
+Shape = tuple[int, ...]
+
+
+def write_tiny(folder: Path, seed: int) -> None:
+    """Write a checkpoint of about 2 MB; the same files for the same seed.
+
+    Args:
+        folder: Made if it is not there; files in it are replaced.
+        seed: Of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", _config())
+    _write_json(folder / "tokenizer.json", _tokenizer())
+    ids = _special_ids()
+    _write_json(
+        folder / "generation_config.json",
+        {
+            "eos_token_id": [ids["<|end|>"], ids["<|endoftext|>"]],
+            "bos_token_id": ids["<|endoftext|>"],
+        },
+    )
+    _write_json(
+        folder / "preprocessor_config.json",
+        {"dynamic_hd": 36, "image_processor_type": "Phi4MMImageProcessor"},
+    )
+    shards: tuple[dict[str, npt.NDArray[np.float32]], ...] = ({}, {})
+    for name, shape in _shapes():
+        shards[name.startswith("model.layers.")][name] = _values(name, shape, seed)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(value.nbytes for shard in shards for value in shard.values())
+    _write_json(
+        folder / INDEX,
+        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+    )
+
+
+def _values(name: str, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
+    """Draw a tensor, at a scale that lets differences of the input reach the answer."""
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    values = generator.standard_normal(shape, dtype=np.float32)
+    if name.endswith("norm.weight") or "layer_norm" in name or "layernorm" in name:
+        return (
+            np.ones(shape, np.float32) if name.endswith("weight") else np.zeros(shape, np.float32)
+        )
+    if name == "model.embed_tokens.weight":
+        return values * 0.25 * _prominence()[:, None]
+    if name.endswith("global_mean"):
+        return np.full(shape, 9.0, np.float32)
+    if name.endswith("global_invstd"):
+        return np.full(shape, 0.3, np.float32)
+    if name.endswith(("position_embedding.weight", "_GN", "bias_values.weight")):
+        return values * 0.7
+    if name.endswith(("bias", ".b1", ".b2")):
+        return values * 0.05
+    gain = 1.8 if "qkv_proj" in name or "q_proj" in name or "k_proj" in name else 1.2
+    return values * np.float32(gain / np.sqrt(np.prod(shape[1:])))
+
+
+def _prominence() -> npt.NDArray[np.float32]:
+    """Make printable ASCII likely and the rest unlikely, so that answers are mostly legible."""
+    prominence = np.full(VOCAB_SIZE, 0.1, np.float32)
+    tokens = _byte_tokens()
+    prominence[[tokens[chr(code)] for code in range(ord("!"), ord("~") + 1)]] = 1.0
+    prominence[tokens["Ġ"]] = 1.3
+    ids = _special_ids()
+    for name in (*SWALLOWING, "<|endoftext10|>", "<|endoftext11|>"):
+        prominence[ids[name]] = 0.6
+    return prominence
+
+
+def _shapes() -> Iterator[tuple[str, Shape]]:
+    yield "model.embed_tokens.weight", (VOCAB_SIZE, HIDDEN)
+    yield "model.norm.weight", (HIDDEN,)
+    for layer in range(LAYERS):
+        yield from _decoder_layer(f"model.layers.{layer}.")
+    yield from _image_shapes("model.embed_tokens_extend.image_embed.")
+    yield from _audio_shapes("model.embed_tokens_extend.audio_embed.")
+
+
+def _decoder_layer(prefix: str) -> Iterator[tuple[str, Shape]]:
+    yield prefix + "input_layernorm.weight", (HIDDEN,)
+    yield prefix + "post_attention_layernorm.weight", (HIDDEN,)
+    qkv = HIDDEN + 2 * HIDDEN // HEADS * KV_HEADS
+    linear: Mapping[str, tuple[int, int]] = {
+        "self_attn.qkv_proj": (qkv, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HIDDEN),
+        "mlp.gate_up_proj": (2 * FEED_FORWARD, HIDDEN),
+        "mlp.down_proj": (HIDDEN, FEED_FORWARD),
+    }
+    for name, (num_out, num_in) in linear.items():
+        yield f"{prefix}{name}.base_layer.weight", (num_out, num_in)
+        for adapter, rank in (("vision", VISION_RANK), ("speech", SPEECH_RANK)):
+            yield f"{prefix}{name}.lora_A.{adapter}.weight", (rank, num_in)
+            yield f"{prefix}{name}.lora_B.{adapter}.weight", (num_out, rank)
+
+
+def _linear(name: str, num_out: int, *inner: int) -> Iterator[tuple[str, Shape]]:
+    yield name + ".weight", (num_out, *inner)
+    yield name + ".bias", (num_out,)
+
+
+def _image_shapes(prefix: str) -> Iterator[tuple[str, Shape]]:
+    yield prefix + "glb_GN", (1, 1, HIDDEN)
+    yield prefix + "sub_GN", (1, 1, 1, HIDDEN)
+    tower = prefix + "img_processor."
+    yield from _linear(tower + "embeddings.patch_embedding", HIDDEN, 3, PATCH_PX, PATCH_PX)
+    yield tower + "embeddings.position_embedding.weight", ((CROP_PX // PATCH_PX) ** 2, HIDDEN)
+    for number in range(TOWER_LAYERS):
+        layer = f"{tower}encoder.layers.{number}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _linear(f"{layer}self_attn.{name}", HIDDEN, HIDDEN)
+        yield from _linear(layer + "layer_norm1", HIDDEN)
+        yield from _linear(layer + "layer_norm2", HIDDEN)
+        yield from _linear(layer + "mlp.fc1", FEED_FORWARD, HIDDEN)
+        yield from _linear(layer + "mlp.fc2", HIDDEN, FEED_FORWARD)
+    yield from _linear(tower + "post_layernorm", HIDDEN)
+    yield from _linear(prefix + "img_projection.0", HIDDEN, HIDDEN)
+    yield from _linear(prefix + "img_projection.2", HIDDEN, HIDDEN)
+
+
+def _audio_shapes(prefix: str) -> Iterator[tuple[str, Shape]]:
+    encoder = prefix + "encoder."
+    yield encoder + "encoder_embedding.global_mean", (NUM_MELS,)
+    yield encoder + "encoder_embedding.global_invstd", (NUM_MELS,)
+    yield from _linear(encoder + "embed.conv.0", HIDDEN, 1, 3, 3)
+    for depthwise in (2, 5):
+        yield from _linear(f"{encoder}embed.conv.{depthwise}", HIDDEN, 1, 3, 3)
+        yield from _linear(f"{encoder}embed.conv.{depthwise + 1}", HIDDEN, HIDDEN, 1, 1)
+    yield from _linear(encoder + "embed.out", HIDDEN, HIDDEN * NUM_MELS // 8)
+    yield encoder + "relative_attention_bias_layer.bias_values.weight", (2 * BIAS_DISTANCE, HEADS)
+    for block in range(CONFORMER_BLOCKS):
+        yield from _conformer_block(f"{encoder}encoders.{block}.")
+    for kind in ("speech", "vision"):
+        yield from _linear(f"{prefix}audio_projection.{kind}.0", HIDDEN, HIDDEN)
+        yield from _linear(f"{prefix}audio_projection.{kind}.2", HIDDEN, HIDDEN)
+
+
+def _conformer_block(prefix: str) -> Iterator[tuple[str, Shape]]:
+    for name in ("feed_forward_in", "feed_forward_out"):
+        yield from _linear(f"{prefix}{name}.layer_norm", HIDDEN)
+        yield from _linear(f"{prefix}{name}.net.0.linear", 2 * FEED_FORWARD, HIDDEN)
+        yield from _linear(f"{prefix}{name}.net.2", HIDDEN, FEED_FORWARD)
+    for name in ("linear_q", "linear_k", "linear_v", "linear_out"):
+        yield from _linear(f"{prefix}self_attn.{name}", HIDDEN, HIDDEN)
+    yield from _linear(prefix + "conv.layer_norm", HIDDEN)
+    yield prefix + "conv.glu.b1", (1, HIDDEN, 1)
+    yield prefix + "conv.glu.b2", (1, HIDDEN, 1)
+    yield from _linear(prefix + "conv.glu.ext_pw_conv_1d", 2 * HIDDEN, HIDDEN, 1)
+    yield from _linear(prefix + "conv.ext_pw_conv_1d", HIDDEN, HIDDEN, 1)
+    yield from _linear(prefix + "conv.dw_sep_conv_1d.dw_conv", HIDDEN, 1, 3)
+    yield from _linear(prefix + "conv.dw_sep_conv_1d.pw_conv", HIDDEN, HIDDEN, 1)
+    yield from _linear(prefix + "layer_norm_att", HIDDEN)
+    yield from _linear(prefix + "layer_norm", HIDDEN)
+
+
+def _config() -> dict[str, Any]:
+    ids = _special_ids()
+    return {
+        "architectures": ["Phi4MMForCausalLM"],
+        "model_type": "phi4mm",
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|endoftext|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "intermediate_size": FEED_FORWARD,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "partial_rotary_factor": 0.75,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0 + 0.1 * n for n in range(NUM_FREQUENCIES)],
+            "long_factor": [1.5 * 1.7**n for n in range(NUM_FREQUENCIES)],
+        },
+        "rope_theta": 10000.0,
+        "sliding_window": 262144,
+        "tie_word_embeddings": True,
+        "torch_dtype": "float32",
+        "vocab_size": VOCAB_SIZE,
+        "vision_lora": {"r": VISION_RANK, "lora_alpha": 2 * VISION_RANK, "layer": LORA_LAYERS},
+        "speech_lora": {"r": SPEECH_RANK, "lora_alpha": 2 * SPEECH_RANK, "layer": LORA_LAYERS},
+        "embd_layer": {"image_embd_layer": {"crop_size": CROP_PX}},
+        "vision_tiny_overrides": {
+            "hidden_size": HIDDEN,
+            "image_size": CROP_PX,
+            "intermediate_size": FEED_FORWARD,
+            "num_attention_heads": HEADS,
+            "num_hidden_layers": TOWER_LAYERS,
+            "patch_size": PATCH_PX,
+        },
+        "audio_processor": {
+            "name": "cascades",
+            "config": {
+                "attention_dim": HIDDEN,
+                "attention_heads": HEADS,
+                "input_size": NUM_MELS,
+                "kernel_size": 3,
+                "linear_units": FEED_FORWARD,
+                "nemo_conv_settings": {"conv_channels": HIDDEN},
+                "num_blocks": CONFORMER_BLOCKS,
+                "relative_attention_bias_args": {
+                    "t5_bias_max_distance": BIAS_DISTANCE,
+                    "type": "t5",
+                },
+                "time_reduction": 8,
+            },
+        },
+    }
+
+
+def _special_ids() -> dict[str, int]:
+    return {name: NUM_BYTES + number for number, name in enumerate(SPECIAL_TOKENS)}
+
+
+def _byte_tokens() -> dict[str, int]:
+    """Map GPT-2's 256 stand-in characters for bytes to their ids."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(NUM_BYTES) if byte not in printable]
+    characters = [chr(code) for code in printable] + [
+        chr(NUM_BYTES + n) for n in range(len(others))
+    ]
+    return {character: number for number, character in enumerate(characters)}
+
+
+def _tokenizer() -> dict[str, Any]:
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    added = [
+        {
+            "id": number,
+            "content": name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": name in SWALLOWING,
+            "normalized": False,
+            "special": True,
+        }
+        for name, number in _special_ids().items()
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": {**byte_level, "add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {**_byte_tokens(), **_special_ids()},
+            "merges": [],
+        },
+    }
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", "utf-8")
