@@ -1,7 +1,255 @@
-"""The command line."""
+"""The command line: `phicorpus --help`."""
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
 
-def main() -> None:
-    """Run the command."""
+import typer
+import yaml
+
+from pipeline import console
+from pipeline.config import load_config
+from pipeline.errors import PhicorpusError
+from pipeline.telemetry import configure_logging
+
+app = typer.Typer(
+    help="Annotate whole corpora of images, slide decks and recordings with Phi models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+manifest_app = typer.Typer(help="Build and check manifests.", no_args_is_help=True)
+app.add_typer(manifest_app, name="manifest")
+
+EXIT_ERRORS_ABOVE_THRESHOLD = 3
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: key.path=value.")
+]
+ConfigArgument = Annotated[Path, typer.Argument(help="The job's YAML.")]
+
+
+@app.callback()
+def options(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every unit.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")] = False,
+) -> None:
+    """Set up logging for every command."""
+    configure_logging(verbose=verbose, as_json=log_json)
+
+
+@app.command()
+def annotate(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag = False) -> None:
+    """Run the job: annotate what the manifest names and the output does not hold yet.
+
+    A finished output is left alone; an interrupted one is gone on with.
+
+    Example: phicorpus annotate jobs/annotate.yaml --set output=s3://bucket/annotations
+
+    Exit codes: 0 done or nothing to do, 2 wrong config or manifest, 3 more errors than
+    errors.max_error_ratio, 5 the output store refused, 130 interrupted.
+    """
+    from pipeline.job import annotate as run  # noqa: PLC0415  (Ray takes a second to import)
+
+    settings = load_config(config, set_ or ())
+    with console.progress_bar() as on_progress:
+        report = run(settings, on_progress=on_progress)
+    if as_json:
+        typer.echo(console.report_json(report))
+    else:
+        console.show_report(report, settings.output)
+    if report.error_ratio > settings.errors.max_error_ratio:
+        console.err.print(
+            f"{report.error_ratio:.1%} of the annotations are errors, more than "
+            f"errors.max_error_ratio = {settings.errors.max_error_ratio:.1%}"
+        )
+        raise typer.Exit(EXIT_ERRORS_ABOVE_THRESHOLD)
+
+
+@app.command()
+def plan(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag = False) -> None:
+    """Print what `annotate` would do; start nothing.
+
+    Example: phicorpus plan jobs/annotate.yaml
+    """
+    from pipeline.job import prepare  # noqa: PLC0415  (Ray takes a second to import)
+
+    job = prepare(load_config(config, set_ or ()))
+    if as_json:
+        typer.echo(console.plan_json(job))
+    else:
+        console.show_plan(job)
+
+
+@app.command()
+def show(
+    output: Annotated[str, typer.Argument(help="The output of a job.")],
+    *,
+    per_task: Annotated[int, typer.Option(help="Rows per task and status.", min=1)] = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print some annotations of each task.
+
+    Example: phicorpus show demo/output --per-task 5
+    """
+    from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
+
+    rows = console.sample(open_store(output), output, per_task)
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif rows:
+        console.show_annotations(rows, title=f"from {output}")
+    else:
+        console.out.print(f"no annotations in {output} yet")
+
+
+@app.command()
+def schema(
+    name: Annotated[str, typer.Argument(help="manifest, segment, annotation, document, run, ...")],
+    *,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print what the columns of a table are.
+
+    Example: phicorpus schema annotation
+    """
+    from schemas import SCHEMAS  # noqa: PLC0415  (pyarrow)
+
+    if name not in SCHEMAS:
+        raise typer.BadParameter(f"no schema {name!r}; there are {', '.join(SCHEMAS)}")
+    if as_json:
+        typer.echo(json.dumps(console.schema_rows(SCHEMAS[name])))
+    else:
+        console.show_schema(SCHEMAS[name])
+
+
+@app.command()
+def doctor(*, as_json: JsonFlag = False) -> None:
+    """Tell what this machine has, what is missing, what then stops working, how to install it.
+
+    Example: phicorpus doctor --json
+    """
+    from dataclasses import asdict  # noqa: PLC0415  (with doctor, which probes the machine)
+
+    from pipeline.doctor import diagnose, render_findings  # noqa: PLC0415
+
+    findings = diagnose()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        console.out.print(render_findings(findings))
+
+
+@app.command("demo-corpus")
+def demo_corpus(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    *,
+    seed: int = 0,
+    scale: Annotated[float, typer.Option(help="1.0: some tens of each kind.", min=0.05)] = 1.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a corpus of images, decks and recordings with its ground truth; same seed, same bytes.
+
+    Example: phicorpus demo-corpus demo/corpus --scale 0.5
+    """
+    from pipeline.demo.run import make_corpus  # noqa: PLC0415  (drawing libraries)
+
+    made = make_corpus(folder, seed=seed, scale=scale)
+    typer.echo(json.dumps(made) if as_json else f"{folder}: {made}")
+
+
+@app.command("tiny-model")
+def tiny_model(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")], *, seed: int = 0
+) -> None:
+    """Write a small checkpoint with random weights in the layout of Phi-4-multimodal.
+
+    Its answers are noise: it proves that everything runs.
+
+    Example: phicorpus tiny-model demo/model --seed 1
+    """
+    from pipeline.models.tiny import write_tiny  # noqa: PLC0415  (torch)
+
+    write_tiny(folder, seed)
+    typer.echo(f"wrote {folder}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("demo"),
+    *,
+    scale: Annotated[float, typer.Option(help="1.0: some tens of each kind.", min=0.05)] = 1.0,
+) -> None:
+    """Make a corpus and a model, annotate, and show what came out; a second time, show it again.
+
+    Example: phicorpus demo
+    """
+    from pipeline.demo.run import run_demo  # noqa: PLC0415  (Ray, drawing libraries)
+
+    run_demo(folder, scale=scale)
+
+
+@manifest_app.command("build")
+def manifest_build(
+    prefix: Annotated[str, typer.Argument(help="Folder, s3://bucket/prefix, gs://..., abfs://...")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Parquet file to write.")],
+    *,
+    storage_options: Annotated[str, typer.Option(help="fsspec options by protocol, YAML")] = "{}",
+    as_json: JsonFlag = False,
+) -> None:
+    """List a prefix and write a manifest of the images, decks and recordings there.
+
+    Example: phicorpus manifest build s3://bucket/slides -o manifest.parquet
+    """
+    from pipeline.listing import build  # noqa: PLC0415  (pyarrow, fsspec)
+
+    built = build(prefix, output, options=yaml.safe_load(storage_options))
+    if as_json:
+        typer.echo(json.dumps({"num_assets": built.num_assets, **built.num_by_kind}))
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in built.num_by_kind.items())
+    console.out.print(f"{output}: {built.num_assets} assets ({kinds})")
+    if built.skipped:
+        console.out.print(f"{len(built.skipped)} other files left out, such as {built.skipped[0]}")
+
+
+@manifest_app.command("check")
+def manifest_check(config: ConfigArgument, *, set_: SetOption = None) -> None:
+    """Check the manifest of a job's config; name the first wrong value by file, column and row.
+
+    Example: phicorpus manifest check jobs/annotate.yaml
+    """
+    from pipeline.manifest import check, open_manifest  # noqa: PLC0415  (pyarrow, fsspec)
+
+    settings = load_config(config, set_ or ())
+    manifest = open_manifest(settings.manifest, settings.fetch.storage_options)
+    typer.echo(f"{settings.manifest}: {check(manifest, list(settings.tasks))} assets, all right")
+
+
+def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
+    """End as Ctrl-C does, with the exit code of SIGTERM."""
+    raise SystemExit(EXIT_SIGTERM)
+
+
+def main(run: Callable[[], None] = app) -> None:
+    """Run the command, and turn this project's errors into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        run()
+    except PhicorpusError as error:
+        console.err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        console.err.print(str(error), markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.err.print("interrupted; run the same command again to go on")
+        sys.exit(EXIT_SIGINT)

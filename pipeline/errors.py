@@ -41,6 +41,12 @@ class StoreError(PhicorpusError):
     exit_code = 5
 
 
+class AccountingError(PhicorpusError):
+    """What is about to be published is not what was announced: a defect of this software."""
+
+    exit_code = 70
+
+
 class EngineDied(PhicorpusError):
     """The replica is lost: its process has to be replaced."""
 

@@ -81,5 +81,5 @@ def _protocol(uri: str) -> str:
 
 
 def _sniff_head(filesystem: fsspec.AbstractFileSystem, path: str) -> str | None:
-    head: bytes = filesystem.cat_file(path, start=0, end=_SNIFF_BYTES)
+    head: Any = filesystem.cat_file(path, start=0, end=_SNIFF_BYTES)
     return sniff(head)

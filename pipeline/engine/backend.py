@@ -42,11 +42,14 @@ def phi_backend(config: RunConfig) -> Backend:
         CheckpointError: there is no such model, or it is not one that this project runs.
     """
     resolved = resolve(config.model.name, config.model.revision)
+    preparation = resolved.preparation
+    if preparation is not None and config.images.max_crops is not None:
+        preparation = preparation.with_max_crops(config.images.max_crops)
     return Backend(
-        label=f"{resolved.name}@{resolved.revision}",
+        label=f"{resolved.name}@{(resolved.revision or resolved.digest)[:12]}",
         identity=resolved.digest,
         modalities=frozenset(resolved.modalities),
-        preparation=resolved.preparation,
+        preparation=preparation,
         load=partial(_load, resolved=resolved, model=config.model, engine=config.engine),
     )
 

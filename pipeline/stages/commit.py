@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.errors import SegmentError, StoreError
-from pipeline.plan import Unit
-from pipeline.storage.store import Store
-from schemas import ANNOTATION, DOCUMENT
+from pipeline.errors import AccountingError, SegmentError
+from pipeline.publish import Publisher
+from pipeline.unit import Unit
+from schemas import ANNOTATION
 from schemas.error import error_columns
-from schemas.paths import annotation_path, document_path
 
 log = logging.getLogger(__name__)
 
@@ -27,31 +26,6 @@ class LostInFlight(SegmentError):
 
     stage = "commit"
     retryable = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """What every file of a run has in common.
-
-    Attributes:
-        fingerprints: By (task, kind of asset).
-        document_fingerprints: By kind of asset.
-        model: Name and revision, for the rows that a model answered.
-        passed_through: The manifest's further columns.
-        software_version: Goes into every file's metadata.
-    """
-
-    fingerprints: Mapping[tuple[str, str], str]
-    document_fingerprints: Mapping[str, str]
-    model: str
-    passed_through: pa.Schema
-    software_version: str
-
-    @property
-    def schema(self) -> pa.Schema:
-        """ANNOTATION and the passed-through columns."""
-        fields = [*ANNOTATION, *self.passed_through]
-        return pa.schema(fields, metadata=ANNOTATION.metadata)
 
 
 @dataclass(slots=True)
@@ -66,6 +40,7 @@ class Tally:
     num_ok: int = 0
     num_error: int = 0
     num_skipped: int = 0
+    num_whole_assets: int = 0
     num_delivered_again: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -105,15 +80,14 @@ class Commit:
     Raises  StoreError: the output refused; what was published stays right.
     """
 
-    def __init__(self, store: Store, publication: Publication, assemble: Assemble) -> None:
-        self._store = store
-        self._publication = publication
+    def __init__(self, publisher: Publisher, assemble: Assemble) -> None:
+        self._publisher = publisher
         self._assemble = assemble
         self._open: dict[str, _OpenUnit] = {}
         self.tally = Tally()
 
     def expect(self, unit: Unit) -> None:
-        """Open a unit: from now on its replies are kept. If nothing is pending, close it at once."""
+        """Open a unit: from now on its replies are kept. Close it if nothing is pending."""
         asked = {
             asset_id: pending
             for asset_id, tasks in unit.asked.items()
@@ -169,18 +143,19 @@ class Commit:
             asset.count = row["segment_count"]
         if asset.is_whole:
             opened.num_open -= 1
+            self.tally.num_whole_assets += 1
         return opened.num_open == 0
 
     def _close(self, opened: _OpenUnit) -> None:
         """Publish a complete unit: its annotations task by task, then its documents."""
         unit = opened.unit
         fresh = [
-            _annotation(row, asset, self._publication.model)
+            _annotation(row, asset, self._publisher.model)
             for asset_id in unit.rows["asset_id"].to_pylist()
             if (asset := opened.assets.get(asset_id)) is not None
             for _, row in sorted(asset.rows.items())
         ]
-        ours = [self._publish(unit, task, fresh) for task in sorted(unit.pending)]
+        ours = [self._publish(opened, task, fresh) for task in sorted(unit.pending)]
         if not all(ours):
             self.tally.num_units_elsewhere += 1
         self._publish_documents(unit, fresh)
@@ -196,66 +171,36 @@ class Commit:
             },
         )
 
-    def _publish(self, unit: Unit, task: str, annotations: Sequence[dict[str, Any]]) -> bool:
-        """Create one (unit, task) file; False if another driver had created it."""
-        rows = [row for row in annotations if row["task"] == task]
-        status = [row["status"] for row in rows]
-        counts = {name: status.count(name) for name in ("ok", "error", "skipped")}
-        if sum(counts.values()) != len(rows):
-            raise StoreError(f"{unit.unit_id}: {len(rows)} rows of {task}, but {counts} by status")
-        fingerprint = self._publication.fingerprints[task, unit.kind]
-        table = self._with_passed_through(unit, rows)
-        described = {"unit_id": unit.unit_id, "task": task, "fingerprint": fingerprint}
-        path = annotation_path(task, fingerprint, unit.unit_id)
-        if not self._create(path, table, described | {f"num_{k}": v for k, v in counts.items()}):
+    def _publish(self, opened: _OpenUnit, task: str, fresh: Sequence[dict[str, Any]]) -> bool:
+        """Create one (unit, task) file; False if another driver had created it.
+
+        Checks the accounting identity first: announced = ok + error + skipped.
+        """
+        unit = opened.unit
+        rows = [row for row in fresh if row["task"] == task]
+        status = Counter(row["status"] for row in rows)
+        announced = sum(a.count or 0 for a in opened.assets.values() if task in a.tasks)
+        if announced != status["ok"] + status["error"] + status["skipped"]:
+            raise AccountingError(
+                f"unit {unit.unit_id}, task {task}: {announced} rows announced, but {dict(status)}"
+            )
+        if not self._publisher.annotations(unit, task, rows):
             return False
-        self.tally.num_announced += len(rows)
-        self.tally.num_ok += counts["ok"]
-        self.tally.num_error += counts["error"]
-        self.tally.num_skipped += counts["skipped"]
+        self.tally.num_announced += announced
+        self.tally.num_ok += status["ok"]
+        self.tally.num_error += status["error"]
+        self.tally.num_skipped += status["skipped"]
         self.tally.prompt_tokens += sum(row["prompt_tokens"] or 0 for row in rows)
         self.tally.completion_tokens += sum(row["completion_tokens"] or 0 for row in rows)
         return True
 
-    def _with_passed_through(self, unit: Unit, rows: Sequence[dict[str, Any]]) -> pa.Table:
-        """Add the manifest's further columns to annotations, by asset."""
-        schema = self._publication.schema
-        table = pa.Table.from_pylist(list(rows), schema=pa.schema(list(ANNOTATION)))
-        position = {name: i for i, name in enumerate(unit.rows["asset_id"].to_pylist())}
-        taken = pa.array([position[row["asset_id"]] for row in rows], pa.int64())
-        further = unit.rows.select(self._publication.passed_through.names).take(taken)
-        for column in further.schema:
-            table = table.append_column(column, further[column.name])
-        return table.cast(schema)
-
     def _publish_documents(self, unit: Unit, fresh: Sequence[dict[str, Any]]) -> None:
-        if not unit.document_pending:
-            return
-        earlier = [row for task in sorted(unit.committed) for row in self._read(unit, task)]
-        documents = self._assemble(unit.kind, [*fresh, *earlier])
-        order = {name: i for i, name in enumerate(unit.rows["asset_id"].to_pylist())}
-        documents.sort(key=lambda document: order[document["asset_id"]])
-        fingerprint = self._publication.document_fingerprints[unit.kind]
-        table = pa.Table.from_pylist(documents, schema=DOCUMENT)
-        described = {"unit_id": unit.unit_id, "fingerprint": fingerprint}
-        self._create(document_path(fingerprint, unit.unit_id), table, described)
-
-    def _read(self, unit: Unit, task: str) -> list[dict[str, Any]]:
-        path = annotation_path(task, self._publication.fingerprints[task, unit.kind], unit.unit_id)
-        table = pq.read_table(pa.BufferReader(self._store.read(path)))
-        return [{**row, "task": task} for row in table.to_pylist()]
-
-    def _create(self, path: str, table: pa.Table, described: Mapping[str, object]) -> bool:
-        """Write a table to one file with its description in the metadata, if absent."""
-        metadata = {
-            **(table.schema.metadata or {}),
-            **{f"phicorpus.{name}": str(value) for name, value in described.items()},
-            "phicorpus.num_rows": str(table.num_rows),
-            "phicorpus.software_version": self._publication.software_version,
-        }
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        return self._store.create(path, sink.getvalue().to_pybytes())
+        if unit.document_pending:
+            committed = sorted(unit.committed)
+            earlier = [
+                r for task in committed for r in self._publisher.read_annotations(unit, task)
+            ]
+            self._publisher.documents(unit, self._assemble(unit.kind, [*fresh, *earlier]))
 
 
 def _annotation(row: dict[str, Any], asset: _OpenAsset, model: str) -> dict[str, Any]:

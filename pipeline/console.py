@@ -1,0 +1,210 @@
+"""What a person sees: progress, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    from pipeline.job import OnProgress, Prepared, RunReport
+    from pipeline.stages.commit import Commit
+    from pipeline.storage.store import Store
+
+out = Console()
+err = Console(stderr=True)
+
+_SHOWN_CHARACTERS = 160
+
+
+@contextmanager
+def progress_bar() -> Iterator[OnProgress]:
+    """Show a bar on a terminal, and a plain line per tenth of the work elsewhere."""
+    if not err.is_terminal:
+        yield _PlainProgress()
+        return
+    with Progress(
+        TextColumn("[bold]annotating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("assets  {task.fields[rows]} rows  {task.fields[errors]} errors"),
+        TimeElapsedColumn(),
+        console=err,
+    ) as bar:
+        task = bar.add_task("assets", total=None, rows=0, errors=0)
+
+        def update(job: Prepared, commit: Commit) -> None:
+            bar.update(
+                task,
+                total=job.pending.num_pending_assets,
+                completed=commit.tally.num_whole_assets,
+                rows=commit.tally.num_committed + commit.num_open_rows,
+                errors=commit.tally.num_error,
+            )
+
+        yield update
+
+
+class _PlainProgress:
+    """One line per tenth, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._tenth = 0
+
+    def __call__(self, job: Prepared, commit: Commit) -> None:
+        total = max(1, job.pending.num_pending_assets)
+        done = commit.tally.num_whole_assets
+        if done * 10 // total > self._tenth:
+            self._tenth = done * 10 // total
+            rows = commit.tally.num_committed
+            err.print(f"annotating: {done}/{total} assets, {rows} rows committed", highlight=False)
+
+
+def show_report(report: RunReport, output: str) -> None:
+    """Print what a run did."""
+    planned, tally = report.planned, report.tally
+    for kind, count in planned.not_asked.items():
+        err.print(f"{count} {kind} assets: none of the job's tasks applies to them")
+    if report.status == "nothing_to_do":
+        out.print(
+            f"Nothing to do: all {planned.num_assets} assets of the manifest are annotated in "
+            f"{output}."
+        )
+        return
+    table = Table(title=f"run {report.run_id}", title_justify="left")
+    for heading in (
+        "assets",
+        "segments",
+        "announced",
+        "ok",
+        "error",
+        "skipped",
+        "units",
+        "seconds",
+    ):
+        table.add_column(heading, justify="right")
+    figures = [tally.num_assets, tally.num_segments, tally.num_announced, tally.num_ok]
+    figures += [tally.num_error, tally.num_skipped, tally.num_units]
+    table.add_row(*map(str, figures), f"{report.elapsed_s:.1f}")
+    out.print(table)
+    out.print(
+        f"announced {tally.num_announced} = ok {tally.num_ok} + error {tally.num_error} "
+        f"+ skipped {tally.num_skipped}; in {output}"
+    )
+
+
+def report_json(report: RunReport) -> str:
+    """Give a run's report as JSON."""
+    return json.dumps(asdict(report), default=dict)
+
+
+def show_plan(job: Prepared) -> None:
+    """Print what a run would do."""
+    pending = job.pending
+    table = Table(title=f"plan for {job.config.output}", title_justify="left")
+    table.add_column("task")
+    table.add_column("kind")
+    table.add_column("fingerprint")
+    table.add_column("assets of the kind", justify="right")
+    for (task, kind), fingerprint in job.plan.fingerprints.items():
+        if pending.assets_by_kind[kind]:
+            table.add_row(task, kind, fingerprint, str(pending.assets_by_kind[kind]))
+    out.print(table)
+    for task, count in pending.pending_by_task.items():
+        out.print(f"{task}: {count} assets to do")
+    out.print(
+        f"{pending.num_pending_units} of {pending.num_units} units to run, "
+        f"{pending.num_pending_assets} of {pending.num_assets} assets; model {job.backend.label}"
+    )
+
+
+def plan_json(job: Prepared) -> str:
+    """Give a plan as JSON."""
+    return json.dumps(
+        {
+            "model": job.backend.label,
+            "fingerprints": {f"{t}/{k}": f for (t, k), f in job.plan.fingerprints.items()},
+            **asdict(job.pending),
+        },
+        default=dict,
+    )
+
+
+def open_annotations(store_uri: str) -> ds.Dataset:
+    """Open an output's annotations as one dataset, `task` and `fingerprint` as columns."""
+    import pyarrow as pa  # noqa: PLC0415  (slow to import, not needed for --help)
+    import pyarrow.dataset as ds  # noqa: PLC0415
+
+    partitioning = ds.partitioning(
+        pa.schema([("task", pa.string()), ("fingerprint", pa.string())]), flavor="hive"
+    )
+    return ds.dataset(f"{store_uri}/annotations", format="parquet", partitioning=partitioning)
+
+
+def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
+    """Print annotations, one line each, long texts cut."""
+    table = Table(title=title, title_justify="left", show_lines=False)
+    for heading in ("asset", "segment", "task", "status", "answer"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        name = str(row["uri"]).rpartition("/")[2]
+        part = row["page_number"] or ""
+        if row["start_s"] is not None:
+            part = f"{row['start_s']:.1f}-{row['end_s']:.1f} s"
+        answer = (
+            row["text"] if row["status"] == "ok" else (row["error_message"] or row["skip_reason"])
+        )
+        style = {"error": "red", "skipped": "dim"}.get(str(row["status"]))
+        shown = " ".join(str(answer or "").split())[:_SHOWN_CHARACTERS]
+        table.add_row(name, str(part), row["task"], row["status"], shown, style=style)
+    out.print(table)
+
+
+def sample(store: Store, store_uri: str, per_task: int) -> list[dict[str, Any]]:
+    """Give some rows of each task and status, the same ones at every call."""
+    if next(iter(store.list_files("annotations")), None) is None:
+        return []
+    columns = ["uri", "task", "status", "segment_index", "page_number", "start_s", "end_s"]
+    columns += ["text", "error_message", "skip_reason"]
+    rows = open_annotations(store_uri).to_table(columns=columns).to_pylist()
+    rows.sort(key=lambda row: (row["task"], row["status"], row["uri"], row["segment_index"]))
+    taken: dict[tuple[str, str], int] = {}
+    chosen: list[dict[str, Any]] = []
+    for row in rows:
+        group = (row["task"], row["status"])
+        taken[group] = taken.get(group, 0) + 1
+        if taken[group] <= per_task:
+            chosen.append(row)
+    return chosen
+
+
+def schema_rows(schema: pa.Schema) -> list[dict[str, str]]:
+    """Describe a schema's columns: name, type, unit, meaning."""
+    rows: list[dict[str, str]] = []
+    for field in schema:
+        metadata = {k.decode(): v.decode() for k, v in (field.metadata or {}).items()}
+        required = {} if field.nullable else {"required": "yes"}
+        rows.append({"name": field.name, "type": str(field.type)} | metadata | required)
+    return rows
+
+
+def show_schema(schema: pa.Schema) -> None:
+    """Print a schema with its name and version."""
+    about = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    title = f"{about['schema']}, version {about['schema_version']}"
+    table = Table(title=title, title_justify="left")
+    headings = ("name", "type", "required", "unit", "meaning")
+    for heading in headings:
+        table.add_column(heading)
+    for row in schema_rows(schema):
+        table.add_row(*(row.get(heading, "") for heading in headings))
+    out.print(table)

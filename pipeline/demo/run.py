@@ -1,0 +1,69 @@
+"""`phicorpus demo`: from nothing to annotations, with files and a model made on the spot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import console
+from pipeline.config import RunConfig, parse_config
+from pipeline.demo.corpus import write_corpus
+from pipeline.doctor import find_soffice
+from pipeline.job import annotate
+from pipeline.listing import build
+from pipeline.models.tiny import write_tiny
+from pipeline.storage.store import open_store
+
+_SAMPLES_PER_TASK = 3
+
+
+def make_corpus(folder: Path, *, seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
+    """Write the corpus; see `pipeline.demo.corpus.write_corpus`."""
+    summary = asdict(write_corpus(folder, seed=seed, scale=scale))
+    return {name: str(v) if isinstance(v, Path) else v for name, v in summary.items()}
+
+
+def run_demo(folder: Path, *, scale: float = 1.0) -> None:
+    """Make a corpus, a manifest and a small model, annotate, and show what came out.
+
+    What is there already is kept, so a second time only shows it again.
+    """
+    corpus, model, manifest = folder / "corpus", folder / "model", folder / "manifest.parquet"
+    made = write_corpus(corpus, scale=scale)
+    built = build(str(corpus.absolute()), str(manifest))
+    console.out.print(f"corpus    {corpus}: {sum(made.num_files.values())} files")
+    console.out.print(f"manifest  {manifest}: {built.num_assets} assets")
+    if not (model / "config.json").exists():
+        write_tiny(model, seed=0)
+    console.out.print(f"model     {model}: random weights, so the answers are noise")
+    config = demo_config(folder)
+    with console.progress_bar() as on_progress:
+        report = annotate(config, on_progress=on_progress)
+    console.show_report(report, config.output)
+    rows = console.sample(open_store(config.output), config.output, _SAMPLES_PER_TASK)
+    console.show_annotations(rows, title="some of the annotations")
+    if config.decks.render == "native":
+        console.out.print(
+            "Without LibreOffice, PPTX decks were read from their own text and charts "
+            "(decks.render: native); `phicorpus doctor` tells how to install it."
+        )
+
+
+def demo_config(folder: Path) -> RunConfig:
+    """Give the demo's job; PPTX as pixels where LibreOffice is there, else in native-only mode."""
+    return parse_config(
+        {
+            "manifest": str(folder / "manifest.parquet"),
+            "output": str(folder / "output"),
+            "model": str(folder / "model"),
+            "tasks": {
+                "ocr": {"max_new_tokens": 48},
+                "caption": {"max_new_tokens": 24},
+                "chart": {"max_new_tokens": 48},
+                "transcribe": {"max_new_tokens": 48},
+                "native": {},
+            },
+            "decks": {"render": "pixels" if find_soffice() else "native", "dpi": 75},
+        }
+    )

@@ -1,0 +1,205 @@
+"""The flow on one page. The only file here that knows Ray.
+
+manifest -> plan -> | fetch -> decode -> infer | -> commit -> annotations/*.parquet
+            driver  |  CPU tasks     GPU actors |   driver
+                    |        Ray Data           |
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
+
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.engine.backend import Backend
+from pipeline.errors import ConfigError, EngineDied
+from pipeline.models.model import Modality
+from pipeline.plan import Plan
+from pipeline.stages.commit import Commit
+from pipeline.stages.decode import DecodeConfig, decode
+from pipeline.stages.fetch import fetch
+from pipeline.stages.infer import Infer
+from pipeline.tasks.question import Question
+from pipeline.unit import KINDS, Unit
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[Commit], None]
+"""Called on the driver after every block of replies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """One modality's way from assets to replies."""
+
+    modality: Modality
+    config: RunConfig
+    backend: Backend
+    questions: Mapping[str, Question]
+
+    def replies(self, units: Sequence[Unit]) -> Iterator[pa.Table]:
+        """Run the units through the stages; replies come in the order in which they finish."""
+        cluster = self.config.cluster
+        assets = ray.data.from_arrow([unit.assets() for unit in units])
+        fetched = assets.map_batches(
+            partial(fetch, config=self.config.fetch),
+            batch_size=8,
+            batch_format="pyarrow",
+            num_cpus=cluster.fetch_cpus,
+        )
+        segments = fetched.map_batches(
+            partial(decode, config=_decoding(self.config), preparation=self.backend.preparation),
+            batch_size=8,
+            batch_format="pyarrow",
+            num_cpus=cluster.decode_cpus,
+        )
+        replies = segments.map_batches(
+            Replica,
+            fn_constructor_kwargs={"load": self._load(units), "questions": self.questions},
+            batch_size=16,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=cluster.replicas, max_tasks_in_flight_per_actor=4),
+            max_concurrency=4,
+            max_restarts=-1,
+            max_task_retries=3,
+            **_slot(cluster),
+        )
+        return iter(replies.iter_batches(batch_size=None, batch_format="pyarrow"))
+
+    def _load(self, units: Sequence[Unit]) -> Callable[[], Any] | None:
+        """Give the model's loader, or None where no pending task asks a model."""
+        pending = {task for unit in units for task in unit.pending}
+        if all(self.questions[task].prompt is None for task in pending):
+            return None
+        return partial(self.backend.load, self.modality)
+
+
+class Replica(Infer):
+    """Infer in an actor: when its engine is dead, so is its process, and Ray starts another."""
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        try:
+            async for replies in super().__call__(batch):
+                yield replies
+        except EngineDied:
+            log.exception("the engine died; ending this replica")
+            os._exit(1)
+
+
+def run(
+    flows: Mapping[Modality, Flow], plan: Plan, commit: Commit, on_progress: OnProgress
+) -> None:
+    """Run everything that is planned, modality by modality, until nothing is left to do.
+
+    Units that are still open when a stream ends are run again, `errors.max_unit_attempts` times in
+    all; what then is missing becomes error rows.
+    """
+    for modality, flow in flows.items():
+        units = (unit for unit in plan.units() if unit.modality == modality)
+        while wave := list(islice(units, flow.config.cluster.units_per_wave)):
+            for unit in wave:
+                commit.expect(unit)
+            for attempt in range(1, flow.config.errors.max_unit_attempts + 1):
+                if commit.open_units:
+                    log.info("running units", extra=_wave_fields(modality, attempt, commit))
+                    _attempt(flow, commit, on_progress)
+            commit.give_up(flow.config.errors.max_unit_attempts)
+            on_progress(commit)
+
+
+def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> None:
+    """Run the open units once; a worker that kept dying ends the attempt, not the run."""
+    try:
+        for replies in flow.replies(commit.open_units):
+            commit.add(replies)
+            on_progress(commit)
+    except (ActorDiedError, WorkerCrashedError, OutOfMemoryError) as error:
+        log.warning("a worker died too often", extra={"modality": flow.modality, "why": str(error)})
+
+
+def flows(
+    config: RunConfig, backend: Backend, questions: Mapping[str, Question]
+) -> Mapping[Modality, Flow]:
+    """Make one flow for each modality that the job's tasks need."""
+    needed: dict[Modality, None] = {}
+    for modality in KINDS.values():
+        if any(question.task.modality == modality for question in questions.values()):
+            needed[modality] = None
+    return {
+        modality: Flow(modality=modality, config=config, backend=backend, questions=questions)
+        for modality in needed
+    }
+
+
+def connect(cluster: ClusterConfig) -> None:
+    """Connect to the config's cluster, or start a local one; keep Ray Data strict.
+
+    Raises:
+        ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
+    """
+    if not ray.is_initialized():
+        local = cluster.address in {None, "local"} and "RAY_ADDRESS" not in os.environ
+        options: dict[str, Any] = {"num_cpus": cluster.num_cpus} if local else {}
+        ray.init(
+            address=cluster.address or ("local" if local else "auto"),
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            include_dashboard=False if local else None,
+            **options,
+        )
+    _check_room(cluster, ray.cluster_resources())
+    context = DataContext.get_current()
+    context.max_errored_blocks = 0
+    context.enable_progress_bars = False
+    context.target_max_block_size = 64 * 1024**2
+    context.execution_no_progress_timeout_s = cluster.no_progress_timeout_s
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def disconnect() -> None:
+    """End a local cluster, or leave a shared one."""
+    ray.shutdown()
+
+
+def _check_room(cluster: ClusterConfig, resources: Mapping[str, float]) -> None:
+    cpus = resources.get("CPU", 0.0)
+    needed = cluster.replicas * cluster.cpus_per_replica + cluster.decode_cpus
+    if needed + cluster.fetch_cpus > cpus:
+        raise ConfigError(
+            f"cluster: {cluster.replicas} replicas x {cluster.cpus_per_replica} CPUs and one fetch "
+            f"and decode task need {needed + cluster.fetch_cpus:g} CPUs; there are {cpus:g}"
+        )
+    gpus = cluster.replicas * _gpus(cluster, resources)
+    if gpus > resources.get("GPU", 0.0):
+        raise ConfigError(f"cluster: {gpus:g} GPUs needed, {resources.get('GPU', 0.0):g} there")
+
+
+def _gpus(cluster: ClusterConfig, resources: Mapping[str, float]) -> float:
+    if cluster.gpus_per_replica is not None:
+        return cluster.gpus_per_replica
+    return 1.0 if resources.get("GPU", 0.0) else 0.0
+
+
+def _slot(cluster: ClusterConfig) -> dict[str, Any]:
+    gpus = _gpus(cluster, ray.cluster_resources())
+    return {"num_cpus": cluster.cpus_per_replica} | ({"num_gpus": gpus} if gpus else {})
+
+
+def _decoding(config: RunConfig) -> DecodeConfig:
+    return DecodeConfig(images=config.images, decks=config.decks, audio=config.audio)
+
+
+def _wave_fields(modality: Modality, attempt: int, commit: Commit) -> dict[str, object]:
+    return {"modality": modality, "attempt": attempt, "num_units": len(commit.open_units)}

@@ -1,0 +1,39 @@
+"""Logs: one line per unit, with fields. Rows are counted, not logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class FieldFormatter(logging.Formatter):
+    """`time level message key=value ...`, or one JSON object per line."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        if self._as_json:
+            head = {"time": self.formatTime(record), "level": record.levelname}
+            line = head | {"message": record.getMessage()} | fields
+            if record.exc_info:
+                line["exception"] = self.formatException(record.exc_info)
+            return json.dumps(line, default=str)
+        tail = "".join(f" {key}={value}" for key, value in fields.items())
+        return super().format(record) + tail
+
+
+def configure_logging(*, verbose: bool, as_json: bool) -> None:
+    """Send this project's logs to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(FieldFormatter(as_json=as_json))
+    logger = logging.getLogger("pipeline")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if verbose or as_json else logging.WARNING)
+    logger.propagate = False
