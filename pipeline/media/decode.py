@@ -1,0 +1,254 @@
+"""Bytes to pieces: the one dict of decoders, and the batch that renders decks together.
+
+The content's own type decides, never the declared one. Every asset ends as pieces or as one error;
+an asset that fails half way has pieces for what stands and an error for each piece that does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.config import AudioConfig, DeckConfig, ImageConfig, Section
+from pipeline.errors import (
+    LimitExceeded,
+    PasswordRequired,
+    SandboxCrashed,
+    SandboxTimeout,
+    SegmentError,
+    UnsupportedMedia,
+)
+from pipeline.media import audio, deck, image, libreoffice, package, pcm, pdf, sniff
+from pipeline.media.package import Package
+from pipeline.media.piece import Piece
+from pipeline.media.sandbox import Limits, Sandbox
+
+DECKS_PER_RUN: Final = 8
+"""Office decks for one start of LibreOffice, which costs as much as two of them."""
+
+_MAX_LOST_PAGES = 3  # that crash or hang, one by one, before a document's other pages are given up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undecoded:
+    """An asset's bytes, and the media type that the manifest declares for them."""
+
+    content: bytes
+    media_type: str | None = None
+
+
+class DecodeConfig(Section):
+    """The sections of a job's config that decoding looks at.
+
+    `image_max_side_px` is the longest side of an image that the model will look at; None for any.
+    """
+
+    images: ImageConfig = ImageConfig()
+    decks: DeckConfig = DeckConfig()
+    audio: AudioConfig = AudioConfig()
+    image_max_side_px: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """An asset as its decoder gets it.
+
+    Attributes:
+        media_type: As found in the content.
+        package: Office decks: the checked file.
+        rendered: Office decks: their PDF, or why there is none.
+    """
+
+    content: bytes
+    media_type: str
+    package: Package | None = None
+    rendered: bytes | SegmentError | None = None
+
+
+Decoder = Callable[[Source, DecodeConfig, Sandbox], Iterator[Piece]]
+
+
+def decode(
+    content: bytes, media_type: str | None = None, config: DecodeConfig | None = None
+) -> Iterator[Piece]:
+    """Decode one asset.
+
+    Raises:
+        SegmentError: the asset as a whole failed; no piece came before.
+    """
+    asset = Undecoded(content=content, media_type=media_type)
+    for _, piece in decode_batch([asset], config or DecodeConfig()):
+        if isinstance(piece, SegmentError):
+            raise piece
+        yield piece
+
+
+def decode_batch(
+    assets: Sequence[Undecoded], config: DecodeConfig
+) -> Iterator[tuple[int, Piece | SegmentError]]:
+    """Decode assets one after the other; office decks share runs of LibreOffice.
+
+    Yields:
+        (position in `assets`, piece), the pieces of an asset together and in order; or, for an
+        asset that failed as a whole, (position, error) once.
+    """
+    limits = Limits(
+        timeout_s=config.decks.render_timeout_s, max_memory_bytes=config.decks.max_memory_bytes
+    )
+    sources = [_identified(asset, config) for asset in assets]
+    with Sandbox(limits) as sandbox:
+        for position in range(len(sources)):
+            source = sources[position]
+            if isinstance(source, Source) and source.package and source.rendered is None:
+                _render_next(sources, position, config)
+                source = sources[position]
+            for piece in _decoded(source, config, sandbox):
+                yield position, piece
+            sources[position] = UnsupportedMedia("done")  # lets go of its bytes
+
+
+def found_type(asset: Undecoded) -> str:
+    """Name an asset's media type by its content, else "an unknown type"."""
+    return sniff.sniff(asset.content) or "an unknown type"
+
+
+def _identified(asset: Undecoded, config: DecodeConfig) -> Source | SegmentError:
+    found = found_type(asset)
+    if found not in DECODERS:
+        return UnsupportedMedia(
+            f"declared {asset.media_type or 'nothing'}, found {found} in {len(asset.content)} bytes"
+        )
+    source = Source(content=asset.content, media_type=found)
+    try:
+        if found in {sniff.PPTX, sniff.ODP}:
+            checked = package.check(asset.content, found, config.decks)
+            return dataclasses.replace(source, content=b"", package=checked)
+        if found == sniff.PPT:
+            return dataclasses.replace(
+                source, content=b"", package=package.check_ppt(asset.content)
+            )
+    except SegmentError as error:
+        return error
+    return source
+
+
+def _render_next(sources: list[Source | SegmentError], start: int, config: DecodeConfig) -> None:
+    """Render the office deck at `start` and the next few after it in one run."""
+    if config.decks.render == "native":
+        return
+    run: list[int] = []
+    decks: list[tuple[str, bytes]] = []
+    for position in range(start, len(sources)):
+        source = sources[position]
+        if isinstance(source, Source) and source.package is not None and len(run) < DECKS_PER_RUN:
+            run.append(position)
+            decks.append((source.media_type, source.package.content))
+    for position, rendered in zip(run, libreoffice.render(decks, config.decks), strict=True):
+        source = sources[position]
+        assert isinstance(source, Source)  # noqa: S101 - chosen as one above
+        sources[position] = dataclasses.replace(source, rendered=rendered)
+
+
+def _decoded(
+    source: Source | SegmentError, config: DecodeConfig, sandbox: Sandbox
+) -> Iterator[Piece | SegmentError]:
+    """Run a source's decoder; an error after the first piece becomes the remaining pieces."""
+    if isinstance(source, SegmentError):
+        yield source
+        return
+    last: Piece | None = None
+    try:
+        for piece in DECODERS[source.media_type](source, config, sandbox):
+            last = piece
+            yield piece
+    except SegmentError as error:
+        if last is None:
+            yield error
+        else:
+            yield from _lost(last, error)
+
+
+def _lost(last: Piece, error: SegmentError) -> Iterator[Piece]:
+    """Give an error for every announced piece after the last one; at least for the next one."""
+    count = last.count if last.count is not None else last.index + 2
+    for index in range(last.index + 1, count):
+        yield Piece(
+            index=index,
+            count=count,
+            kind=last.kind,
+            page_number=index + 1 if last.kind == "page" else None,
+            start_s=last.end_s,
+            error=error,
+        )
+
+
+def _image(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
+    return image.pieces(source.content, config.images, max_side_px=config.image_max_side_px)
+
+
+def _audio(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
+    return audio.pieces(source.content, config.audio)
+
+
+def _pdf(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
+    return _resumed(sandbox, _pdf_from, source.content, config.decks)
+
+
+def _office(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
+    if isinstance(source.rendered, SegmentError):
+        raise source.rendered
+    arguments = (source.package, source.media_type, config.decks, source.rendered)
+    return _resumed(sandbox, deck.pieces, *arguments)
+
+
+def _encrypted(source: Source, *_: object) -> Iterator[Piece]:
+    raise PasswordRequired(f"the office document is encrypted: {len(source.content)} bytes")
+
+
+def _pdf_from(content: bytes, config: DeckConfig, first_index: int) -> Iterator[Piece]:
+    return pdf.pieces(content, config, first_index=first_index)
+
+
+def _resumed(
+    sandbox: Sandbox, decoder: Callable[..., Iterator[Piece]], *arguments: object
+) -> Iterator[Piece]:
+    """Stream a document's pages from the sandbox; a page that kills it is an error, the rest stand.
+
+    `decoder` takes as its last argument the index of the page to start from.
+    """
+    next_index, count, num_lost = 0, None, 0
+    while count is None or next_index < count:
+        try:
+            for piece in sandbox.stream(decoder, *arguments, next_index):
+                assert isinstance(piece, Piece)  # noqa: S101 - what the decoder yields
+                next_index, count = piece.index + 1, piece.count
+                yield piece
+        except (SandboxTimeout, SandboxCrashed, LimitExceeded) as error:
+            num_lost += 1
+            if count is None or num_lost > _MAX_LOST_PAGES:
+                raise
+            page = Piece(
+                index=next_index,
+                count=count,
+                kind="page",
+                page_number=next_index + 1,
+                error=error,
+            )
+            next_index += 1
+            yield page
+        else:
+            return
+
+
+DECODERS: Mapping[str, Decoder] = {
+    **dict.fromkeys((t for t, kind in sniff.ASSET_KINDS.items() if kind == "image"), _image),
+    **dict.fromkeys(pcm.DEMUXERS, _audio),
+    sniff.PDF: _pdf,
+    sniff.PPTX: _office,
+    sniff.PPT: _office,
+    sniff.ODP: _office,
+    sniff.ENCRYPTED_OFFICE: _encrypted,
+}
+"""Who decodes what. A new media type is a signature in `sniff.py`, a decoder, and a line here."""

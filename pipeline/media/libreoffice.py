@@ -1,0 +1,190 @@
+"""Turn office decks into PDF with LibreOffice: headless, without network, in a killable child.
+
+LibreOffice's exit code says nothing (it is 0 for files that could not be loaded), so a deck is done
+when its whole PDF is there; `deck.py` then compares pages and text with the file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from pipeline.config import DeckConfig
+from pipeline.errors import (
+    LimitExceeded,
+    RendererMissing,
+    RenderError,
+    SandboxCrashed,
+    SandboxTimeout,
+    SegmentError,
+)
+from pipeline.media import sniff
+from pipeline.media.sandbox import Limits, run_command
+
+INSTALL: Final = (
+    "install LibreOffice: apt-get install libreoffice-impress, or "
+    "brew install --cask libreoffice; or set decks.render: native"
+)
+
+_MAC_PATH = Path("/Applications/LibreOffice.app/Contents/MacOS/soffice")
+_SUFFIXES: Mapping[str, str] = {sniff.PPTX: ".pptx", sniff.PPT: ".ppt", sniff.ODP: ".odp"}
+_PER_DECK_S = 2.0  # beside decks.render_timeout_s for the whole run
+_PROFILE_PATH = Path(__file__).with_name("libreoffice.xcu")
+
+# Hidden slides are left out by default, and then page numbers are not slide numbers.
+_FILTER = 'pdf:impress_pdf_Export:{"ExportHiddenSlides":{"type":"boolean","value":"true"}}'
+
+_ISOLATIONS: Mapping[str, tuple[str, ...]] = {
+    "bwrap": (
+        *("bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/"),
+        *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),  # noqa: S108 - of its own mounts
+    ),
+    "unshare -rn": ("unshare", "-rn"),
+    "unshare -n": ("unshare", "-n"),
+    "none": (),
+}
+
+
+def find_soffice() -> Path | None:
+    """Find LibreOffice on the PATH or as macOS' application; None where it is not installed."""
+    for name in ("soffice", "libreoffice"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    return _MAC_PATH if _MAC_PATH.exists() else None
+
+
+@cache
+def isolation() -> str:
+    """Name how LibreOffice is cut off from the network on this machine, the best that works.
+
+    One of "bwrap" (no network, and a read-only system), "unshare -rn" or "unshare -n" (no
+    network), and "none", where only LibreOffice's own settings keep it from following links.
+    Unprivileged containers and macOS know neither.
+    """
+    for name, prefix in _ISOLATIONS.items():
+        if not prefix or _works(prefix):
+            return name
+    return "none"
+
+
+def render(decks: Sequence[tuple[str, bytes]], config: DeckConfig) -> list[bytes | SegmentError]:
+    """Convert decks to PDF, all of them in one run of LibreOffice.
+
+    A run that hangs, crashes or skips decks is repeated without the culprit, so that every deck
+    is judged on its own.
+
+    Args:
+        decks: Media type and content of each; PPTX and ODP have passed `package.check`.
+        config: Limits: `render_timeout_s` for a run, and `max_memory_bytes`.
+
+    Returns:
+        For each deck its PDF or its error: RendererMissing, RenderError, SandboxTimeout,
+        SandboxCrashed, or LimitExceeded for memory.
+    """
+    soffice = find_soffice()
+    if soffice is None:
+        return [RendererMissing(f"LibreOffice is not installed; {INSTALL}") for _ in decks]
+    results: list[bytes | SegmentError] = [RenderError("not rendered") for _ in decks]
+    runs = deque([list(range(len(decks)))])
+    while runs:
+        run = runs.popleft()
+        if not run:
+            continue
+        pdfs, failure = _convert(soffice, [decks[index] for index in run], config)
+        missing = [index for index, pdf in zip(run, pdfs, strict=True) if pdf is None]
+        for index, pdf in zip(run, pdfs, strict=True):
+            if pdf is not None:
+                results[index] = pdf
+        if len(run) == 1 and missing:
+            results[run[0]] = failure
+        elif missing and isinstance(failure, RenderError):  # it ended by itself, and skipped some
+            runs.extend([index] for index in missing)
+        elif missing:  # it was at the first one when it hung or died
+            runs.extend([missing[:1], missing[1:]])
+    return results
+
+
+def _convert(
+    soffice: Path, decks: Sequence[tuple[str, bytes]], config: DeckConfig
+) -> tuple[list[bytes | None], SegmentError]:
+    """Run LibreOffice once; give the PDFs that are whole, and why others would be missing."""
+    with tempfile.TemporaryDirectory(prefix="phicorpus-render-") as folder:
+        root = Path(folder).resolve()
+        for name in ("in", "out", "home", "profile/user"):
+            (root / name).mkdir(parents=True)
+        shutil.copyfile(_PROFILE_PATH, root / "profile/user/registrymodifications.xcu")
+        inputs = [root / "in" / f"{n}{_SUFFIXES[kind]}" for n, (kind, _) in enumerate(decks)]
+        for path, (_, content) in zip(inputs, decks, strict=True):
+            path.write_bytes(content)
+        failure: SegmentError
+        try:
+            result = run_command(
+                [*_prefix(root), str(soffice), *_arguments(root), *map(str, inputs)],
+                Limits(
+                    timeout_s=config.render_timeout_s + _PER_DECK_S * len(decks),
+                    max_memory_bytes=config.max_memory_bytes,
+                ),
+                cwd=root,
+                environment=_environment(root),
+            )
+            failure = RenderError(f"LibreOffice wrote no PDF: {result.output[-300:]}")
+        except (SandboxTimeout, SandboxCrashed, LimitExceeded) as error:
+            failure = type(error)(f"LibreOffice: {error}")
+        return [_whole_pdf(root / "out" / f"{path.stem}.pdf") for path in inputs], failure
+
+
+def _arguments(root: Path) -> list[str]:
+    # All options stand before the file names: behind them they are ignored without a word.
+    return [
+        f"-env:UserInstallation={(root / 'profile').as_uri()}",
+        "--headless",
+        "--norestore",
+        "--nolockcheck",
+        "--nodefault",
+        "--nologo",
+        "--convert-to",
+        _FILTER,
+        "--outdir",
+        str(root / "out"),
+    ]
+
+
+def _environment(root: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(root / "home"),
+        "TMPDIR": str(root / "home"),
+        "LANG": "C.UTF-8",
+        "SAL_USE_VCLPLUGIN": "svp",
+    }
+
+
+def _prefix(root: Path) -> tuple[str, ...]:
+    prefix = _ISOLATIONS[isolation()]
+    return (*prefix, "--bind", str(root), str(root)) if prefix[:1] == ("bwrap",) else prefix
+
+
+def _works(prefix: tuple[str, ...]) -> bool:
+    try:
+        probe = subprocess.run(  # noqa: S603 - one of the constants above
+            [*prefix, "true"], capture_output=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return probe.returncode == 0
+
+
+def _whole_pdf(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    whole = content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
+    return content if whole else None

@@ -1,0 +1,238 @@
+"""Look into an office document's ZIP before any program opens it whole.
+
+Python's zipfile reads one member at a time and never more than the directory announces, so a bomb
+is refused for what it says about itself, and costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Final
+from xml.etree import ElementTree as ET
+
+from pipeline.config import DeckConfig
+from pipeline.errors import DecodeError, LimitExceeded, PasswordRequired
+from pipeline.media import sniff
+
+_RELATIONSHIPS: Final = "http://schemas.openxmlformats.org/package/2006/relationships"
+_XLINK_HREF: Final = "{http://www.w3.org/1999/xlink}href"
+_HYPERLINK = "/hyperlink"
+_CONTENT_TYPES = "[Content_Types].xml"
+_MARKUP_SUFFIXES = {".xml", ".rels", ".vml"}
+_RATIO_FROM_BYTES = 1024**2  # below it any ratio is harmless
+_ENCRYPTED = 0x1  # general purpose bit 0: APPNOTE.TXT 4.4.4
+_CHUNK_BYTES = 1024**2
+
+# Each spelled in the encodings that an XML parser detects by itself (XML 1.0, appendix F).
+_DOCTYPES = tuple("<!DOCTYPE".encode(name) for name in ("utf-8", "utf-16-le", "utf-16-be"))
+_ENCODING = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([^"']+)""")
+_PLAIN_ENCODINGS = {b"utf-8", b"utf8", b"us-ascii", b"ascii", b"utf-16", b"iso-8859-1"}
+
+# Slide shows and templates are presentations in all but this one word of their table of contents.
+_MAIN_PART = re.compile(
+    rb"(application/vnd\.)(?:openxmlformats-officedocument\.presentationml\.(?:slideshow|template)"
+    rb"|ms-powerpoint\.(?:slideshow|template)\.macroEnabled)(\.main\+xml)"
+)
+_PRESENTATION = rb"\1openxmlformats-officedocument.presentationml.presentation\2"
+
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    KeyError,
+    ET.ParseError,
+    MemoryError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A document that may be opened.
+
+    Attributes:
+        content: The file; without its external parts, where it had some.
+        num_pages: As the file itself says; None for PPTX, whose reader counts them.
+        flags: "external_links": pictures, films or data that it fetches from elsewhere; left out.
+    """
+
+    content: bytes
+    num_pages: int | None = None
+    flags: tuple[str, ...] = ()
+
+
+def check(content: bytes, media_type: str, config: DeckConfig) -> Package:
+    """Refuse what would hurt a program that opens it, and cut what reaches outside the file.
+
+    Raises:
+        DecodeError: not a whole ZIP, an unsafe member name, a DOCTYPE, or an odd XML encoding.
+        PasswordRequired: encrypted.
+        LimitExceeded: more or larger members than `decks.max_members`, `decks.max_member_bytes`,
+            `decks.max_unzipped_bytes` or `decks.max_zip_ratio` (of markup) allow.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            _check_sizes(members, config)
+            for member in members:
+                _check_name(member)
+                if PurePosixPath(member.filename).suffix.lower() in _MARKUP_SUFFIXES:
+                    _check_markup(archive, member)
+            if media_type == sniff.ODP:
+                return _opendocument(content, archive)
+            return _presentation(content, archive)
+    except _BROKEN as error:
+        raise DecodeError(
+            f"broken {_short(media_type)}: {error or type(error).__name__}"
+        ) from error
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], config: DeckConfig) -> None:
+    if len(members) > config.max_members:
+        raise LimitExceeded(f"decks.max_members: {len(members)}, limit {config.max_members}")
+    total_bytes = sum(member.file_size for member in members)
+    if total_bytes > config.max_unzipped_bytes:
+        raise LimitExceeded(
+            f"decks.max_unzipped_bytes: {total_bytes}, limit {config.max_unzipped_bytes}"
+        )
+    for member in members:
+        if member.file_size > config.max_member_bytes:
+            raise LimitExceeded(
+                f"decks.max_member_bytes: {member.filename} has {member.file_size}, "
+                f"limit {config.max_member_bytes}"
+            )
+        # Pictures are left out: a white bitmap or silence packs better than any bomb of markup.
+        markup = PurePosixPath(member.filename).suffix.lower() in _MARKUP_SUFFIXES
+        ratio = member.file_size / max(member.compress_size, 1)
+        if markup and member.file_size > _RATIO_FROM_BYTES and ratio > config.max_zip_ratio:
+            raise LimitExceeded(
+                f"decks.max_zip_ratio: {member.filename} unpacks {ratio:.0f} times, "
+                f"limit {config.max_zip_ratio:g}"
+            )
+
+
+def _check_name(member: zipfile.ZipInfo) -> None:
+    name = member.filename.replace("\\", "/")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DecodeError(f"unsafe member name {member.filename!r}")
+    if member.flag_bits & _ENCRYPTED:
+        raise PasswordRequired(f"member {member.filename!r} is encrypted")
+
+
+def _check_markup(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Refuse a DOCTYPE: renderers answer its entities with slides whose text is gone."""
+    overlap = b""
+    with archive.open(member) as markup:
+        while chunk := markup.read(_CHUNK_BYTES):
+            if not overlap:
+                encoding = _ENCODING.match(chunk[:200].removeprefix(b"\xef\xbb\xbf"))
+                if encoding and encoding.group(1).lower() not in _PLAIN_ENCODINGS:
+                    raise DecodeError(f"{member.filename}: XML encoding {encoding.group(1)!r}")
+            window = overlap + chunk
+            if any(doctype in window for doctype in _DOCTYPES):
+                raise DecodeError(f"{member.filename} has a DOCTYPE, which no deck needs")
+            overlap = window[-32:]
+
+
+def _presentation(content: bytes, archive: zipfile.ZipFile) -> Package:
+    """Drop relationships that point outside, but for hyperlinks, which nobody follows."""
+    changed: dict[str, bytes] = {}
+    external = False
+    for name in archive.namelist():
+        if name.lower().endswith(".rels"):
+            kept = _without_external(archive.read(name))
+            if kept is not None:
+                changed[name] = kept
+                external = True
+    if _CONTENT_TYPES in archive.namelist():
+        table = archive.read(_CONTENT_TYPES)
+        plain = _MAIN_PART.sub(_PRESENTATION, table)
+        if plain != table:
+            changed[_CONTENT_TYPES] = plain
+    return Package(
+        content=_rewritten(archive, changed) if changed else content,
+        flags=("external_links",) if external else (),
+    )
+
+
+def _without_external(markup: bytes) -> bytes | None:
+    """Give a .rels part without its external relationships; None when it has none."""
+    if b"External" not in markup and b"\x00" not in markup[:4]:
+        return None
+    root = ET.fromstring(markup)  # noqa: S314 - a DOCTYPE was refused
+    external = [
+        relationship
+        for relationship in root
+        if relationship.get("TargetMode") == "External"
+        and not relationship.get("Type", "").endswith(_HYPERLINK)
+    ]
+    for relationship in external:
+        root.remove(relationship)
+    ET.register_namespace("", _RELATIONSHIPS)
+    return ET.tostring(root, encoding="UTF-8", xml_declaration=True) if external else None
+
+
+def _rewritten(archive: zipfile.ZipFile, changed: dict[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as copy:
+        for name in dict.fromkeys(archive.namelist()):
+            copy.writestr(
+                zipfile.ZipInfo(name), changed[name] if name in changed else archive.read(name)
+            )
+    return target.getvalue()
+
+
+def _opendocument(content: bytes, archive: zipfile.ZipFile) -> Package:
+    manifest = archive.read("META-INF/manifest.xml") if _has(archive, "manifest.xml") else b""
+    if b"encryption-data" in manifest:
+        raise PasswordRequired("the OpenDocument presentation is encrypted")
+    num_pages, external = 0, False
+    with archive.open("content.xml") as markup:
+        for element in _elements(markup):
+            num_pages += element.tag.endswith("drawing:1.0}page")
+            target = element.get(_XLINK_HREF, "")
+            linked = element.tag.rpartition("}")[2] != "a" and not element.tag.endswith("listener")
+            external |= linked and bool(re.match(r"\w+:|/|\.\./", target))
+    return Package(
+        content=content,
+        num_pages=num_pages,
+        flags=("external_links",) if external else (),
+    )
+
+
+def _elements(markup: IO[bytes]) -> Iterator[ET.Element]:
+    for _, element in ET.iterparse(markup, events=("end",)):  # noqa: S314 - a DOCTYPE was refused
+        yield element
+        element.clear()
+
+
+def _has(archive: zipfile.ZipFile, name: str) -> bool:
+    return any(member.endswith(name) for member in archive.namelist())
+
+
+def _short(media_type: str) -> str:
+    return media_type.rpartition(".")[2]
+
+
+# [MS-PPT] 2.3.2: CurrentUserAtom of a file whose text is encrypted, by its headerToken.
+_ENCRYPTED_PPT = re.compile(rb"\x00\x00\xf6\x0f....\x14\x00\x00\x00\xdf\xc4\xd1\xf3", re.DOTALL)
+
+
+def check_ppt(content: bytes) -> Package:
+    """Let a binary PPT through; it has no archive to look into.
+
+    Raises:
+        PasswordRequired: its text is encrypted.
+    """
+    if _ENCRYPTED_PPT.search(content):
+        raise PasswordRequired("the PPT is encrypted")
+    return Package(content=content)
