@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline.errors import CheckpointError
 from pipeline.models import shards
+from pipeline.models.catalog import CATALOG
 from pipeline.models.model import Modality
 from pipeline.models.phi4_multimodal.image import ImagePreparation
 from pipeline.models.preparation import Preparation
@@ -64,7 +65,7 @@ def resolve(name: str, revision: str | None = None) -> Resolved:
 
     Args:
         name: Folder, or "owner/name".
-        revision: Branch, tag or commit of a hub name.
+        revision: Branch, tag or commit of a hub name; None: the catalogue's, else the newest.
 
     Raises:
         CheckpointError: it cannot be found, or is of an architecture that is not supported.
@@ -75,14 +76,15 @@ def resolve(name: str, revision: str | None = None) -> Resolved:
             raise CheckpointError(f"{name} is a folder; revision {revision!r} applies to hub names")
         folder = path.resolve()
         return _described(name, folder, digest=shards.digest(folder), is_local=True)
-    config_file = Path(_download(name, "config.json", revision))
-    commit = config_file.parent.name
-    for optional in ("preprocessor_config.json",):
-        _download(name, optional, commit, missing_ok=True)
-    return _described(name, config_file.parent, digest=commit, is_local=False)
+    if revision is None and name in CATALOG:
+        revision = CATALOG[name].commit
+    # The hub's cache keeps each file in a folder named after its commit.
+    folder = _download(name, "config.json", revision).parent
+    _download(name, "preprocessor_config.json", folder.name)
+    return _described(name, folder, digest=folder.name, is_local=False)
 
 
-def load(  # noqa: PLR0913 - one parameter per setting of the config's model section
+def load(
     resolved: Resolved,
     *,
     modality: Modality,
@@ -115,7 +117,7 @@ def load(  # noqa: PLR0913 - one parameter per setting of the config's model sec
         )
     placement = place(device=device, dtype=dtype, attention=attention, encode_batch=encode_batch)
     source = Source.from_folder(resolved.name, _folder(resolved))
-    return phi4_multimodal.load(source, resolved.preparation, modality, placement)
+    return phi4_multimodal.load(source, modality, placement)
 
 
 def _described(name: str, folder: Path, *, digest: str, is_local: bool) -> Resolved:
@@ -133,31 +135,9 @@ def _described(name: str, folder: Path, *, digest: str, is_local: bool) -> Resol
         revision=None if is_local else digest,
         architecture=architecture,
         modalities=MODALITIES[architecture],
-        preparation=_preparation(folder, config),
+        preparation=ImagePreparation.from_json(config, shards.preprocessor(folder)),
         digest=digest,
     )
-
-
-def _preparation(folder: Path, config: Mapping[str, Any]) -> ImagePreparation:
-    """Read how a checkpoint wants its images.
-
-    Raises:
-        CheckpointError: the sizes in its config do not fit together.
-    """
-    settings: dict[str, int] = {}
-    file = folder / "preprocessor_config.json"
-    if file.exists() and "dynamic_hd" in (values := shards.read_json(file)):
-        settings["max_crops"] = values["dynamic_hd"]
-    layer = (config.get("embd_layer") or {}).get("image_embd_layer") or {}
-    if "crop_size" in layer:
-        settings["crop_size_px"] = layer["crop_size"]
-    tower = config.get("vision_tiny_overrides") or {}
-    if "patch_size" in tower:
-        settings["patch_size_px"] = tower["patch_size"]
-    try:
-        return ImagePreparation(**settings)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def _folder(resolved: Resolved) -> Path:
@@ -177,16 +157,14 @@ def _folder(resolved: Resolved) -> Path:
         raise CheckpointError(f"cannot download {resolved.name}: {error}") from error
 
 
-def _download(name: str, file: str, revision: str | None, *, missing_ok: bool = False) -> str:
+def _download(name: str, file: str, revision: str | None) -> Path:
     """Get one file of a hub checkpoint, from the cache where the hub cannot be reached."""
     try:
-        return hf_hub_download(name, file, revision=revision)
+        return Path(hf_hub_download(name, file, revision=revision))
     except HFValidationError as error:
         raise CheckpointError(f"{name} is neither a folder nor a hub name") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        if missing_ok:
-            return ""
+        at = f" at {revision}" if revision else ""
         raise CheckpointError(
-            f"cannot find {name}{'@' + revision if revision else ''}: it is not a folder, and the"
-            f" hub says: {error}"
+            f"cannot get {file} of {name}{at}, which is not a folder, from the hub: {error}"
         ) from error

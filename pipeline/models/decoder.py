@@ -1,10 +1,10 @@
-"""The decoder of every Phi model: transformers' Phi3ForCausalLM, its LongRoPE regime pinned by us."""
+"""The decoder of every Phi model: transformers' Phi3ForCausalLM, its LongRoPE regime pinned."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -72,13 +72,14 @@ def finish(decoder: Phi3ForCausalLM, device: torch.device) -> None:
     """Complete a filled decoder: tie the head where it is tied, and pin the rotary embedding."""
     if decoder.config.tie_word_embeddings:
         decoder.lm_head.weight = decoder.model.embed_tokens.weight
-    decoder.model.rotary_emb = PinnedRotary(decoder.config).to(device)
+    # setattr: transformers declares the attribute as its own class.
+    setattr(decoder.model, "rotary_emb", PinnedRotary(decoder.config).to(device))  # noqa: B010
     decoder.config.original_max_position_embeddings = NEVER
 
 
 def regime_length(config: Phi3Config) -> int:
     """Tell up to which length the short factors serve; 0: the model has one set of factors."""
-    return int(config.rope_parameters.get("original_max_position_embeddings") or 0)
+    return int(_rope(config).get("original_max_position_embeddings") or 0)
 
 
 class PinnedRotary(nn.Module):
@@ -100,7 +101,7 @@ class PinnedRotary(nn.Module):
 
     def __init__(self, config: Phi3Config) -> None:
         super().__init__()
-        rope = config.rope_parameters
+        rope = _rope(config)
         head_size = config.hidden_size // config.num_attention_heads
         num_rotated = int(head_size * rope["partial_rotary_factor"])
         exponents = torch.arange(0, num_rotated, 2, dtype=torch.float32) / num_rotated
@@ -137,6 +138,10 @@ def pin_regime(decoder: Phi3ForCausalLM, regime: Regime) -> None:
     rotary.pin(regime)
 
 
+def _rope(config: Phi3Config) -> dict[str, Any]:
+    return cast("dict[str, Any]", config.rope_parameters)
+
+
 def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     kind = scaling.get("rope_type", scaling.get("type", "default"))
@@ -153,8 +158,8 @@ def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     if kind not in LONGROPE_NAMES or original is None:
         raise CheckpointError(
-            f"config.json: rotary embedding of type {kind!r}, original length {original}; supported:"
-            " default, and longrope with original_max_position_embeddings"
+            f"config.json: rotary embedding of type {kind!r}, original length {original};"
+            " supported: default, and longrope with original_max_position_embeddings"
         )
     return {
         "rope_type": "longrope",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import CheckpointError
-from pipeline.models.shards import Tensor, read_json, tensors
+from pipeline.models.shards import Tensor, preprocessor, read_json, tensors
 from pipeline.models.tokenizer import PromptTokenizer
 
 
@@ -21,6 +21,7 @@ class Source:
     Attributes:
         name: Hub name or folder, for errors and for the loaded model.
         config: config.json.
+        preprocessor: preprocessor_config.json; empty if there is none.
         stop_ids: The end-of-sequence ids of generation_config.json and config.json.
         tensors: Every tensor of its files.
         tokenizer: From tokenizer.json.
@@ -28,6 +29,7 @@ class Source:
 
     name: str
     config: Mapping[str, Any]
+    preprocessor: Mapping[str, Any]
     stop_ids: frozenset[int]
     tensors: Mapping[str, Tensor]
     tokenizer: PromptTokenizer
@@ -46,6 +48,7 @@ class Source:
         return cls(
             name=name,
             config=config,
+            preprocessor=preprocessor(folder),
             stop_ids=stop_ids,
             tensors=tensors(folder),
             tokenizer=PromptTokenizer.from_folder(folder),

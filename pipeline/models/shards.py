@@ -51,6 +51,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def preprocessor(folder: Path) -> dict[str, Any]:
+    """Read preprocessor_config.json; empty if there is none.
+
+    Raises:
+        CheckpointError: it is not a JSON object.
+    """
+    path = folder / "preprocessor_config.json"
+    return read_json(path) if path.exists() else {}
+
+
 def tensors(folder: Path) -> dict[str, Tensor]:
     """List a checkpoint's tensors from the headers of its safetensors files.
 

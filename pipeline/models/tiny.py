@@ -1,12 +1,13 @@
-"""A small random Phi-4-multimodal checkpoint, in the hub's own layout: for tests and for trying out.
+"""A small random Phi-4-multimodal checkpoint, in the hub's own layout: for tests and first tries.
 
-It reads and answers nothing sensible, but it does so in milliseconds on a CPU, and every part of the
-way is real: shards, adapters, tokenizer, vision tower, conformer, LongRoPE.
+Its answers make no sense, but they come in milliseconds on a CPU, and every part of the way is
+real: shards, adapters, tokenizer, vision tower, conformer, LongRoPE.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,26 +82,29 @@ def write_tiny(folder: Path, seed: int) -> None:
     )
 
 
+# The first rule whose pattern is found: constant + spread * normal, over sqrt(fan in) or not.
+RULES: tuple[tuple[str, float, float, bool], ...] = (
+    (r"(norm\d?|layer_norm_att)\.weight$", 1.0, 0.0, False),
+    (r"(norm\d?|layer_norm_att)\.bias$", 0.0, 0.0, False),
+    (r"embed_tokens\.weight$", 0.0, 0.25, False),
+    (r"global_mean$", 9.0, 0.0, False),
+    (r"global_invstd$", 0.3, 0.0, False),
+    (r"position_embedding\.weight$|_GN$|bias_values\.weight$", 0.0, 0.7, False),
+    (r"(bias|\.b1|\.b2)$", 0.0, 0.05, False),
+    (r"(qkv|q|k)_proj", 0.0, 1.8, True),
+    (r"", 0.0, 1.2, True),
+)
+
+
 def _values(name: str, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
     """Draw a tensor, at a scale that lets differences of the input reach the answer."""
+    _, constant, spread, over_fan_in = next(rule for rule in RULES if re.search(rule[0], name))
+    scale = spread / np.sqrt(np.prod(shape[1:])) if over_fan_in else spread
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    values = generator.standard_normal(shape, dtype=np.float32)
-    if name.endswith("norm.weight") or "layer_norm" in name or "layernorm" in name:
-        return (
-            np.ones(shape, np.float32) if name.endswith("weight") else np.zeros(shape, np.float32)
-        )
+    values = constant + np.float32(scale) * generator.standard_normal(shape, dtype=np.float32)
     if name == "model.embed_tokens.weight":
-        return values * 0.25 * _prominence()[:, None]
-    if name.endswith("global_mean"):
-        return np.full(shape, 9.0, np.float32)
-    if name.endswith("global_invstd"):
-        return np.full(shape, 0.3, np.float32)
-    if name.endswith(("position_embedding.weight", "_GN", "bias_values.weight")):
-        return values * 0.7
-    if name.endswith(("bias", ".b1", ".b2")):
-        return values * 0.05
-    gain = 1.8 if "qkv_proj" in name or "q_proj" in name or "k_proj" in name else 1.2
-    return values * np.float32(gain / np.sqrt(np.prod(shape[1:])))
+        values *= _prominence()[:, None]
+    return values.astype(np.float32)
 
 
 def _prominence() -> npt.NDArray[np.float32]:

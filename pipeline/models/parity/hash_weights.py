@@ -1,7 +1,7 @@
 """Deterministic weights: each value is an integer hash of tensor name, position and seed.
 
-FNV-1a names the tensor, splitmix64 mixes; only exactly rounded operations, so every machine gets the
-same bits.
+FNV-1a names the tensor, splitmix64 mixes; only exactly rounded operations, so every machine gets
+the same bits.
 """
 
 from __future__ import annotations
@@ -71,11 +71,10 @@ def tensor(
     Raises:
         CheckpointError: no rule fits.
     """
-    for pattern, kind, a, b in rules:
-        if re.search(pattern, name):
-            break
-    else:
+    fitting = [rule for rule in rules if re.search(rule[0], name)]
+    if not fitting:
         raise CheckpointError(f"weights.json has no rule for {name}")
+    _, kind, a, b = fitting[0]
     fan_in = int(np.prod(shape[1:], dtype=np.int64))
     scale, shift = (a * np.sqrt(3.0 / fan_in), 0.0) if kind == "fan" else (a, b)
     count = int(np.prod(shape, dtype=np.int64))

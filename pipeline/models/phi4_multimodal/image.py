@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import RequestRefused
+from pipeline.errors import CheckpointError, RequestRefused
 from pipeline.models.model import Canvas
 from pipeline.models.preparation import canvas_key
 
@@ -64,6 +65,25 @@ class ImagePreparation:
             )
         if self.max_crops < 1:
             raise ValueError(f"max_crops is {self.max_crops}, expected at least 1")
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Self:
+        """Read a checkpoint's config.json and preprocessor_config.json.
+
+        Raises:
+            CheckpointError: the sizes in them do not fit together.
+        """
+        layer = (config.get("embd_layer") or {}).get("image_embd_layer") or {}
+        tower = config.get("vision_tiny_overrides") or {}
+        found = {
+            "crop_size_px": layer.get("crop_size"),
+            "patch_size_px": tower.get("patch_size"),
+            "max_crops": preprocessor.get("dynamic_hd"),
+        }
+        try:
+            return cls(**{key: int(value) for key, value in found.items() if value is not None})
+        except ValueError as error:
+            raise CheckpointError(f"config.json, preprocessor_config.json: {error}") from error
 
     @property
     def patches_per_side(self) -> int:

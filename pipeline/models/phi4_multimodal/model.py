@@ -15,7 +15,7 @@ from transformers import Phi3ForCausalLM
 from pipeline.errors import CheckpointError
 from pipeline.models import decoder as decoders
 from pipeline.models.loading import Placement, Source
-from pipeline.models.model import Canvas, Clip, Modality, Slot, Turn
+from pipeline.models.model import Canvas, Clip, Modality, Slot, Tokenizer, Turn
 from pipeline.models.phi4_multimodal.audio import log_mel
 from pipeline.models.phi4_multimodal.conformer import AudioEncoder, ConformerConfig
 from pipeline.models.phi4_multimodal.image import ImagePreparation
@@ -55,9 +55,9 @@ class Phi4Multimodal:
         placement: Placement,
     ) -> None:
         self.name = source.name
-        self.modality = modality
+        self.modality: Modality = modality
         self.decoder: Phi3ForCausalLM = modules.decoder
-        self.tokenizer = source.tokenizer
+        self.tokenizer: Tokenizer = source.tokenizer
         self.stop_ids = prompt.stop_ids | source.stop_ids
         self.banned_ids = prompt.banned_ids
         self.max_length: int = modules.decoder.config.max_position_embeddings
@@ -88,28 +88,27 @@ class Phi4Multimodal:
             dtype.
         """
         rows: dict[int, torch.Tensor] = {}
-        images = [n for n, slot in enumerate(slots) if isinstance(slot.media, Canvas)]
+        images = [(n, slot.media) for n, slot in enumerate(slots) if isinstance(slot.media, Canvas)]
         if images:
-            canvases = [slots[n].media for n in images]
+            canvases = [canvas for _, canvas in images]
             encoded = self.image_encoder(canvases, self._placement.encode_batch)
-            rows.update(zip(images, encoded, strict=True))
-        clips = [n for n, slot in enumerate(slots) if isinstance(slot.media, Clip)]
-        clips.sort(key=lambda n: slots[n].media.samples.size)
-        for start in range(0, len(clips), self._placement.encode_batch):
-            batch = clips[start : start + self._placement.encode_batch]
-            rows.update(zip(batch, self._encode_clips([slots[n] for n in batch]), strict=True))
-        return [rows[n] for n in range(len(slots))]
-
-    def _encode_clips(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
-        mels = [
-            torch.from_numpy(log_mel(np.asarray(slot.media.samples, np.float32)))
-            for slot in slots
+            rows.update(zip([n for n, _ in images], encoded, strict=True))
+        clips = [
+            (n, slot.media, slot.projection == "vision_speech")
+            for n, slot in enumerate(slots)
             if isinstance(slot.media, Clip)
         ]
-        return self.audio_encoder(
-            [mel.to(self._placement.device) for mel in mels],
-            [slot.projection == "vision_speech" for slot in slots],
-        )
+        clips.sort(key=lambda clip: clip[1].samples.size)
+        for start in range(0, len(clips), self._placement.encode_batch):
+            batch = clips[start : start + self._placement.encode_batch]
+            mels = [self._features(clip) for _, clip, _ in batch]
+            encoded = self.audio_encoder(mels, [beside for _, _, beside in batch])
+            rows.update(zip([n for n, _, _ in batch], encoded, strict=True))
+        return [rows[n] for n in range(len(slots))]
+
+    def _features(self, clip: Clip) -> torch.Tensor:
+        mel = log_mel(np.asarray(clip.samples, np.float32))
+        return torch.from_numpy(mel).to(self._placement.device)
 
 
 @dataclass(slots=True)
@@ -121,14 +120,13 @@ class Modules:
     audio: AudioEncoder
 
 
-def load(
-    source: Source, preparation: ImagePreparation, modality: Modality, placement: Placement
-) -> Phi4Multimodal:
+def load(source: Source, modality: Modality, placement: Placement) -> Phi4Multimodal:
     """Load a checkpoint in the hub's original layout, one modality's adapter merged.
 
     Raises:
         CheckpointError: config, tensors or tokenizer are not those of this architecture.
     """
+    preparation = ImagePreparation.from_json(source.config, source.preprocessor)
     prompt = PromptFormat(source.tokenizer, preparation, modality)
     modules = _build(source.config, preparation, placement.attention)
     plan = _plan(modules, source.config, modality)
