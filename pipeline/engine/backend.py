@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.config import EngineConfig, ModelConfig, RunConfig
+from pipeline.engine.scripted import Script, load_scripted
 from pipeline.models.checkpoint import Resolved, resolve
 from pipeline.models.preparation import Preparation
 
@@ -52,6 +53,21 @@ def phi_backend(config: RunConfig) -> Backend:
         preparation=preparation,
         load=partial(_load, resolved=resolved, model=config.model, engine=config.engine),
     )
+
+
+def scripted_backend(script: Script, preparation: Preparation) -> Backend:
+    """Answer by rule, without a model: for tests and simulations of a flow."""
+    return Backend(
+        label="scripted",
+        identity="scripted",
+        modalities=frozenset({"vision", "speech", "text"}),
+        preparation=preparation,
+        load=partial(_load_scripted, script=script),
+    )
+
+
+def _load_scripted(_modality: Modality, *, script: Script) -> Engine:
+    return load_scripted(script)
 
 
 def _load(

@@ -1,0 +1,225 @@
+"""A small random decoder behind the `Model` protocol, with an encoder that draws its rows."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+from zlib import crc32
+
+import numpy as np
+import torch
+from transformers import Phi3Config, Phi3ForCausalLM
+
+from pipeline.config import EngineConfig
+from pipeline.engine.engine import Completion, Engine, Regime, Request
+from pipeline.errors import RequestRefused
+from pipeline.models.model import Canvas, Clip, Media, Modality, Slot, Tokenizer, Turn
+
+HIDDEN = 32
+VOCABULARY = 300
+STOP_ID = 256
+USER_ID = 257
+ANSWER_ID = 258
+BANNED_ID = 299
+ROW_PX = 8  # one feature row per 8 x 8 pixels
+
+torch.set_num_threads(1)
+
+
+class ByteTokenizer:
+    """Bytes as ids; what is not a byte is a special token."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        assert skip_special_tokens
+        return bytes(byte for byte in token_ids if byte < 256).decode("latin-1")
+
+
+class FakeModel:
+    """The `Model` protocol over random weights; its rows are a function of the media's key.
+
+    Args:
+        regime_length: As `Model.regime_length`; the regimes differ in their RoPE base.
+        fail_encode: Media keys that the encoder raises on.
+        fail_forward: The forward passes, counted from 1, that raise.
+    """
+
+    name = "fake"
+    modality: Modality = "vision"
+    banned_ids = frozenset({BANNED_ID})
+    max_length = 512
+
+    def __init__(
+        self,
+        *,
+        regime_length: int = 0,
+        fail_encode: Sequence[str] = (),
+        fail_forward: Sequence[int] = (),
+        stops: bool = True,
+    ) -> None:
+        self.decoder = a_decoder()
+        self.tokenizer: Tokenizer = ByteTokenizer()
+        self.stop_ids = frozenset({STOP_ID} if stops else ())
+        self.regime_length = regime_length
+        self.fail_encode = set(fail_encode)
+        self.encoded: list[list[str]] = []  # keys, by call
+        self.regimes: list[str] = []
+        self.num_forwards = 0
+        self.poison_id: int | None = None  # forward passes that see it raise
+        self._fail_forward = set(fail_forward)
+        self._inverse = self.decoder.model.rotary_emb.inv_freq.clone()
+        self.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+
+    def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:
+        prompt: list[int | Slot] = []
+        for turn in turns:
+            prompt.append(USER_ID)
+            for part in turn.content:
+                if isinstance(part, str):
+                    prompt.extend(part.encode("latin-1"))
+                elif part.key.startswith("foreign"):
+                    raise RequestRefused("media that this model does not take")
+                else:
+                    prompt.append(Slot(part, "image", num_rows(part)))
+        if not any(turn.content for turn in turns):
+            return []
+        return [*prompt, ANSWER_ID]
+
+    def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
+        self.encoded.append([slot.media.key for slot in slots])
+        for slot in slots:
+            if slot.media.key in self.fail_encode:
+                raise RuntimeError(f"out of memory on {slot.media.key}")
+        return [feature_rows(slot.media) for slot in slots]
+
+    def set_regime(self, regime: Literal["short", "long"]) -> None:
+        self.regimes.append(regime)
+        scale = 1.0 if regime == "short" else 0.25
+        self.decoder.model.rotary_emb.inv_freq.copy_(self._inverse * scale)
+
+    def _before_forward(self, _module: object, _args: object, kwargs: dict[str, object]) -> None:
+        self.num_forwards += 1
+        ids = kwargs.get("input_ids")
+        if self.num_forwards in self._fail_forward:
+            raise RuntimeError("the device failed")
+        poison = self.poison_id
+        if poison is not None and isinstance(ids, torch.Tensor) and poison in ids.tolist()[0]:
+            raise RuntimeError("the device failed on the poison")
+
+
+def a_decoder(seed: int = 0) -> Phi3ForCausalLM:
+    torch.manual_seed(seed)
+    config = Phi3Config(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+        sliding_window=None, pad_token_id=0, bos_token_id=None, eos_token_id=STOP_ID,
+        initializer_range=0.6,
+    )  # fmt: skip
+    decoder = Phi3ForCausalLM(config).eval()
+    assert decoder.dtype == torch.float32
+    return decoder
+
+
+def num_rows(media: Media) -> int:
+    if isinstance(media, Clip):
+        return media.samples.size
+    height, width, _ = media.pixels.shape
+    return (height // ROW_PX) * (width // ROW_PX)
+
+
+def feature_rows(media: Media) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(crc32(media.key.encode()))
+    return torch.randn(num_rows(media), HIDDEN, generator=generator) * 0.6
+
+
+def an_image(key: str, *, rows: int = 12) -> Canvas:
+    pixels = np.zeros((ROW_PX, ROW_PX * rows, 3), np.uint8)
+    return Canvas(pixels=pixels, valid_width_px=1, valid_height_px=1, key=key)
+
+
+def a_clip(key: str, *, rows: int = 9) -> Clip:
+    return Clip(samples=np.zeros(rows, np.float32), key=key)
+
+
+def a_request(
+    *content: str | Media,
+    new: int = 12,
+    name: str = "",
+    temperature: float = 0.0,
+    seed: int = 0,
+    stop: tuple[str, ...] = (),
+) -> Request:
+    return Request(
+        request_id=name or f"request {len(content)}",
+        turns=(Turn("user", content),),
+        max_new_tokens=new,
+        temperature=temperature,
+        seed=seed,
+        stop=stop,
+    )
+
+
+def a_config(
+    *,
+    requests: int = 16,
+    batch_tokens: int = 64,
+    page: int = 8,
+    cache: int = 4096,
+    rows: int = 1024,
+    deadline_s: float = 60.0,
+) -> EngineConfig:
+    return EngineConfig(
+        max_requests=requests,
+        max_batch_tokens=batch_tokens,
+        page_size=page,
+        kv_cache_tokens=cache,
+        feature_rows=rows,
+        encode_batch=4,
+        deadline_s=deadline_s,
+    )
+
+
+def ask(engine: Engine, requests: Sequence[Request]) -> list[Completion | BaseException]:
+    """Submit all at once, from one event loop."""
+
+    async def gather() -> list[Completion | BaseException]:
+        return await asyncio.gather(*map(engine.submit, requests), return_exceptions=True)
+
+    return asyncio.run(gather())
+
+
+def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
+    """As `ask`, where every request has to succeed."""
+    replies = ask(engine, requests)
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return [reply for reply in replies if isinstance(reply, Completion)]
+
+
+def reference(request: Request, *, regime: Regime = "short", stops: bool = True) -> list[int]:
+    """The greedy tokens of a plain `generate`, alone, with the stop id excluded."""
+    model = FakeModel(regime_length=1)
+    model.set_regime(regime)
+    embed = model.decoder.get_input_embeddings()
+    parts = [
+        feature_rows(part.media) if isinstance(part, Slot) else embed(torch.tensor([part]))
+        for part in model.tokenize(request.turns)
+    ]
+    with torch.no_grad():
+        embedded = torch.cat(parts)[None]
+        generated = cast("Any", model.decoder).generate(
+            inputs_embeds=embedded,
+            attention_mask=torch.ones(embedded.shape[:2], dtype=torch.int64),
+            max_new_tokens=request.max_new_tokens,
+            do_sample=False,
+            eos_token_id=STOP_ID if stops else None,
+            suppress_tokens=[BANNED_ID],
+        )
+    ids = generated[0].tolist()
+    return ids[:-1] if stops and ids and ids[-1] == STOP_ID else ids
+
+
+def engine_threads() -> list[str]:
+    """Names of the engines' threads that live."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("phicorpus-")]

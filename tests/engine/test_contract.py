@@ -1,0 +1,248 @@
+"""What every engine promises, on a small random decoder."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from pipeline.config import EngineConfig
+from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.engine import Engine, Request
+from pipeline.engine.static import StaticEngine
+from pipeline.errors import EngineDied, InferError, RequestRefused
+from pipeline.models.model import Model
+from tests.engine.builders import (
+    BANNED_ID,
+    FakeModel,
+    a_clip,
+    a_config,
+    a_request,
+    an_image,
+    ask,
+    complete,
+    engine_threads,
+    reference,
+)
+
+Load = Callable[[Model, EngineConfig], Engine]
+
+
+@pytest.fixture(params=[ContinuousEngine, StaticEngine], ids=["continuous", "static"])
+def load(request: pytest.FixtureRequest) -> Iterator[Load]:
+    """An engine's class; whatever it made is closed after the test, and no thread is left."""
+    engines: list[Engine] = []
+
+    def make(model: Model, config: EngineConfig) -> Engine:
+        engines.append(request.param(model, config))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+    assert engine_threads() == []
+
+
+def mixed_requests(count: int, seed: int = 1) -> list[Request]:
+    """Text, one image, two media, images shared by several requests; stop by length or stop id."""
+    draw = np.random.default_rng(seed)
+    images = [
+        an_image(f"image {index}", rows=int(draw.integers(3, 41))) for index in range(count // 4)
+    ]
+    requests: list[Request] = []
+    for index in range(count):
+        text = "q" * int(draw.integers(1, 41)) + str(index)
+        content = {
+            0: (text,),
+            1: (images[index % len(images)], text),
+            2: (images[index % len(images)], text),
+            3: (images[index % len(images)], "and", a_clip(f"clip {index}"), text),
+        }[index % 4]
+        requests.append(a_request(*content, new=int(draw.integers(1, 41)), name=f"r{index}"))
+    return requests
+
+
+def test_mixed_requests_in_random_arrival_equal_plain_generate(load: Load) -> None:
+    model = FakeModel()
+    engine = load(model, a_config())
+    requests = mixed_requests(64)
+    draw = np.random.default_rng(2)
+
+    async def arrive(request: Request) -> list[int]:
+        await asyncio.sleep(draw.random() * 0.2)
+        return list((await engine.submit(request)).token_ids)
+
+    async def gather() -> list[list[int]]:
+        return await asyncio.gather(*map(arrive, requests))
+
+    answers = asyncio.run(gather())
+
+    assert answers == [reference(request) for request in requests]
+    assert len({tuple(answer) for answer in answers}) > 50
+    assert all(BANNED_ID not in answer for answer in answers)
+    engine.close()
+    assert "is_causal" not in vars(model.decoder.config)
+    assert model.decoder.config._attn_implementation == "sdpa"
+
+
+def test_a_completion_says_how_it_ended_and_how_sure_it_was(load: Load) -> None:
+    engine = load(FakeModel(), a_config())
+
+    short, long = complete(engine, [a_request("x", new=3), a_request("q", an_image("a"), new=40)])
+
+    assert (short.finish_reason, len(short.token_ids)) == ("length", 3)
+    assert short.prompt_tokens == 3
+    assert long.prompt_tokens == 12 + 3
+    assert short.mean_logprob is not None
+    assert -6 < short.mean_logprob < 0
+
+
+def test_stop_texts_end_the_answer_and_are_cut_off(load: Load) -> None:
+    engine = load(FakeModel(stops=False), a_config())
+    (whole,) = complete(engine, [a_request("x", new=30)])
+    stop = whole.text[10:12]
+
+    (stopped,) = complete(engine, [a_request("x", new=30, stop=("never there", stop))])
+
+    assert stopped.text == whole.text[: whole.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert len(stopped.token_ids) < 30
+
+
+def test_bad_requests_are_refused_and_hurt_nobody(load: Load) -> None:
+    engine = load(FakeModel(), a_config(cache=256))
+    good = a_request("good", new=10)
+
+    replies = ask(
+        engine,
+        [
+            Request(request_id="empty", turns=(), max_new_tokens=4),
+            a_request("x", new=0, name="none"),
+            a_request("x" * 500, new=40, name="long"),
+            a_request("x" * 300, new=40, name="cache"),
+            a_request(an_image("foreign"), name="media"),
+            good,
+        ],
+    )
+
+    assert [type(reply) for reply in replies[:5]] == [RequestRefused] * 5
+    assert "max_length is 512" in str(replies[2])
+    assert "kv_cache_tokens" in str(replies[3])
+    assert list(complete(engine, [good])[0].token_ids) == reference(good)
+    assert engine.stats().num_failed == 5
+
+
+def test_an_encode_failure_fails_only_its_requests(load: Load) -> None:
+    model = FakeModel(fail_encode=["bad"])
+    engine = load(model, a_config())
+    requests = [
+        a_request(an_image("good"), "one"),
+        a_request(an_image("bad"), "one"),
+        a_request(an_image("good"), an_image("bad"), "two"),
+        a_request("text"),
+        a_request(an_image("fine"), "one"),
+    ]
+
+    replies = ask(engine, requests)
+
+    assert [isinstance(reply, InferError) for reply in replies] == [0, 1, 1, 0, 0]
+    assert "bad" in str(replies[1])
+    model.fail_encode.clear()
+    assert [list(c.token_ids) for c in complete(engine, requests)] == list(map(reference, requests))
+
+
+def test_seeds_decide_the_sampling_whatever_the_batch(load: Load) -> None:
+    engine = load(FakeModel(), a_config())
+    sampled = [a_request("q", new=20, temperature=0.9, seed=seed) for seed in (1, 2)]
+    greedy = a_request("q", new=20)
+
+    alone = [complete(engine, [request])[0].token_ids for request in sampled]
+    together = complete(engine, [*mixed_requests(12), *sampled, greedy])
+
+    assert [completion.token_ids for completion in together[-3:-1]] == alone
+    assert alone[0] != alone[1]
+    assert list(together[-1].token_ids) == reference(greedy)
+
+
+def test_log_probabilities_of_sampled_tokens_are_the_models_own(load: Load) -> None:
+    engine = load(FakeModel(), a_config())
+
+    hot, greedy = complete(
+        engine, [a_request("q", new=20, temperature=5.0, seed=3), a_request("q", new=20)]
+    )
+
+    assert hot.mean_logprob is not None
+    assert greedy.mean_logprob is not None
+    assert hot.mean_logprob < greedy.mean_logprob < 0
+
+
+def test_mixed_regimes_answer_as_each_alone(load: Load) -> None:
+    model = FakeModel(regime_length=40)
+    engine = load(model, a_config())
+    requests = [
+        a_request(an_image(f"image {index % 4}"), "q" * (1 + index), new=10) for index in range(24)
+    ]
+
+    completions = complete(engine, requests)
+
+    assert {completion.regime for completion in completions} == {"short", "long"}
+    for request, completion in zip(requests, completions, strict=True):
+        assert completion.regime == ("short" if completion.prompt_tokens + 10 <= 40 else "long")
+        assert list(completion.token_ids) == reference(request, regime=completion.regime)
+    assert len(model.regimes) < 8
+
+
+def test_a_fatal_error_is_retried_and_every_caller_answered(load: Load) -> None:
+    engine = load(FakeModel(fail_forward=[4]), a_config())
+    requests = mixed_requests(24)
+
+    completions = complete(engine, requests)
+
+    assert [list(c.token_ids) for c in completions] == list(map(reference, requests))
+
+
+def test_cancelled_requests_make_room_and_hurt_nobody(load: Load) -> None:
+    engine = load(FakeModel(stops=False), a_config(requests=4))
+    requests = [a_request("q" * index, new=60, name=str(index)) for index in range(1, 13)]
+
+    async def cancel_some() -> list[object]:
+        tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
+        await asyncio.sleep(0.05)
+        for task in tasks[::2]:
+            task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    replies = asyncio.run(cancel_some())
+
+    expected = [reference(request, stops=False) for request in requests[1::2]]
+    assert [list(reply.token_ids) for reply in replies[1::2]] == expected  # type: ignore[attr-defined]
+    complete(engine, [a_request("after", new=2)])
+    stats = engine.stats()
+    assert (stats.num_running, stats.num_waiting) == (0, 0)
+    assert stats.num_requests == stats.num_completed + stats.num_failed
+
+
+def test_a_deadline_ends_an_answer_with_what_is_there(load: Load) -> None:
+    engine = load(FakeModel(stops=False), a_config(deadline_s=0.02))
+
+    (completion,) = complete(engine, [a_request("q", new=400)])
+
+    assert completion.finish_reason == "deadline"
+    assert 0 < len(completion.token_ids) < 400
+
+
+def test_a_closed_engine_refuses_and_answers_who_waits(load: Load) -> None:
+    engine = load(FakeModel(stops=False), a_config(requests=1))
+
+    async def close_meanwhile() -> list[object]:
+        tasks = [asyncio.create_task(engine.submit(a_request("q", new=400))) for _ in range(3)]
+        await asyncio.sleep(0.03)
+        await asyncio.to_thread(engine.close)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    replies = asyncio.run(close_meanwhile())
+    engine.close()
+
+    assert all(isinstance(reply, EngineDied) for reply in replies[1:])
+    assert isinstance(ask(engine, [a_request("late")])[0], EngineDied)
+    assert engine_threads() == []
