@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,16 +25,23 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.engine.backend import Backend
 from pipeline.errors import ConfigError, EngineDied
+from pipeline.media.decode import DecodeConfig
 from pipeline.models.model import Modality
 from pipeline.plan import Plan
 from pipeline.stages.commit import Commit
-from pipeline.stages.decode import DecodeConfig, decode
+from pipeline.stages.decode import decode
 from pipeline.stages.fetch import fetch
 from pipeline.stages.infer import Infer
 from pipeline.tasks.question import Question
 from pipeline.unit import KINDS, Unit
 
 log = logging.getLogger(__name__)
+
+_CALLS_AT_ONCE = 4
+"""Blocks that a replica answers at the same time: their requests meet in its engine."""
+
+_MAX_RETRIES = 3
+"""Of a block whose worker died. Ray's default is for ever, which a row that kills never leaves."""
 
 OnProgress = Callable[[Commit], None]
 """Called on the driver after every block of replies."""
@@ -57,23 +65,29 @@ class Flow:
             batch_size=8,
             batch_format="pyarrow",
             num_cpus=cluster.fetch_cpus,
+            max_retries=_MAX_RETRIES,
         )
         segments = fetched.map_batches(
             partial(decode, config=_decoding(self.config), preparation=self.backend.preparation),
             batch_size=8,
             batch_format="pyarrow",
             num_cpus=cluster.decode_cpus,
+            max_retries=_MAX_RETRIES,
         )
         replies = segments.map_batches(
             Replica,
             fn_constructor_kwargs={"load": self._load(units), "questions": self.questions},
             batch_size=16,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=cluster.replicas, max_tasks_in_flight_per_actor=4),
-            max_concurrency=4,
+            compute=ActorPoolStrategy(
+                size=cluster.replicas,
+                max_tasks_in_flight_per_actor=2 * _CALLS_AT_ONCE,
+                max_concurrent_calls_per_actor=_CALLS_AT_ONCE,
+            ),
+            num_cpus=cluster.cpus_per_replica,
+            num_gpus=_gpus(cluster, ray.cluster_resources()) or None,
             max_restarts=-1,
-            max_task_retries=3,
-            **_slot(cluster),
+            max_task_retries=_MAX_RETRIES,
         )
         return iter(replies.iter_batches(batch_size=None, batch_format="pyarrow"))
 
@@ -148,6 +162,8 @@ def connect(cluster: ClusterConfig) -> None:
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
     """
+    # Ray 2.60 calls max_retries deprecated and has no other name for it yet.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
     if not ray.is_initialized():
         local = cluster.address in {None, "local"} and "RAY_ADDRESS" not in os.environ
         options: dict[str, Any] = {"num_cpus": cluster.num_cpus} if local else {}
@@ -190,11 +206,6 @@ def _gpus(cluster: ClusterConfig, resources: Mapping[str, float]) -> float:
     if cluster.gpus_per_replica is not None:
         return cluster.gpus_per_replica
     return 1.0 if resources.get("GPU", 0.0) else 0.0
-
-
-def _slot(cluster: ClusterConfig) -> dict[str, Any]:
-    gpus = _gpus(cluster, ray.cluster_resources())
-    return {"num_cpus": cluster.cpus_per_replica} | ({"num_gpus": gpus} if gpus else {})
 
 
 def _decoding(config: RunConfig) -> DecodeConfig:

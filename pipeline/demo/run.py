@@ -9,9 +9,9 @@ from typing import Any
 from pipeline import console
 from pipeline.config import RunConfig, parse_config
 from pipeline.demo.corpus import write_corpus
-from pipeline.doctor import find_soffice
 from pipeline.job import annotate
 from pipeline.listing import build
+from pipeline.media.libreoffice import find_soffice
 from pipeline.models.tiny import write_tiny
 from pipeline.storage.store import open_store
 
