@@ -18,7 +18,7 @@ class Answer:
         request: What is answered.
         stop_ids: Token ids that end the answer, not part of it.
         decode: Token ids to text, special tokens skipped.
-        deadline_s: Seconds from now until the answer is ended as it is.
+        deadline_s: Seconds from its first token until the answer is ended as it is.
     """
 
     def __init__(
@@ -29,7 +29,6 @@ class Answer:
         decode: Callable[[Sequence[int]], str],
         deadline_s: float,
     ) -> None:
-        self.deadline = time.monotonic() + deadline_s
         self.token_ids: list[int] = []
         self.reason: FinishReason | None = None
         self._request = request
@@ -38,16 +37,20 @@ class Answer:
         self._guard = Guard(request.stop, decode)
         self._logprob_sum = 0.0
         self._cancelled = False
+        self._deadline_s = deadline_s
+        self._started: float | None = None
 
     def add(self, token_id: int, logprob: float) -> bool:
         """Take the next token and its ln p; say whether the answer is over."""
+        if self._started is None:
+            self._started = time.monotonic()
         if self.reason is None:
             if token_id in self._stop_ids:
                 self.reason = "stop"
             else:
                 self.token_ids.append(token_id)
                 self._logprob_sum += logprob
-                self.reason = self._verdict()
+                self.reason = self._verdict(time.monotonic() - self._started)
         return self.reason is not None
 
     def cancel(self) -> None:
@@ -67,7 +70,7 @@ class Answer:
             regime=regime,
         )
 
-    def _verdict(self) -> FinishReason | None:
+    def _verdict(self, elapsed_s: float) -> FinishReason | None:
         if self._cancelled:
             return "cancelled"
         verdict = self._guard.check(self.token_ids)
@@ -75,4 +78,4 @@ class Answer:
             return verdict
         if len(self.token_ids) >= self._request.max_new_tokens:
             return "length"
-        return "deadline" if time.monotonic() > self.deadline else None
+        return "deadline" if elapsed_s > self._deadline_s else None

@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from dataclasses import replace
 from functools import partial
@@ -22,19 +22,14 @@ from functools import partial
 from pipeline.config import EngineConfig
 from pipeline.engine import attention
 from pipeline.engine.admission import Admission
-from pipeline.engine.answer import Answer
 from pipeline.engine.encoder import EncoderThread
 from pipeline.engine.engine import Completion, EngineStats, Regime, Request
-from pipeline.engine.features import (
-    Features,
-    FeatureTable,
-    IdsUsedUp,
-    VirtualEmbedding,
-    word_embedding,
-)
+from pipeline.engine.features import Features, FeatureTable, VirtualEmbedding, word_embedding
 from pipeline.engine.hooks import DecodeLoop, SteeringProcessor
-from pipeline.engine.job import Attempt, Job, Limits
-from pipeline.engine.sampling import Sampler, Steering
+from pipeline.engine.intake import Intake
+from pipeline.engine.job import Job
+from pipeline.engine.reception import Reception
+from pipeline.engine.sampling import Steering
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from pipeline.models.model import Model
 
@@ -44,7 +39,6 @@ KV_SHARE = 0.85  # of the pages may be promised: the rest is the library's safet
 MAX_FAILURES_IN_ROW = 4  # of the decoding loop, without a completion between
 
 _POLL_S = 0.25
-_HANG_S = 60.0  # past its deadline, when one more step should have ended it
 _STOP_TIMEOUT_S = 30.0
 _TURN_FACTOR = 2  # times `max_requests` may overtake the other regime
 
@@ -62,36 +56,21 @@ class ContinuousEngine:
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._model = model
         self._config = config
-        self._limits = Limits.of(model, config, share=KV_SHARE)
-        self._tokenizer_lock = threading.Lock()  # the library's tokenizers are not thread-safe
-        self._lock = threading.Lock()  # of `_stats` and `_ended`
-        self._stats = EngineStats()
-        self._ended: str | None = None
-        self._closing: str | None = None
+        self._reception = Reception(model, config, kv_share=KV_SHARE)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-
-        self._arrived: dict[Job, None] = {}  # wait for room in the feature table
-        self._encoding: dict[Job, None] = {}  # wait for the encoder
-        self._in_encoder: set[Features] = set()
-        self._admission: Admission[Job] = Admission(
-            pages=self._limits.pages,
-            rows=config.max_requests,
-            turn=_TURN_FACTOR * config.max_requests,
-        )
-        self._running: dict[str, Job] = {}
-        self._serials = itertools.count()
-        self._regime: Regime | None = None
-        self._loop_failed = False
-        self._failures_in_row = 0
+        self._lock = threading.Lock()  # of the next three
+        self._open: set[Job] = set()  # not answered yet
+        self._ended: str | None = None
+        self._stats = EngineStats()
 
         decoder = model.decoder
         self._words = word_embedding(decoder)
         self._attention = decoder.config._attn_implementation or "sdpa"
         self._embedding = VirtualEmbedding(self._words, config.feature_rows)
+        self._processor = SteeringProcessor(Steering(model.banned_ids, decoder.device))
         self._table = FeatureTable(
             num_rows=config.feature_rows, first_id=self._words.num_embeddings
         )
-        self._processor = SteeringProcessor(Steering(model.banned_ids, decoder.device))
         attention.register()
         decoder.set_input_embeddings(self._embedding)
         decoder.set_attn_implementation(attention.NAME)
@@ -99,11 +78,23 @@ class ContinuousEngine:
         self._encoder = EncoderThread(
             encode=model.encode,
             write=self._embedding.write,
-            done=lambda features, error: self._inbox.put(
-                partial(self._on_encoded, features, error)
-            ),
+            done=lambda features, error: self._post(partial(self._on_encoded, features, error)),
             batch=config.encode_batch,
         )
+
+        self._intake = Intake(self._table, self._encoder.put, page_size=config.page_size)
+        self._admission: Admission[Job] = Admission(
+            pages=self._reception.limits.pages,
+            rows=config.max_requests,
+            turn=_TURN_FACTOR * config.max_requests,
+        )
+        self._running: dict[str, Job] = {}
+        self._serials = itertools.count()
+        self._regime: Regime | None = None
+        self._closing: str | None = None
+        self._loop_failed = False
+        self._failures_in_row = 0
+        self._progress = (0, time.monotonic())  # tokens embedded, and when that last changed
         self._thread = threading.Thread(target=self._run, name="phicorpus-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -113,21 +104,22 @@ class ContinuousEngine:
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`. From any event loop, of any thread."""
         try:
-            with self._tokenizer_lock:
-                prompt = self._model.tokenize(request.turns)
-            job = self._limits.admit(request, prompt)
+            job = self._reception.admit(request)
         except RequestRefused:
-            self._count(num_requests=1, num_failed=1)
+            with self._lock:
+                self._stats.num_requests += 1
+                self._stats.num_failed += 1
             raise
         with self._lock:
             if self._ended is not None:
                 raise EngineDied(self._ended)
             self._stats.num_requests += 1
-            self._inbox.put(partial(self._on_arrival, job))
+            self._open.add(job)
+        self._post(partial(self._on_arrival, job))
         try:
             return await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
-            self._inbox.put(partial(self._on_cancel, job))
+            self._post(partial(self._on_cancel, job))
             raise
 
     def stats(self) -> EngineStats:
@@ -140,9 +132,12 @@ class ContinuousEngine:
     def close(self) -> None:
         """End all threads, answer who waits with EngineDied, and give the decoder back."""
         atexit.unregister(self.close)
-        self._inbox.put(partial(self._stop, "the engine is closed"))
+        self._post(partial(self._stop, "the engine is closed"))
         if threading.current_thread() is not self._thread:
             self._thread.join(3 * _STOP_TIMEOUT_S)
+
+    def _post(self, message: Callable[[], None]) -> None:
+        self._inbox.put(message)
 
     # --- the coordinator's thread -----------------------------------------------------------------
 
@@ -152,9 +147,7 @@ class ContinuousEngine:
                 self._take_messages()
                 self._check_loop()
                 if self._closing is None:
-                    self._place()
-                    self._admit()
-                    self._publish()
+                    self._advance()
         finally:
             self._end(self._closing or "the engine's coordinator failed; the log says why")
 
@@ -170,29 +163,22 @@ class ContinuousEngine:
 
     def _on_arrival(self, job: Job) -> None:
         if job.slots:
-            self._arrived[job] = None
+            self._intake.add(job)
         else:
             self._admission.add(job)
 
     def _on_encoded(self, features: Features, error: Exception | None) -> None:
-        self._in_encoder.discard(features)
-        self._table.release(features)
-        features.encoded = error is None
-        if error is not None:
-            self._table.drop(features)
-        for job in [job for job in self._encoding if features in job.missing]:
-            job.missing.discard(features)
-            if error is not None:
-                self._fail(job, InferError(f"{job.request.request_id}: cannot encode: {error!r}"))
-            elif not job.missing:
-                del self._encoding[job]
+        for job in self._intake.on_encoded(features, failed=error is not None):
+            if error is None:
                 self._admission.add(job)
+            else:
+                self._fail(job, InferError(f"{job.request.request_id}: cannot encode: {error!r}"))
 
     def _on_cancel(self, job: Job) -> None:
-        if job in self._running.values():
+        if job in self._admission.running:
             if job.answer is not None:
-                job.answer.cancel()
-        elif job in self._arrived or job in self._encoding or self._admission.remove(job):
+                job.answer.cancel()  # ends at its next token
+        elif self._intake.remove(job) or self._admission.remove(job):
             self._fail(job, EngineDied("cancelled"))
 
     def _on_over(self, name: str, error: str | None) -> None:
@@ -202,75 +188,36 @@ class ContinuousEngine:
         job = self._running.pop(name, None)
         if job is None or job.answer is None:
             return
-        self._admission.release(job)
-        self._release(job)
         self._failures_in_row = 0
+        self._admission.release(job)
+        self._intake.release(job)
         completion = job.answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
         if completion.finish_reason == "cancelled":
-            self._count(num_failed=1)
+            self._fail(job, EngineDied("cancelled"))
             return
-        self._count(
-            num_completed=1,
-            prompt_tokens=job.num_tokens,
-            completion_tokens=len(completion.token_ids),
-        )
+        with self._lock:
+            self._open.discard(job)
+            self._stats.num_completed += 1
+            self._stats.prompt_tokens += job.num_tokens
+            self._stats.completion_tokens += len(completion.token_ids)
         self._publish()
         with contextlib.suppress(InvalidStateError):  # the caller may have left
             job.future.set_result(completion)
 
-    def _place(self) -> None:
-        """Give feature rows to those who arrived, in order: all that a request needs, or none."""
-        while self._arrived:
-            job = next(iter(self._arrived))
-            try:
-                held = self._table.hold(job.wanted)
-            except IdsUsedUp:
-                if self._table.num_held:
-                    return  # until who holds rows is done
-                self._between_steps(self._table.restart)
-                continue
-            if held is None:
-                return
-            del self._arrived[job]
-            job.features = held
-            job.set_group(self._config.page_size)
-            self._encode(job)
-
-    def _encode(self, job: Job) -> None:
-        num_encoded = 0
-        for slot, features in zip(job.slots, job.features, strict=True):
-            if features.encoded:
-                continue
-            job.missing.add(features)
-            if features not in self._in_encoder:
-                self._in_encoder.add(features)
-                self._table.retain(features)
-                self._encoder.put(slot, features)
-                num_encoded += 1
-        self._count(media_encoded=num_encoded, media_reused=len(job.features) - num_encoded)
-        if job.missing:
-            self._encoding[job] = None
-        else:
+    def _advance(self) -> None:
+        for job in self._intake.place(lambda: self._between_steps(self._table.restart)):
             self._admission.add(job)
-
-    def _admit(self) -> None:
         for job in self._admission.take():
             name = f"{next(self._serials)}:{job.request.request_id}"
             self._running[name] = job
             if self._model.regime_length and job.regime != self._regime:
                 self._regime = job.regime
                 self._between_steps(partial(self._model.set_regime, job.regime))
-            job.attempts += 1
-            job.answer = Answer(
-                job.request,
-                stop_ids=self._model.stop_ids,
-                decode=self._decode,
-                deadline_s=self._config.deadline_s,
-            )
-            first = partial(self._inbox.put, partial(self._admission.on_first_token, job))
-            attempt = Attempt(job.answer, self._sampler(job.request), first)
+            first = partial(self._post, partial(self._admission.on_first_token, job))
+            attempt = self._reception.attempt(job, first)
             ids = job.token_ids(self._table.ids)
             self._loop.put(name, ids, job.request.max_new_tokens, attempt)
+        self._publish()
 
     def _between_steps(self, action: Callable[[], None]) -> None:
         try:
@@ -285,17 +232,18 @@ class ContinuousEngine:
         """Replace a loop that died; give up on one that hangs."""
         if self._loop_failed or (self._running and not self._loop.is_alive):
             self._recover()
+        embedded, since = self._progress
         now = time.monotonic()
-        answers = (job.answer for job in self._running.values())
-        if any(answer is not None and now > answer.deadline + _HANG_S for answer in answers):
-            self._stop(f"the decoder hangs: no token for {_HANG_S} s past a deadline")
+        if not self._running or embedded != self._embedding.num_tokens:
+            self._progress = (self._embedding.num_tokens, now)
+        elif now - since > self._config.deadline_s:
+            self._stop(f"the decoder hangs: no step in engine.deadline_s {self._config.deadline_s}")
 
     def _recover(self) -> None:
         error = repr(self._loop.fatal_error)
         self._failures_in_row += 1
         log.warning(
-            "decoding loop failed",
-            extra={"error": error, "num_running": len(self._running)},
+            "decoding loop failed", extra={"error": error, "num_running": len(self._running)}
         )
         if not self._loop.stop(timeout_s=_STOP_TIMEOUT_S):
             self._stop("the decoding loop does not end")
@@ -303,12 +251,13 @@ class ContinuousEngine:
         if self._failures_in_row > MAX_FAILURES_IN_ROW:
             self._stop(f"the decoder failed {self._failures_in_row} times in a row: {error}")
             return
-        for job in list(self._running.values()):
+        for job in self._running.values():
             self._admission.release(job)
             if job.attempts == 1 and not job.future.done():
                 self._admission.add(job, suspect=True)
             else:
                 name = job.request.request_id
+                self._intake.release(job)
                 self._fail(job, InferError(f"{name}: the decoder failed on it twice: {error}"))
         self._running.clear()
         self._loop_failed = False
@@ -316,66 +265,43 @@ class ContinuousEngine:
         with self._lock:
             self._stats.extra["restarts"] = self._stats.extra.get("restarts", 0) + 1
 
-    def _fail(self, job: Job, error: InferError | EngineDied) -> None:
-        """Answer a job that does not run with an error."""
-        self._arrived.pop(job, None)
-        self._encoding.pop(job, None)
-        self._release(job)
-        self._count(num_failed=1)
-        with contextlib.suppress(InvalidStateError):  # the caller may have left
-            job.future.set_exception(error)
-
-    def _release(self, job: Job) -> None:
-        for features in job.features:
-            self._table.release(features)
-        job.features = []
-
-    def _end(self, reason: str) -> None:
-        with self._lock:
-            self._ended = reason
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._inbox.get_nowait()()
-        for job in [*self._arrived, *self._encoding, *self._admission.waiting(),
-                    *self._running.values()]:  # fmt: skip
-            self._fail(job, EngineDied(reason))
-        self._running.clear()
-        ended = self._encoder.close(timeout_s=_STOP_TIMEOUT_S)
-        if self._loop.stop(timeout_s=_STOP_TIMEOUT_S) and ended:
-            self._model.decoder.set_attn_implementation(self._attention)
-            self._model.decoder.set_input_embeddings(self._words)
-        else:
-            log.error("engine closed with a thread that does not end", extra={"reason": reason})
-
-    # --- parts ------------------------------------------------------------------------------------
-
     def _start_loop(self) -> DecodeLoop:
         def deliver(name: str, error: str | None) -> None:
-            self._inbox.put(partial(self._on_over, name, error))
+            self._post(partial(self._on_over, name, error))
 
         return DecodeLoop(self._model.decoder, self._processor, self._config, deliver)
 
-    def _sampler(self, request: Request) -> Sampler | None:
-        if request.temperature <= 0:
-            return None
-        device = self._model.decoder.device
-        return Sampler(temperature=request.temperature, seed=request.seed, device=device)
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        with self._tokenizer_lock:
-            return self._model.tokenizer.decode(token_ids, skip_special_tokens=True)
-
-    def _count(self, **counts: int) -> None:
+    def _fail(self, job: Job, error: InferError | EngineDied) -> None:
+        """Answer a job that is nowhere any more with an error."""
+        self._intake.release(job)
         with self._lock:
-            for name, count in counts.items():
-                setattr(self._stats, name, getattr(self._stats, name) + count)
+            self._open.discard(job)
+            self._stats.num_failed += 1
+        self._publish()
+        with contextlib.suppress(InvalidStateError):  # the caller may have left
+            job.future.set_exception(error)
 
     def _publish(self) -> None:
         with self._lock:
             stats = self._stats
             stats.num_running = len(self._running)
-            stats.num_waiting = (
-                len(self._arrived) + len(self._encoding) + self._admission.num_waiting
-            )
+            stats.num_waiting = len(self._intake) + self._admission.num_waiting
+            stats.media_encoded = self._intake.num_encoded
+            stats.media_reused = self._intake.num_reused
             stats.extra["kv_pages"] = self._admission.pages_taken
             stats.extra["feature_rows"] = self._table.num_held
+
+    def _end(self, reason: str) -> None:
+        with self._lock:
+            self._ended = reason
+            jobs = list(self._open)
+        for job in jobs:
+            self._fail(job, EngineDied(reason))
+        with self._lock:
+            self._stats.num_running = self._stats.num_waiting = 0
+        ended = self._encoder.close(timeout_s=_STOP_TIMEOUT_S)
+        if self._loop.stop(timeout_s=_STOP_TIMEOUT_S) and ended:
+            self._model.decoder.set_attn_implementation(self._attention)
+            self._model.decoder.set_input_embeddings(self._words)
+        else:
+            log.error("engine ended with a thread that does not", extra={"reason": reason})

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from pipeline.config import EngineConfig
 from pipeline.engine.answer import Answer
 from pipeline.engine.engine import Completion, Regime, Request
-from pipeline.engine.features import Features, word_embedding
+from pipeline.engine.features import Features
 from pipeline.engine.sampling import Sampler
-from pipeline.errors import RequestRefused
-from pipeline.models.model import Model, Slot
+from pipeline.models.model import Slot
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -78,100 +75,25 @@ class Job:
             before.append(part)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a request may ask of this model and these sizes.
-
-    Attributes:
-        vocabulary: Ids are below it.
-        max_length: Prompt and answer, tokens.
-        regime_length: Prompt and answer up to which the short LongRoPE factors serve; 0: always.
-        page_size: Tokens per KV page.
-        pages: KV pages that may be promised at once.
-        rows: Feature rows of one request.
-    """
-
-    vocabulary: int
-    max_length: int
-    regime_length: int
-    page_size: int
-    pages: int
-    rows: int
-
-    @staticmethod
-    def of(model: Model, config: EngineConfig, *, share: float) -> Limits:
-        """The limits of a model run with a config, where `share` of the pages may be promised."""
-        return Limits(
-            vocabulary=word_embedding(model.decoder).num_embeddings,
-            max_length=model.max_length,
-            regime_length=model.regime_length,
-            page_size=config.page_size,
-            pages=max(2, int(config.kv_cache_tokens // config.page_size * share)),
-            rows=config.feature_rows,
-        )
-
-    def admit(self, request: Request, prompt: Sequence[int | Slot]) -> Job:
-        """Make a job of a request, if it can be run at all.
-
-        Raises:
-            RequestRefused: empty, too long, an id outside the vocabulary, or larger than the KV
-                cache or the feature table; names limit and value.
-        """
-        name = request.request_id
-        rows = sum(part.num_rows for part in prompt if isinstance(part, Slot))
-        num_tokens = rows + sum(not isinstance(part, Slot) for part in prompt)
-        longest = num_tokens + request.max_new_tokens
-        pages = math.ceil(longest / self.page_size) + 1
-        if num_tokens == 0:
-            raise RequestRefused(f"{name}: the prompt is empty")
-        if request.max_new_tokens < 1:
-            raise RequestRefused(f"{name}: max_new_tokens is {request.max_new_tokens}, not >= 1")
-        if longest > self.max_length:
-            raise RequestRefused(
-                f"{name}: {num_tokens} prompt + {request.max_new_tokens} new tokens,"
-                f" the model's max_length is {self.max_length}"
-            )
-        if pages > self.pages:
-            raise RequestRefused(
-                f"{name}: {longest} tokens need {pages} KV pages, engine.kv_cache_tokens allows"
-                f" {self.pages} of {self.page_size}"
-            )
-        if rows > self.rows:
-            raise RequestRefused(f"{name}: {rows} feature rows, engine.feature_rows is {self.rows}")
-        for part in prompt:
-            if not isinstance(part, Slot) and not 0 <= part < self.vocabulary:
-                raise RequestRefused(
-                    f"{name}: token id {part}, the vocabulary has {self.vocabulary}"
-                )
-        short = self.regime_length == 0 or longest <= self.regime_length
-        return Job(
-            request=request,
-            prompt=prompt,
-            num_tokens=num_tokens,
-            pages=pages,
-            regime="short" if short else "long",
-        )
-
-
 class Attempt:
-    """Follows one run of a job through the decoding loop.
+    """One run of a job through the decoder.
 
     Args:
         answer: Takes the tokens.
         sampler: None is greedy.
-        on_first: Called at the first token, when the whole prompt is in the cache.
+        on_first: Called at the first token, when the whole prompt is in the KV cache.
     """
 
     def __init__(
-        self, answer: Answer, sampler: Sampler | None, on_first: Callable[[], None]
+        self, answer: Answer, sampler: Sampler | None, on_first: Callable[[], None] | None = None
     ) -> None:
+        self.answer = answer
         self.sampler = sampler
-        self._answer = answer
-        self._on_first: Callable[[], None] | None = on_first
+        self._on_first = on_first
 
     def on_token(self, token_id: int, logprob: float) -> bool:
         """Take a token and its ln p; True ends the request."""
         if self._on_first is not None:
             self._on_first()
             self._on_first = None
-        return self._answer.add(token_id, logprob)
+        return self.answer.add(token_id, logprob)

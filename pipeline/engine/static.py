@@ -22,11 +22,11 @@ from transformers import (
 )
 
 from pipeline.config import EngineConfig
-from pipeline.engine.answer import Answer
 from pipeline.engine.engine import Completion, EngineStats, Request
 from pipeline.engine.features import word_embedding
-from pipeline.engine.job import Job, Limits
-from pipeline.engine.sampling import Sampler, Steering
+from pipeline.engine.job import Attempt, Job
+from pipeline.engine.reception import Reception
+from pipeline.engine.sampling import Steering
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from pipeline.models.model import Model, Slot
 
@@ -49,12 +49,11 @@ class StaticEngine:
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._model = model
         self._config = config
-        self._limits = Limits.of(model, config, share=1.0)
+        self._reception = Reception(model, config, kv_share=1.0)
         self._steering = Steering(model.banned_ids, model.decoder.device)
         self._own_generation = model.decoder.generation_config
         model.decoder.generation_config = GenerationConfig(pad_token_id=0)  # nothing hidden in it
         self._stats = EngineStats()
-        self._tokenizer_lock = threading.Lock()
         self._changed = threading.Condition()  # guards all that follows
         self._waiting: deque[Job] = deque()
         self._ended = False
@@ -67,9 +66,7 @@ class StaticEngine:
         with self._changed:
             self._stats.num_requests += 1
         try:
-            with self._tokenizer_lock:
-                prompt = self._model.tokenize(request.turns)
-            job = self._limits.admit(request, prompt)
+            job = self._reception.admit(request)
         except RequestRefused:
             with self._changed:
                 self._stats.num_failed += 1
@@ -174,8 +171,7 @@ class StaticEngine:
         for row, prompt in enumerate(prompts):
             embedded[row, longest - prompt.shape[0] :] = prompt
             mask[row, longest - prompt.shape[0] :] = 1
-        answers = [self._new_answer(job) for job in jobs]
-        watch = _Watch(self._steering, answers, [self._sampler(job.request) for job in jobs])
+        watch = _Watch(self._steering, [self._reception.attempt(job) for job in jobs])
         decoder.generate(
             inputs_embeds=embedded,
             attention_mask=mask,
@@ -199,25 +195,6 @@ class StaticEngine:
                 parts.append(words(torch.tensor([part], device=words.weight.device)))
         return torch.cat(parts)
 
-    def _new_answer(self, job: Job) -> Answer:
-        job.answer = Answer(
-            job.request,
-            stop_ids=self._model.stop_ids,
-            decode=self._decode,
-            deadline_s=self._config.deadline_s,
-        )
-        return job.answer
-
-    def _sampler(self, request: Request) -> Sampler | None:
-        if request.temperature <= 0:
-            return None
-        device = self._model.decoder.device
-        return Sampler(temperature=request.temperature, seed=request.seed, device=device)
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        with self._tokenizer_lock:
-            return self._model.tokenizer.decode(token_ids, skip_special_tokens=True)
-
     def _finish(self, job: Job, error: InferError | EngineDied | None) -> None:
         with self._changed, contextlib.suppress(InvalidStateError):  # the caller may have left
             self._stats.num_running -= 1 if self._stats.num_running else 0
@@ -236,14 +213,12 @@ class StaticEngine:
 class _Watch:
     """Follows a batch through `generate`: steers its scores, and ends it row by row."""
 
-    def __init__(
-        self, steering: Steering, answers: Sequence[Answer], samplers: Sequence[Sampler | None]
-    ) -> None:
+    def __init__(self, steering: Steering, attempts: Sequence[Attempt]) -> None:
         self.steer = cast("LogitsProcessor", self._steer)
         self.stop = cast("StoppingCriteria", self._stop)
         self._steering = steering
-        self._answers = answers
-        self._samplers = samplers
+        self._attempts = attempts
+        self._samplers = [attempt.sampler for attempt in attempts]
         self._logprobs: list[float] = []
 
     def _steer(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -253,6 +228,6 @@ class _Watch:
 
     def _stop(self, input_ids: torch.Tensor, _scores: object, **_kwargs: object) -> torch.Tensor:
         tokens = input_ids[:, -1].tolist()
-        rows = zip(self._answers, tokens, self._logprobs, strict=True)
-        over = [answer.add(token, logprob) for answer, token, logprob in rows]
+        rows = zip(self._attempts, tokens, self._logprobs, strict=True)
+        over = [attempt.on_token(token, logprob) for attempt, token, logprob in rows]
         return torch.tensor(over, dtype=torch.bool, device=input_ids.device)
