@@ -1,0 +1,51 @@
+"""Looking into a loaded model: the pixels its tower gets, and what the tower gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.errors import CheckpointError
+from pipeline.models.model import Canvas, Model
+from pipeline.models.phi4_multimodal.model import Phi4Multimodal
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A model, and its insides.
+
+    Attributes:
+        model: As loaded.
+        pixels: Canvas to crops, shape (n, 3, side, side), the global view first.
+        tower: Canvas to the tower's features that are used, shape (n, positions, hidden).
+    """
+
+    model: Model
+    pixels: Callable[[Canvas], torch.Tensor]
+    tower: Callable[[Canvas], torch.Tensor]
+
+
+def probe(model: Model) -> Probed:
+    """Open a model of any of our architectures.
+
+    Raises:
+        CheckpointError: the model is of another kind.
+    """
+    if isinstance(model, Phi4Multimodal):
+        return _phi4_multimodal(model)
+    raise CheckpointError(f"no probe for a {type(model).__name__}")
+
+
+def _phi4_multimodal(model: Phi4Multimodal) -> Probed:
+    encoder = model.image_encoder
+
+    def pixels(canvas: Canvas) -> torch.Tensor:
+        return encoder.views(canvas)[0]
+
+    def tower(canvas: Canvas) -> torch.Tensor:
+        with torch.no_grad():
+            return encoder.features([encoder.views(canvas)], batch_size=8)[0].flatten(1, 2)
+
+    return Probed(model, pixels, tower)

@@ -1,0 +1,267 @@
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from pipeline.errors import CheckpointError
+from pipeline.models.checkpoint import Resolved, load, resolve
+from pipeline.models.tiny import write_tiny
+
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+INDEX = "model.safetensors.index.json"
+QKV = "model.layers.0.self_attn.qkv_proj"
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))
+
+
+def rewrite(folder: Path, *, drop: str = "", **added: np.ndarray) -> None:
+    """Change the second shard, and the index with it."""
+    shard = load_file(folder / SECOND) | {k.replace("__", "."): v for k, v in added.items()}
+    shard.pop(drop, None)
+    save_file(shard, folder / SECOND)
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"].pop(drop, None)
+    index["weight_map"] |= dict.fromkeys(shard, SECOND)
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def load_text(folder: Path) -> None:
+    load(resolve(str(folder)), modality="text", device="cpu")
+
+
+def test_a_folder_is_described_without_torch(tiny_folder: Path) -> None:
+    code = (
+        "import sys; from pipeline.models.checkpoint import resolve;"
+        "import pipeline.models.catalog, pipeline.models.tiny;"
+        f"resolve({str(tiny_folder)!r}).preparation.num_rows_of_size(10, 10);"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - our own code
+
+
+def test_what_is_resolved_travels_and_names_everything(tiny: Resolved) -> None:
+    travelled = pickle.loads(pickle.dumps(tiny))  # noqa: S301 - our own bytes
+
+    assert travelled == tiny
+    assert tiny.modalities == ("vision", "speech", "text")
+    assert (tiny.architecture, tiny.revision) == ("phi4_multimodal", None)
+    assert tiny.preparation is not None
+    assert tiny.preparation.num_rows_of_size(224, 224) == 145
+
+
+def test_the_digest_follows_the_content(folder: Path, tiny: Resolved) -> None:
+    assert resolve(str(folder)).digest == tiny.digest
+
+    change_config(folder, rms_norm_eps=1e-6)
+    changed = resolve(str(folder)).digest
+    rewrite(folder, drop="nothing", model__layers__0__input_layernorm__weight=np.zeros(64, "f4"))
+
+    assert len({tiny.digest, changed, resolve(str(folder)).digest}) == 3
+
+
+def test_a_single_file_loads_like_shards(folder: Path, tmp_path: Path) -> None:
+    single = tmp_path / "single"
+    single.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(folder / name, single)
+    save_file(load_file(folder / FIRST) | load_file(folder / SECOND), single / "model.safetensors")
+
+    one, many = (
+        load(resolve(str(path)), modality="speech", device="cpu") for path in (single, folder)
+    )
+
+    for left, right in zip(one.decoder.parameters(), many.decoder.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_the_adapter_is_merged_with_its_scale(folder: Path) -> None:
+    change_config(folder, speech_lora={"r": 12, "lora_alpha": 18})
+    shard = load_file(folder / SECOND)
+    low, high = (shard[f"{QKV}.lora_{half}.speech.weight"] for half in "AB")
+    expected = shard[f"{QKV}.base_layer.weight"] + 1.5 * high @ low
+
+    model = load(resolve(str(folder)), modality="speech", device="cpu")
+
+    merged = model.decoder.get_parameter(QKV + ".weight")
+    np.testing.assert_allclose(merged.numpy(), expected, atol=1e-5)
+
+
+def test_weights_are_cast_once_and_the_normalisation_is_not(tiny: Resolved) -> None:
+    model = load(tiny, modality="speech", device="cpu", dtype="bfloat16")
+
+    assert {value.dtype for value in model.decoder.parameters()} == {torch.bfloat16}
+    assert model.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
+    audio = model.audio_encoder  # type: ignore[attr-defined] - of this architecture
+    assert audio.encoder.encoder_embedding.global_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("drop", "complaint"),
+    [
+        ("model.layers.1.mlp.down_proj.base_layer.weight", "places without a tensor"),
+        (f"{QKV}.lora_A.vision.weight", r"adapter parts missing or misshapen: .*\(vision\)"),
+        (f"{QKV}.base_layer.weight", "adapters of nothing"),
+    ],
+)
+def test_a_missing_tensor_is_named_whatever_the_modality(
+    folder: Path, drop: str, complaint: str
+) -> None:
+    rewrite(folder, drop=drop)
+
+    with pytest.raises(CheckpointError, match=complaint):
+        load_text(folder)
+
+
+def test_a_tensor_without_a_place_is_named(folder: Path) -> None:
+    rewrite(folder, model__layers__0__mystery__weight=np.zeros(3, "f4"))
+
+    with pytest.raises(CheckpointError, match=r"without a place: model\.layers\.0\.mystery"):
+        load_text(folder)
+
+
+def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
+    rewrite(folder, model__layers__0__input_layernorm__weight=np.zeros(63, "f4"))
+
+    with pytest.raises(CheckpointError, match=r"shapes that differ: .*\[63\] instead of \[64\]"):
+        load_text(folder)
+
+
+def test_the_distance_bias_has_to_fit_the_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["audio_processor"]["config"]["relative_attention_bias_args"]["t5_bias_max_distance"] = (
+        1000
+    )
+    change_config(folder, **config)
+
+    with pytest.raises(CheckpointError, match=r"bias_values.* instead of \[2000, 4\]"):
+        load_text(folder)
+
+
+def test_pickles_are_never_read(folder: Path) -> None:
+    for name in (FIRST, SECOND, INDEX):
+        (folder / name).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+
+    with pytest.raises(CheckpointError, match="pickles only"):
+        resolve(str(folder))
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / SECOND).unlink()
+
+    with pytest.raises(CheckpointError, match=f"lacks shards that its index names: {SECOND}"):
+        resolve(str(folder))
+
+
+def test_an_index_that_points_outside_the_folder_is_refused(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["model.norm.weight"] = "../elsewhere.safetensors"
+    (folder / INDEX).write_text(json.dumps(index))
+    shutil.copy(folder / FIRST, folder.parent / "elsewhere.safetensors")
+
+    with pytest.raises(CheckpointError, match="lacks shards"):
+        resolve(str(folder))
+
+
+def test_a_shard_cut_short_is_named(folder: Path) -> None:
+    os.truncate(folder / SECOND, 10_000)
+    with pytest.raises(CheckpointError, match="cut short"):
+        load_text(folder)
+
+    os.truncate(folder / SECOND, 500_000)
+    with pytest.raises(CheckpointError, match="cut short"):
+        load_text(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model_type": "llama"}, "model_type 'llama'"),
+        ({"vision_lora": None}, "vision_lora needs r and lora_alpha"),
+        ({"rope_scaling": {"type": "yarn"}}, "rotary embedding of type 'yarn'"),
+        ({"hidden_size": None}, "config.json lacks hidden_size"),
+        ({"audio_processor": {}}, "audio_processor lacks 'config'"),
+        ({"vision_tiny_overrides": {"colour": 1}}, r"unknown keys \['colour'\]"),
+        ({"embd_layer": {}}, "do not fit a vision tower"),
+    ],
+)
+def test_a_config_of_something_else_is_refused(
+    folder: Path, changes: dict[str, object], complaint: str
+) -> None:
+    change_config(folder, **changes)
+
+    with pytest.raises(CheckpointError, match=complaint):
+        load(resolve(str(folder)), modality="vision", device="cpu")
+
+
+def test_a_tokenizer_without_the_special_tokens_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|endoftext11|>", "<|sound|>"))
+
+    with pytest.raises(CheckpointError, match=r"<\|endoftext11\|> or <\|audio\|>"):
+        load_text(folder)
+
+
+def test_a_damaged_tokenizer_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+    with pytest.raises(CheckpointError, match="not a tokenizer definition"):
+        load_text(folder)
+
+
+def test_a_device_that_is_not_there_is_named(tiny: Resolved) -> None:
+    with pytest.raises(CheckpointError, match="'npu' is not available"):
+        load(tiny, modality="text", device="npu")
+
+
+def test_a_hub_name_that_is_neither_cached_nor_reachable_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    with pytest.raises(CheckpointError, match=r"config\.json of phicorpus/nowhere"):
+        resolve("phicorpus/nowhere")
+    with pytest.raises(CheckpointError, match="neither a folder nor a hub name"):
+        resolve("not a name")
+
+
+def test_a_hub_name_is_resolved_from_the_cache_to_its_commit(
+    monkeypatch: pytest.MonkeyPatch, tiny_folder: Path, tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--phicorpus--tiny"
+    shutil.copytree(tiny_folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    resolved = resolve("phicorpus/tiny")
+
+    assert (resolved.revision, resolved.digest, resolved.path) == (commit, commit, None)
+    assert load(resolved, modality="text", device="cpu").name == "phicorpus/tiny"
+
+
+def test_the_tiny_checkpoint_is_the_same_for_the_same_seed(tiny: Resolved, tmp_path: Path) -> None:
+    write_tiny(tmp_path / "same", seed=1)
+    write_tiny(tmp_path / "other", seed=2)
+
+    assert resolve(str(tmp_path / "same")).digest == tiny.digest
+    assert resolve(str(tmp_path / "other")).digest != tiny.digest
+    assert sum(file.stat().st_size for file in (tmp_path / "same").iterdir()) < 5_000_000
