@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Instruction = tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def instructions() -> list[Instruction]:
+    """The Dockerfile's instructions, comments dropped and continued lines joined."""
+    text = (ROOT / "infra/Dockerfile").read_text("utf-8")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    pairs = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
+    return [(keyword, " ".join(rest.split())) for keyword, rest in pairs]
+
+
+def of_kind(instructions: list[Instruction], keyword: str) -> list[str]:
+    return [rest for kind, rest in instructions if kind == keyword]
+
+
+def pip_installs(instructions: list[Instruction]) -> list[list[str]]:
+    commands = [part for run in of_kind(instructions, "RUN") for part in run.split("&&")]
+    return [shlex.split(part)[2:] for part in commands if part.split()[:2] == ["pip", "install"]]
+
+
+def requirements(arguments: list[str]) -> list[str]:
+    valued = {"--constraint", "--extra-index-url"}
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [word for before, word in pairs if not word.startswith("-") and before not in valued]
+
+
+def project() -> dict[str, dict[str, object]]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def test_it_installs_torch_then_the_project_with_extras_then_its_code(
+    instructions: list[Instruction],
+) -> None:
+    installs = [requirements(arguments) for arguments in pip_installs(instructions)]
+
+    assert installs == [["torch"], [".[${EXTRAS}]", "ray[default]"], ["."]]
+
+
+def test_every_download_is_held_to_the_constraints(instructions: list[Instruction]) -> None:
+    *downloads, code = pip_installs(instructions)
+
+    assert all(arguments[1:3] == ["--constraint", "constraints.txt"] for arguments in downloads)
+    assert "--no-deps" in code
+    assert all("--no-cache-dir" in arguments for arguments in [*downloads, code])
+
+
+def test_the_extras_are_extras_of_the_project(instructions: list[Instruction]) -> None:
+    arguments = dict(rest.split("=", 1) for rest in of_kind(instructions, "ARG"))
+
+    extras = set(arguments["EXTRAS"].split(","))
+    assert extras <= set(project()["optional-dependencies"])
+    assert extras.isdisjoint({"dev", "gpu"})
+
+
+def test_what_it_names_is_pinned() -> None:
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+
+    assert pinned["torch"] == "2.13.0"
+    assert "ray" in pinned
+    dependencies = project()["dependencies"]
+    assert isinstance(dependencies, list)
+    names = {re.split(r"[\[<>=;,~! ]", line)[0].lower() for line in dependencies}
+    normal = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
+    assert {re.sub(r"[-_.]+", "-", name) for name in names} <= normal
+
+
+def test_the_python_of_the_image_is_one_that_the_project_supports(
+    instructions: list[Instruction],
+) -> None:
+    arguments = dict(rest.split("=", 1) for rest in of_kind(instructions, "ARG"))
+    version = re.fullmatch(r"python:3\.(\d+)-slim-\w+", arguments["BASE_IMAGE"])
+
+    assert version is not None
+    assert project()["requires-python"] == ">=3.11"
+    assert int(version[1]) >= 11
+
+
+def test_it_copies_what_exists_and_dockerignore_lets_through(
+    instructions: list[Instruction],
+) -> None:
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    copies = [rest.split() for rest in of_kind(instructions, "COPY") if "--from" not in rest]
+    sources = {source for copy in copies for source in copy[:-1]}
+
+    assert lines[1] == "*"
+    assert sources == allowed
+    assert {source for source in sources - {"README.md"} if not (ROOT / source).exists()} == set()
+
+
+def test_it_ends_as_a_user_that_is_not_root(instructions: list[Instruction]) -> None:
+    kinds = [kind for kind, _ in instructions]
+    user = of_kind(instructions, "USER")
+
+    assert user == ["1000:1000"]
+    assert {"RUN", "COPY", "ADD"}.isdisjoint(kinds[kinds.index("USER") :])
+    assert of_kind(instructions, "ENTRYPOINT") == ['["tini", "--", "phicorpus"]']
+
+
+def test_it_has_what_the_doctor_and_kuberay_ask_for(instructions: list[Instruction]) -> None:
+    install = next(run for run in of_kind(instructions, "RUN") if "apt-get install" in run)
+
+    packages = {word for word in install.split() if re.fullmatch(r"[a-z0-9+.-]+", word)}
+    assert {
+        "libreoffice-impress", "fonts-crosextra-carlito", "fonts-crosextra-caladea",
+        "fonts-liberation", "fontconfig", "bubblewrap", "wget", "tini",
+    } <= packages  # fmt: skip
+    assert "--no-install-recommends" in install
+    assert "rm -rf /var/lib/apt/lists/*" in install
