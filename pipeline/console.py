@@ -153,8 +153,9 @@ def open_annotations(store_uri: str) -> ds.Dataset:
 def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
     """Print annotations, one line each, long texts cut."""
     table = Table(title=title, title_justify="left", show_lines=False)
-    for heading in ("asset", "segment", "task", "status", "answer"):
-        table.add_column(heading, overflow="fold")
+    for heading in ("asset", "segment", "task", "status"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("answer", no_wrap=True, overflow="ellipsis")
     for row in rows:
         name = str(row["uri"]).rpartition("/")[2]
         part = row["page_number"] or ""

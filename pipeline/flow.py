@@ -11,6 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,7 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.engine.backend import Backend
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 _CALLS_AT_ONCE = 4
 """Blocks that a replica answers at the same time: their requests meet in its engine."""
 
+_BLOCK_BYTES = 64 * 1024**2
+"""Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
+
 _MAX_RETRIES = 3
 """Of a block whose worker died. Ray's default is for ever, which a row that kills never leaves."""
 
@@ -58,20 +62,20 @@ class Flow:
 
     def replies(self, units: Sequence[Unit]) -> Iterator[pa.Table]:
         """Run the units through the stages; replies come in the order in which they finish."""
-        cluster = self.config.cluster
+        slots = self.config.cluster
         assets = ray.data.from_arrow([unit.assets() for unit in units])
         fetched = assets.map_batches(
             partial(fetch, config=self.config.fetch),
             batch_size=8,
             batch_format="pyarrow",
-            num_cpus=cluster.fetch_cpus,
+            num_cpus=slots.fetch_cpus,
             max_retries=_MAX_RETRIES,
         )
         segments = fetched.map_batches(
             partial(decode, config=_decoding(self.config), preparation=self.backend.preparation),
             batch_size=8,
             batch_format="pyarrow",
-            num_cpus=cluster.decode_cpus,
+            num_cpus=slots.decode_cpus,
             max_retries=_MAX_RETRIES,
         )
         replies = segments.map_batches(
@@ -80,12 +84,12 @@ class Flow:
             batch_size=16,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                size=cluster.replicas,
+                size=slots.replicas,
                 max_tasks_in_flight_per_actor=2 * _CALLS_AT_ONCE,
                 max_concurrent_calls_per_actor=_CALLS_AT_ONCE,
             ),
-            num_cpus=cluster.cpus_per_replica,
-            num_gpus=_gpus(cluster, ray.cluster_resources()) or None,
+            num_cpus=slots.cpus_per_replica,
+            num_gpus=_gpus(slots, ray.cluster_resources()) or None,
             max_restarts=-1,
             max_task_retries=_MAX_RETRIES,
         )
@@ -133,13 +137,19 @@ def run(
 
 
 def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> None:
-    """Run the open units once; a worker that kept dying ends the attempt, not the run."""
+    """Run the open units once; workers that keep dying end the attempt, not the run.
+
+    Raises:
+        RayTaskError: a stage raised, which none does on purpose: a defect of this software.
+    """
     try:
         for replies in flow.replies(commit.open_units):
             commit.add(replies)
             on_progress(commit)
-    except (ActorDiedError, WorkerCrashedError, OutOfMemoryError) as error:
-        log.warning("a worker died too often", extra={"modality": flow.modality, "why": str(error)})
+    except RayTaskError:
+        raise
+    except RayError as error:
+        log.warning("workers died too often", extra={"modality": flow.modality, "why": str(error)})
 
 
 def flows(
@@ -156,55 +166,61 @@ def flows(
     }
 
 
-def connect(cluster: ClusterConfig) -> None:
-    """Connect to the config's cluster, or start a local one; keep Ray Data strict.
+@contextmanager
+def cluster(config: ClusterConfig) -> Iterator[None]:
+    """Connect to the config's cluster, or start a local one and end it again; keep Ray Data strict.
 
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
     """
-    # Ray 2.60 calls max_retries deprecated and has no other name for it yet.
-    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-    if not ray.is_initialized():
-        local = cluster.address in {None, "local"} and "RAY_ADDRESS" not in os.environ
-        options: dict[str, Any] = {"num_cpus": cluster.num_cpus} if local else {}
-        ray.init(
-            address=cluster.address or ("local" if local else "auto"),
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            include_dashboard=False if local else None,
-            **options,
-        )
-    _check_room(cluster, ray.cluster_resources())
-    context = DataContext.get_current()
-    context.max_errored_blocks = 0
-    context.enable_progress_bars = False
-    context.target_max_block_size = 64 * 1024**2
-    context.execution_no_progress_timeout_s = cluster.no_progress_timeout_s
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    started = not ray.is_initialized()
+    if started:
+        _connect(config)
+    try:
+        _check_room(config, ray.cluster_resources())
+        context = DataContext.get_current()
+        context.max_errored_blocks = 0
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = _BLOCK_BYTES
+        context.execution_no_progress_timeout_s = config.no_progress_timeout_s
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        # Ray 2.60 calls max_retries deprecated and has no other name for it yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        yield
+    finally:
+        if started:
+            ray.shutdown()
 
 
-def disconnect() -> None:
-    """End a local cluster, or leave a shared one."""
-    ray.shutdown()
+def _connect(config: ClusterConfig) -> None:
+    """Start a local cluster, unless the config or a submitted job's environment names one."""
+    address = config.address or os.environ.get("RAY_ADDRESS", "local")
+    local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
+    ray.init(
+        address=address,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        **(local if address == "local" else {}),
+    )
 
 
-def _check_room(cluster: ClusterConfig, resources: Mapping[str, float]) -> None:
+def _check_room(config: ClusterConfig, resources: Mapping[str, float]) -> None:
     cpus = resources.get("CPU", 0.0)
-    needed = cluster.replicas * cluster.cpus_per_replica + cluster.decode_cpus
-    if needed + cluster.fetch_cpus > cpus:
+    needed = config.replicas * config.cpus_per_replica + config.decode_cpus
+    if needed + config.fetch_cpus > cpus:
         raise ConfigError(
-            f"cluster: {cluster.replicas} replicas x {cluster.cpus_per_replica} CPUs and one fetch "
-            f"and decode task need {needed + cluster.fetch_cpus:g} CPUs; there are {cpus:g}"
+            f"cluster: {config.replicas} replicas x {config.cpus_per_replica} CPUs and one fetch "
+            f"and decode task need {needed + config.fetch_cpus:g} CPUs; there are {cpus:g}"
         )
-    gpus = cluster.replicas * _gpus(cluster, resources)
+    gpus = config.replicas * _gpus(config, resources)
     if gpus > resources.get("GPU", 0.0):
         raise ConfigError(f"cluster: {gpus:g} GPUs needed, {resources.get('GPU', 0.0):g} there")
 
 
-def _gpus(cluster: ClusterConfig, resources: Mapping[str, float]) -> float:
-    if cluster.gpus_per_replica is not None:
-        return cluster.gpus_per_replica
+def _gpus(config: ClusterConfig, resources: Mapping[str, float]) -> float:
+    if config.gpus_per_replica is not None:
+        return config.gpus_per_replica
     return 1.0 if resources.get("GPU", 0.0) else 0.0
 
 

@@ -117,19 +117,18 @@ def annotate(
     commit = Commit(Publisher(job.store, _publication(job)), assemble)
     begun = time.monotonic()
     status = "failed"
-    flow.connect(config.cluster)
     try:
-        flows = flow.flows(config, job.backend, job.questions)
-        flow.run(flows, job.plan, commit, lambda c: on_progress and on_progress(job, c))
+        with flow.cluster(config.cluster):
+            flows = flow.flows(config, job.backend, job.questions)
+            flow.run(flows, job.plan, commit, lambda c: on_progress and on_progress(job, c))
         status = "done"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
         raise
     finally:
         elapsed_s = time.monotonic() - begun
         record = _record(job, commit.tally, run_id, status, (started, elapsed_s))
         job.store.create(f"runs/{run_id}.json", json.dumps(record, indent=1).encode())
-        flow.disconnect()
     return RunReport(
         run_id=run_id, status="done", planned=job.pending, tally=commit.tally, elapsed_s=elapsed_s
     )

@@ -1,0 +1,144 @@
+"""Builders with good defaults: a test names only what it is about."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+from PIL import Image, ImageDraw
+
+from pipeline.config import RunConfig, parse_config
+from pipeline.engine.backend import Backend, scripted_backend
+from pipeline.engine.scripted import Script
+from pipeline.models.phi4_multimodal.image import ImagePreparation
+from schemas import REPLY, SEGMENT
+from schemas.segment import FETCHED
+
+PREPARATION = ImagePreparation(crop_size_px=56, patch_size_px=14, max_crops=4)
+
+
+def an_image(text: str = "hello", size: tuple[int, int] = (80, 60), fmt: str = "PNG") -> bytes:
+    picture = Image.new("RGB", size, "white")
+    ImageDraw.Draw(picture).text((5, 5), text, fill="black")
+    file = io.BytesIO()
+    picture.save(file, format=fmt)
+    return file.getvalue()
+
+
+def a_pdf(num_pages: int = 2) -> bytes:
+    pages = [Image.new("RGB", (200, 150), (250, 250 - 20 * i, 250)) for i in range(num_pages)]
+    file = io.BytesIO()
+    pages[0].save(file, format="PDF", save_all=True, append_images=pages[1:])
+    return file.getvalue()
+
+
+def a_tone(seconds: float = 2.0, rate_hz: int = 16_000) -> bytes:
+    time_s = np.arange(int(seconds * rate_hz)) / rate_hz
+    file = io.BytesIO()
+    soundfile.write(file, 0.3 * np.sin(2 * np.pi * 220 * time_s), rate_hz, format="WAV")
+    return file.getvalue()
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+    return path
+
+
+def a_corpus(folder: Path, num_images: int = 5) -> Path:
+    """Some images, a PDF deck, a recording and a broken image; gives the manifest's path."""
+    files = {f"image{i}.png": an_image(f"image {i}") for i in range(num_images)}
+    files |= {"deck.pdf": a_pdf(3), "tone.wav": a_tone(), "broken.png": an_image()[:60]}
+    write_files(folder, files)
+    rows = [{"uri": name, "owner": f"team {len(name)}"} for name in files]
+    return write_manifest(folder / "manifest.parquet", rows)
+
+
+def a_config(folder: Path, **settings: Any) -> RunConfig:
+    """A job over `folder`'s manifest, with small units and every task."""
+    values: dict[str, Any] = {
+        "manifest": str(folder / "manifest.parquet"),
+        "output": str(folder / "output"),
+        "model": "scripted",
+        "tasks": ["ocr", "caption", "transcribe", "native"],
+        "units": {"image": 2, "deck": 1, "audio": 1},
+        "audio": {"vad": False},
+        "cluster": {"cpus_per_replica": 0.25},
+    }
+    return parse_config(values | settings)
+
+
+def a_backend(**script: Any) -> Backend:
+    return scripted_backend(Script(**script), PREPARATION)
+
+
+def fetched(**columns: Any) -> pa.Table:
+    row = {"unit_id": "u", "asset_id": "a", "uri": "/a.png", "tasks": ["ocr"]} | columns
+    return pa.Table.from_pylist([row], schema=FETCHED)
+
+
+def a_segment(**columns: Any) -> dict[str, Any]:
+    pixels = np.zeros((56, 56, 3), np.uint8)
+    return {
+        "unit_id": "u",
+        "asset_id": "a",
+        "uri": "/a.png",
+        "sha256": "0" * 64,
+        "tasks": ["ocr"],
+        "segment_index": 0,
+        "segment_count": 1,
+        "segment_kind": "image",
+        "data": pixels.tobytes(),
+        "width_px": 56,
+        "height_px": 56,
+        "valid_width_px": 56,
+        "valid_height_px": 56,
+    } | columns
+
+
+def segments(*rows: Mapping[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=SEGMENT)
+
+
+def a_reply(**columns: Any) -> dict[str, Any]:
+    return {
+        "unit_id": "u",
+        "asset_id": "a",
+        "uri": "/a.png",
+        "task": "ocr",
+        "segment_index": 0,
+        "segment_count": 1,
+        "segment_kind": "image",
+        "status": "ok",
+        "source": "model",
+        "text": "text",
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+    } | columns
+
+
+def replies(*rows: Mapping[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=REPLY)
+
+
+def annotation_rows(output: Path) -> list[dict[str, Any]]:
+    """Every annotation of an output, `task` and `fingerprint` from the path, in key order."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(output.glob("annotations/task=*/fingerprint=*/*.parquet")):
+        task, fingerprint = (part.split("=")[1] for part in path.parts[-3:-1])
+        table = pq.ParquetFile(path).read().to_pylist()
+        rows += [{**row, "task": task, "fingerprint": fingerprint} for row in table]
+    return sorted(rows, key=lambda row: (row["asset_id"], row["segment_index"], row["task"]))

@@ -1,0 +1,25 @@
+"""One local Ray for the whole run: starting one takes seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """A local cluster; gives its address, for drivers in processes of their own."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    context = ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _node_ip_address="127.0.0.1",
+    )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()

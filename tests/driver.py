@@ -1,0 +1,15 @@
+"""A driver to be killed: runs a scripted job in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from pipeline.config import parse_config
+from pipeline.job import annotate
+from tests.builders import a_backend
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[1])
+    report = annotate(parse_config(job["config"]), backend=a_backend(**job["script"]))
+    sys.stdout.write(report.status)

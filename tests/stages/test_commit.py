@@ -1,0 +1,171 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.publish import Publication, Publisher
+from pipeline.stages.assemble import assemble
+from pipeline.stages.commit import Commit
+from pipeline.storage.store import open_store
+from pipeline.unit import Unit
+from schemas import ANNOTATION, DOCUMENT
+from tests.builders import a_reply, annotation_rows, replies
+
+OWNER = pa.schema([pa.field("owner", pa.string())])
+
+
+def a_unit(asked: dict[str, tuple[str, ...]], **columns: Any) -> Unit:
+    rows = [
+        {"uri": f"/{name}", "asset_id": name, "media_type": "image/png", "owner": f"of {name}"}
+        for name in asked
+    ]
+    table = pa.Table.from_pylist(rows).append_column("sha256", pa.nulls(len(rows), pa.string()))
+    tasks = frozenset(task for names in asked.values() for task in names)
+    settings: dict[str, Any] = {
+        "pending": tasks,
+        "committed": frozenset[str](),
+        "document_pending": True,
+    }
+    return Unit(unit_id="u", kind="image", rows=table, asked=asked, **(settings | columns))
+
+
+def a_commit(folder: Path) -> Commit:
+    publication = Publication(
+        fingerprints={(task, "image"): f"f-{task}" for task in ("ocr", "caption")},
+        document_fingerprints={"image": "f-doc"},
+        model="phi@1",
+        passed_through=OWNER,
+        software_version="0",
+    )
+    return Commit(Publisher(open_store(str(folder)), publication), assemble)
+
+
+def row(
+    asset_id: str, index: int = 0, count: int | None = 1, task: str = "ocr", **more: Any
+) -> Any:
+    return a_reply(asset_id=asset_id, segment_index=index, segment_count=count, task=task, **more)
+
+
+def test_a_unit_is_published_when_everything_announced_has_come(tmp_path: Path) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",), "b": ("ocr",)}))
+
+    assert commit.add(replies(row("a"), row("b", 1, 2))) == []
+    assert annotation_rows(tmp_path) == []
+    assert [unit.unit_id for unit in commit.add(replies(row("b", 0, 2)))] == ["u"]
+
+    rows = annotation_rows(tmp_path)
+    assert [(r["asset_id"], r["segment_index"]) for r in rows] == [("a", 0), ("b", 0), ("b", 1)]
+    assert {r["model"] for r in rows} == {"phi@1"}
+    assert [r["owner"] for r in rows] == ["of a", "of b", "of b"]
+
+
+def test_files_carry_schema_and_description(tmp_path: Path) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",)}))
+    commit.add(replies(row("a", status="error", error_message="torn")))
+
+    (path,) = tmp_path.glob("annotations/task=ocr/fingerprint=f-ocr/u.parquet")
+    schema = pq.read_schema(path)
+    assert schema.names == [*ANNOTATION.names, "owner"]
+    assert schema.metadata[b"phicorpus.num_error"] == b"1"
+    assert schema.metadata[b"schema_version"] == b"1"
+    (document,) = tmp_path.glob("documents/fingerprint=f-doc/u.parquet")
+    assert pq.read_schema(document).names == DOCUMENT.names
+
+
+def test_a_recording_may_say_only_at_its_end_how_many_windows_it_has(tmp_path: Path) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",)}))
+
+    commit.add(replies(row("a", 0, None), row("a", 1, None)))
+    assert commit.open_units
+    commit.add(replies(row("a", 2, 3)))
+
+    assert [r["segment_count"] for r in annotation_rows(tmp_path)] == [3, 3, 3]
+
+
+@given(data=st.data())
+def test_order_repetition_and_batching_do_not_change_what_is_published(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    asked = {"a": ("ocr", "caption"), "b": ("ocr",), "c": ("ocr", "caption")}
+    counts = {"a": 2, "b": 1, "c": 3}
+    every = [
+        row(asset, index, counts[asset], task, text=f"{asset}{index}{task}")
+        for asset, tasks in asked.items()
+        for task in tasks
+        for index in range(counts[asset])
+    ]
+    again = data.draw(st.lists(st.sampled_from(every), max_size=6))
+    order = data.draw(st.permutations(every + again))
+    size = data.draw(st.integers(1, len(order)))
+    folder = tmp_path_factory.mktemp("published")
+    commit = a_commit(folder)
+    commit.expect(a_unit(asked))
+
+    for start in range(0, len(order), size):
+        commit.add(replies(*order[start : start + size]))
+
+    assert sorted(r["text"] for r in annotation_rows(folder)) == sorted(r["text"] for r in every)
+    assert commit.tally.num_announced == commit.tally.num_ok == len(every)
+    assert commit.tally.num_delivered_again == len(again)
+
+
+def test_of_two_drivers_the_second_publishes_nothing(tmp_path: Path) -> None:
+    first, second = a_commit(tmp_path), a_commit(tmp_path)
+    for commit, text in ((first, "first"), (second, "second")):
+        commit.expect(a_unit({"a": ("ocr",)}))
+        commit.add(replies(row("a", text=text)))
+
+    assert [r["text"] for r in annotation_rows(tmp_path)] == ["first"]
+    assert (first.tally.num_ok, second.tally.num_ok) == (1, 0)
+    assert second.tally.num_units_elsewhere == 1
+
+
+def test_what_never_comes_ends_as_an_error_row(tmp_path: Path) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",), "b": ("ocr", "caption")}))
+    commit.add(replies(row("a", 0, 2), row("b", 0, 1)))
+
+    commit.give_up(attempts=3)
+
+    rows = annotation_rows(tmp_path)
+    assert [(r["asset_id"], r["task"], r["segment_index"], r["status"]) for r in rows] == [
+        ("a", "ocr", 0, "ok"),
+        ("a", "ocr", 1, "error"),
+        ("b", "caption", 0, "error"),
+        ("b", "ocr", 0, "ok"),
+    ]
+    assert rows[1]["error_type"] == "LostInFlight"
+
+
+def test_documents_are_made_from_earlier_tasks_too(tmp_path: Path) -> None:
+    first = a_commit(tmp_path)
+    first.expect(a_unit({"a": ("ocr",)}, document_pending=False))
+    first.add(replies(row("a", text="words")))
+
+    second = a_commit(tmp_path)
+    asked = {"a": ("ocr", "caption")}
+    second.expect(a_unit(asked, pending=frozenset({"caption"}), committed=frozenset({"ocr"})))
+    second.add(replies(row("a", task="caption", text="a cat")))
+
+    (path,) = tmp_path.glob("documents/*/u.parquet")
+    assert pq.read_table(path)["markdown"].to_pylist() == ["*a cat*\n\nwords"]
+
+
+def test_missing_documents_alone_are_made_without_any_reply(tmp_path: Path) -> None:
+    first = a_commit(tmp_path)
+    first.expect(a_unit({"a": ("ocr",)}, document_pending=False))
+    first.add(replies(row("a", text="words")))
+
+    second = a_commit(tmp_path)
+    second.expect(a_unit({"a": ("ocr",)}, pending=frozenset[str](), committed=frozenset({"ocr"})))
+
+    (path,) = tmp_path.glob("documents/*/u.parquet")
+    assert pq.read_table(path)["markdown"].to_pylist() == ["words"]
+    assert second.open_units == []

@@ -1,0 +1,136 @@
+import asyncio
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.config import TaskConfig
+from pipeline.engine.engine import Request
+from pipeline.engine.scripted import Script, ScriptedEngine
+from pipeline.errors import EngineDied
+from pipeline.media.piece import Chart, Native
+from pipeline.models.model import Canvas, Clip
+from pipeline.stages.infer import Infer
+from pipeline.tasks import TASKS
+from pipeline.tasks.question import questions
+from schemas import REPLY
+from tests.builders import a_segment, segments
+
+ASKED = questions({name: TaskConfig() for name in TASKS}, TASKS)
+
+
+def answered(*rows: dict[str, Any], **script: Any) -> list[dict[str, Any]]:
+    async def run() -> list[pa.Table]:
+        stage = Infer(lambda: ScriptedEngine(Script(**script)), ASKED)
+        return [table async for table in stage(segments(*rows))]
+
+    tables = asyncio.run(run())
+    assert all(table.schema == REPLY for table in tables)
+    replies = pa.concat_tables(tables).to_pylist()
+    return sorted(replies, key=lambda row: (row["segment_index"], row["task"]))
+
+
+def test_every_task_of_a_segment_is_one_reply() -> None:
+    rows = answered(a_segment(tasks=["ocr", "caption"]), answer={"sentence": "a cat", "": "words"})
+
+    assert [(row["task"], row["text"]) for row in rows] == [("caption", "a cat"), ("ocr", "words")]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["source"] for row in rows} == {"model"}
+
+
+def test_one_bad_request_does_not_lose_the_batch() -> None:
+    rows = answered(
+        a_segment(segment_index=0),
+        a_segment(segment_index=1, asset_id="bad", sha256="bad"),
+        a_segment(segment_index=2),
+        fail_when=("bad",),
+    )
+
+    assert [row["status"] for row in rows] == ["ok", "error", "ok"]
+    assert rows[1]["error_type"] == "InferError"
+    assert rows[1]["error_stage"] == "infer"
+
+
+def test_a_row_with_an_error_is_not_asked_and_answers_for_every_task() -> None:
+    broken = a_segment(
+        tasks=["ocr", "caption"], error_type="DecodeError", error_message="torn", data=None
+    )
+
+    rows = answered(broken)
+
+    assert [row["status"] for row in rows] == ["error", "error"]
+    assert [row["error_message"] for row in rows] == ["torn", "torn"]
+    assert [row["prompt_tokens"] for row in rows] == [None, None]
+
+
+def test_silence_is_skipped_with_its_reason() -> None:
+    silence = a_segment(
+        tasks=["transcribe"], segment_kind="window", data=None, skip_reason="no_speech"
+    )
+
+    (row,) = answered(silence)
+
+    assert (row["status"], row["skip_reason"]) == ("skipped", "no_speech")
+
+
+def test_a_page_without_pixels_is_answered_by_its_own_file_where_it_can() -> None:
+    chart = Chart(kind="bar", title=None, categories=("x",), series=(("s", (1.5,)),))
+    native = Native(title="Sales", text=("up",), charts=(chart,))
+    page = a_segment(
+        tasks=["ocr", "chart", "caption", "native"],
+        segment_kind="page",
+        data=None,
+        native=native.to_json(),
+        skip_reason="not_rendered",
+    )
+
+    caption, charts, whole, ocr = answered(page)
+
+    assert (ocr["text"], ocr["source"], ocr["skip_reason"]) == ("Sales\n\nup", "native", None)
+    assert json.loads(charts["answer"])["charts"][0]["rows"] == [["x", "1.5"]]
+    assert Native.from_json(whole["answer"]) == native
+    assert (caption["status"], caption["skip_reason"]) == ("skipped", "not_rendered")
+
+
+def test_native_content_does_not_replace_the_model_where_there_are_pixels() -> None:
+    page = a_segment(segment_kind="page", native=Native(text=("own text",)).to_json())
+
+    (row,) = answered(page, answer="model text")
+
+    assert (row["text"], row["source"]) == ("model text", "model")
+
+
+def test_the_engine_is_given_the_segments_pixels_and_samples() -> None:
+    seen: list[Request] = []
+    pixels = np.arange(56 * 56 * 3, dtype=np.uint8).reshape(56, 56, 3)
+    samples = np.linspace(-1, 1, 100, dtype=np.float32)
+
+    def answer(request: Request) -> str:
+        seen.append(request)
+        return ""
+
+    answered(a_segment(data=pixels.tobytes()), answer=answer)
+    answered(
+        a_segment(tasks=["transcribe"], segment_kind="window", data=samples.tobytes()),
+        answer=answer,
+    )
+
+    canvas, clip = (request.turns[0].content[0] for request in seen)
+    assert isinstance(canvas, Canvas)
+    assert np.array_equal(canvas.pixels, pixels)
+    assert isinstance(clip, Clip)
+    assert np.array_equal(clip.samples, samples)
+    assert seen[0].turns[0].content[1] == TASKS["ocr"].prompt
+
+
+def test_an_empty_answer_is_flagged_and_the_segments_own_flags_stay() -> None:
+    (row,) = answered(a_segment(flags=["animation"]), answer=" ")
+
+    assert row["flags"] == ["animation", "empty"]
+
+
+def test_a_dead_engine_ends_the_stage() -> None:
+    with pytest.raises(EngineDied):
+        answered(a_segment(), die_when=("",))

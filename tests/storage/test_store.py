@@ -1,0 +1,118 @@
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.storage.store import LocalStore, Store, open_store, probe
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, dict[str, str]]]:
+    """A real S3 server process on loopback; gives storage options for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(  # noqa: S603 - our own interpreter
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        endpoint = f"http://127.0.0.1:{port}"
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(endpoint, timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(
+            Bucket="bucket"
+        )
+        options = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
+        yield {"s3": options}
+        server.terminate()
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "out"))
+    options = request.getfixturevalue("s3")
+    return open_store(f"s3://bucket/{tmp_path.name}", options)
+
+
+def test_a_file_is_created_once_and_stays_as_it_was(store: Store) -> None:
+    assert store.create("a/b.parquet", b"first")
+    assert not store.create("a/b.parquet", b"second")
+    assert store.read("a/b.parquet") == b"first"
+
+
+def test_of_racing_writers_exactly_one_wins(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: store.create("unit", str(i).encode()), range(8)))
+
+    assert won.count(True) == 1
+    assert store.read("unit") == str(won.index(True)).encode()
+
+
+def test_the_probe_passes_on_a_store_that_keeps_the_promise(store: Store) -> None:
+    probe(store)
+
+
+def test_the_probe_refuses_a_store_that_overwrites(tmp_path: Path) -> None:
+    class Overwriting(LocalStore):
+        def create(self, path: str, data: bytes) -> bool:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(data)
+            return True
+
+    with pytest.raises(StoreError, match="create if absent"):
+        probe(Overwriting(tmp_path))
+
+
+def test_the_listing_gives_published_files_only(store: Store) -> None:
+    store.create("annotations/task=ocr/u.parquet", b"1")
+    store.create("annotations/.tmp-123", b"torn")
+    store.create("runs/r.json", b"{}")
+
+    assert list(store.list_files("annotations")) == ["annotations/task=ocr/u.parquet"]
+
+
+def test_an_empty_output_lists_as_empty(store: Store) -> None:
+    assert list(store.list_files("annotations")) == []
+
+
+def test_reading_what_is_not_there_says_so(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("none")
+
+
+def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file, not a folder")
+
+    with pytest.raises(StoreError, match="out"):
+        open_store(str(tmp_path / "out")).create("a", b"")
+
+
+def test_a_missing_bucket_is_a_store_error(s3: dict[str, dict[str, str]]) -> None:
+    with pytest.raises(StoreError):
+        open_store("s3://no-such-bucket/out", s3).create("a", b"")
+
+
+def test_an_unknown_protocol_is_a_store_error() -> None:
+    with pytest.raises(StoreError, match="nowhere://"):
+        open_store("nowhere://x")
+
+
+def test_a_killed_writer_leaves_nothing_that_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / ".tmp-dead").write_bytes(b"half a file")
+
+    assert list(open_store(str(tmp_path)).list_files("annotations")) == []

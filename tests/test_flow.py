@@ -1,0 +1,203 @@
+"""The flow on a real local Ray, with an engine by script."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError, StoreError
+from pipeline.job import RunReport, annotate
+from tests.builders import (
+    a_backend,
+    a_config,
+    a_corpus,
+    annotation_rows,
+    write_manifest,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+def run(config: RunConfig, **script: Any) -> RunReport:
+    return annotate(config, backend=a_backend(**script))
+
+
+def content(output: Path) -> list[tuple[Any, ...]]:
+    """What a run is about: keys, status and text of every row."""
+    names = ("asset_id", "segment_index", "task", "status", "text", "error_type", "unit_id")
+    return [tuple(row[name] for name in names) for row in annotation_rows(output)]
+
+
+def test_images_decks_and_recordings_all_end_as_annotations(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=3)
+
+    report = run(a_config(tmp_path))
+
+    rows = annotation_rows(tmp_path / "output")
+    names = Counter((Path(row["uri"]).name, row["task"], row["status"]) for row in rows)
+    assert names == {
+        **{(f"image{i}.png", task, "ok"): 1 for i in range(3) for task in ("ocr", "caption")},
+        **{("broken.png", task, "error"): 1 for task in ("ocr", "caption")},
+        **{("deck.pdf", task, "ok"): 3 for task in ("ocr", "caption", "native")},
+        ("tone.wav", "transcribe", "ok"): 1,
+    }
+    tally = report.tally
+    assert tally.num_announced == tally.num_ok + tally.num_error + tally.num_skipped == len(rows)
+    assert (tally.num_error, report.status) == (2, "done")
+    assert {row["owner"] for row in rows if row["uri"].endswith("deck.pdf")} == {"team 8"}
+
+
+def test_every_asset_has_one_document_and_every_run_one_record(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=2)
+
+    report = run(a_config(tmp_path))
+
+    documents = [
+        row
+        for path in sorted((tmp_path / "output").glob("documents/*/*.parquet"))
+        for row in pq.ParquetFile(path).read().to_pylist()
+    ]
+    assert len(documents) == 5
+    status = {Path(row["uri"]).name: row["status"] for row in documents}
+    assert status["broken.png"] == "error"
+    assert status["deck.pdf"] == "ok"
+    deck = next(row for row in documents if row["kind"] == "deck")
+    assert deck["markdown"].count("## Page") == 3
+    (record,) = (tmp_path / "output" / "runs").glob("*.json")
+    written = json.loads(record.read_text())
+    assert (written["run_id"], written["status"]) == (report.run_id, "done")
+    assert written["num_ok"] == report.tally.num_ok
+
+
+def test_a_second_run_does_nothing_and_asks_no_model(tmp_path: Path) -> None:
+    a_corpus(tmp_path)
+    config = a_config(tmp_path)
+    run(config)
+    before = content(tmp_path / "output")
+
+    report = run(config, exit_when=("",))  # would end the process at its first request
+
+    assert report.status == "nothing_to_do"
+    assert content(tmp_path / "output") == before
+
+
+def test_a_changed_prompt_leaves_the_other_tasks_alone(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=2)
+    run(a_config(tmp_path, tasks=["ocr", "caption"]))
+
+    tasks = {"ocr": {"prompt": "Read this."}, "caption": {}}
+    report = run(a_config(tmp_path, tasks=tasks))
+
+    rows = annotation_rows(tmp_path / "output")
+    fingerprints = {(row["task"], row["fingerprint"]) for row in rows}
+    assert Counter(task for task, _ in fingerprints) == {"ocr": 4, "caption": 2}
+    assert report.tally.num_committed == sum(row["task"] == "ocr" for row in rows) / 2
+
+
+def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=6)
+    strikes = str(tmp_path / "strikes")
+
+    report = run(a_config(tmp_path), kill_when=("What is shown",), strikes_path=strikes)
+
+    assert list(Path(strikes).iterdir())
+    undisturbed = a_config(tmp_path, output=str(tmp_path / "undisturbed"))
+    run(undisturbed)
+    assert content(tmp_path / "output") == content(tmp_path / "undisturbed")
+    assert report.tally.num_ok == report.tally.num_announced - 2
+
+
+def test_an_engine_that_dies_is_replaced(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=4)
+    strikes = str(tmp_path / "strikes")
+
+    report = run(a_config(tmp_path), die_when=("Extract all text",), strikes_path=strikes)
+
+    assert list(Path(strikes).iterdir())
+    assert report.tally.num_error == 2
+
+
+def test_a_row_that_always_kills_ends_as_an_error_and_the_run_goes_on(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=1)
+    config = a_config(tmp_path, tasks=["transcribe", "ocr"], errors={"max_unit_attempts": 1})
+
+    report = run(config, kill_when=("Transcribe",))
+
+    rows = {row["task"]: row for row in annotation_rows(tmp_path / "output")}
+    assert rows["transcribe"]["error_type"] == "LostInFlight"
+    assert report.tally.num_announced == report.tally.num_committed
+
+
+@pytest.mark.parametrize("kill_after_commits", [0, 2, 5])
+def test_a_driver_killed_at_any_moment_and_run_again_gives_the_same_rows(
+    tmp_path: Path, cluster: str, kill_after_commits: int
+) -> None:
+    a_corpus(tmp_path, num_images=12)
+    settings = a_config(tmp_path).model_dump(mode="json")
+    settings["cluster"]["address"] = cluster
+    job = json.dumps({"config": settings, "script": {"delay_s": 0.05, "delay_spread_s": 0.2}})
+    command = [sys.executable, "-m", "tests.driver", job]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+    with subprocess.Popen(command, env=environment, cwd=tmp_path) as driver:  # noqa: S603 - ours
+        output = tmp_path / "output"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and driver.poll() is None:
+            if len(list(output.glob("annotations/*/*/*.parquet"))) >= kill_after_commits and (
+                kill_after_commits or list(output.glob(".phicorpus/probe-*"))
+            ):
+                break
+            time.sleep(0.02)
+        driver.send_signal(signal.SIGKILL)
+    assert driver.returncode == -signal.SIGKILL
+    run(a_config(tmp_path))
+
+    undisturbed = a_config(tmp_path, output=str(tmp_path / "undisturbed"))
+    run(undisturbed)
+    assert content(tmp_path / "output") == content(tmp_path / "undisturbed")
+
+
+def test_a_manifest_without_anything_to_ask_does_nothing(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "/a.wav"}])
+
+    report = run(a_config(tmp_path, tasks=["ocr"]))
+
+    assert report.status == "nothing_to_do"
+    assert dict(report.planned.not_asked) == {"audio": 1}
+
+
+def test_too_small_a_cluster_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=1)
+
+    with pytest.raises(ConfigError, match="CPUs"):
+        run(a_config(tmp_path, cluster={"replicas": 1000}))
+    with pytest.raises(ConfigError, match="GPUs"):
+        run(a_config(tmp_path, cluster={"gpus_per_replica": 1, "cpus_per_replica": 0.25}))
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=1)
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreError):
+        run(a_config(tmp_path, output=str(tmp_path / "file" / "output")))
+
+
+def test_nothing_is_left_running_after_a_run(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=1)
+
+    run(a_config(tmp_path))
+
+    assert ray.is_initialized()  # the cluster was there before: it is left as it was

@@ -1,0 +1,130 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ManifestError
+from pipeline.listing import build
+from pipeline.manifest import check, open_manifest
+from tests.builders import a_tone, an_image, write_files, write_manifest
+
+TASKS = ["ocr", "transcribe"]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [row for part in open_manifest(str(path)).parts() for row in part.rows.to_pylist()]
+
+
+def test_a_uri_is_enough_and_the_rest_is_filled_in(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.parquet", [{"uri": "a.png"}, {"uri": "s3://b/c.wav"}])
+
+    first, second = read(path)
+
+    assert first["uri"] == f"{tmp_path}/a.png"
+    assert second["uri"] == "s3://b/c.wav"
+    assert (first["media_type"], second["media_type"]) == ("image/png", "audio/wav")
+    assert len({first["asset_id"], second["asset_id"]}) == 2
+
+
+def test_the_default_id_stays_when_the_corpus_moves(tmp_path: Path) -> None:
+    here = write_manifest(tmp_path / "here" / "m.parquet", [{"uri": "a.png"}])
+    there = write_manifest(tmp_path / "there" / "m.parquet", [{"uri": "a.png"}])
+
+    assert read(here)[0]["asset_id"] == read(there)[0]["asset_id"]
+
+
+def test_further_columns_are_passed_through(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.parquet", [{"uri": "a.png", "owner": "x", "year": 7}])
+
+    manifest = open_manifest(str(path))
+
+    assert manifest.passed_through.names == ["owner", "year"]
+    assert read(path)[0]["year"] == 7
+
+
+def test_hive_partitions_become_columns(tmp_path: Path) -> None:
+    for day in ("2026-01-01", "2026-01-02"):
+        write_manifest(tmp_path / f"day={day}" / "m.parquet", [{"uri": f"/{day}.png"}])
+
+    rows = read(tmp_path)
+
+    assert [str(row["day"]) for row in rows] == ["2026-01-01", "2026-01-02"]
+
+
+def test_files_with_different_further_columns_are_read_together(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "a.parquet", [{"uri": "/a.png", "owner": "x"}])
+    write_manifest(tmp_path / "b.parquet", [{"uri": "/b.png", "year": 7}])
+
+    rows = read(tmp_path)
+
+    assert [(row["owner"], row["year"]) for row in rows] == [("x", None), (None, 7)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"url": "a.png"}], "column 'uri' is missing"),
+        ([{"uri": "a.png"}, {"uri": None}], r"column 'uri', row 1: None is empty"),
+        ([{"uri": "a.png"}, {"uri": ""}], r"column 'uri', row 1"),
+        ([{"uri": 3}], "column 'uri': expected string, found int64"),
+        ([{"uri": "a.png", "sha256": "xyz"}], "column 'sha256', row 0: 'xyz' is not 64 hex"),
+        ([{"uri": "a.png", "media_type": "text/html"}], "column 'media_type', row 0"),
+        ([{"uri": "a.png", "tasks": ["sing"]}], "column 'tasks', row 0: task 'sing'"),
+        ([{"uri": "a.png", "tasks": ["transcribe"]}], "cannot be asked of image/png"),
+        ([{"uri": "a.png", "status": "x"}], "column 'status': the annotations have a column"),
+        ([{"uri": "a.png"}, {"uri": "b.png"}, {"uri": "a.png"}], "row 2, column 'asset_id'"),
+        ([{"uri": "a.png", "asset_id": ""}], "column 'asset_id', row 0"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_by_file_column_and_row(
+    tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    path = write_manifest(tmp_path / "wrong.parquet", rows)
+
+    with pytest.raises(ManifestError, match=message) as refused:
+        check(open_manifest(str(path)), TASKS)
+    assert "wrong.parquet" in str(refused.value)
+
+
+def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("not parquet")
+
+    with pytest.raises(ManifestError, match="no Parquet file"):
+        open_manifest(str(tmp_path / "none.parquet"))
+    with pytest.raises(ManifestError, match=r"text\.parquet"):
+        open_manifest(str(tmp_path / "text.parquet"))
+
+
+def test_build_lists_media_and_leaves_out_the_rest(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    files = {"b/a.png": an_image(), "b/tone.wav": a_tone(0.1), "b/noext": an_image(fmt="JPEG")}
+    write_files(corpus, files | {"notes.txt": b"text", ".hidden.png": an_image()})
+
+    summary = build(str(corpus), str(tmp_path / "m.parquet"))
+
+    assert dict(summary.num_by_kind) == {"audio": 1, "image": 2}
+    assert [Path(path).name for path in summary.skipped] == ["notes.txt"]
+    assert check(open_manifest(str(tmp_path / "m.parquet")), TASKS) == 3
+
+
+def test_build_writes_relative_uris_on_demand(tmp_path: Path) -> None:
+    write_files(tmp_path, {"x/a.png": an_image()})
+
+    build(str(tmp_path), str(tmp_path / "m.parquet"), relative=True)
+
+    assert pq.read_table(tmp_path / "m.parquet")["uri"].to_pylist() == ["x/a.png"]
+    assert read(tmp_path / "m.parquet")[0]["uri"] == f"{tmp_path}/x/a.png"
+
+
+def test_a_prefix_without_media_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no image, deck or recording"):
+        build(str(tmp_path), str(tmp_path / "m.parquet"))
+
+
+def test_large_strings_and_dictionaries_are_strings_too(tmp_path: Path) -> None:
+    column = pa.array(["/a.png", "/b.png"]).dictionary_encode()
+    pq.write_table(pa.table({"uri": column}), tmp_path / "m.parquet")
+
+    assert [row["uri"] for row in read(tmp_path / "m.parquet")] == ["/a.png", "/b.png"]

@@ -1,0 +1,158 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.manifest import open_manifest
+from pipeline.plan import Plan, Unit
+from pipeline.storage.store import open_store
+from pipeline.tasks import TASKS
+from pipeline.tasks.question import questions
+from schemas.paths import annotation_path, document_path
+from tests.builders import a_backend, a_config, write_manifest
+
+
+def a_plan(config: RunConfig) -> Plan:
+    asked = questions(config.tasks, TASKS)
+    store = open_store(config.output)
+    return Plan(config, open_manifest(config.manifest), a_backend(), asked, store)
+
+
+def finish(config: RunConfig, plan: Plan, units: Sequence[Unit]) -> None:
+    """Publish empty files for units: a plan looks at names only."""
+    store = open_store(config.output)
+    for unit in units:
+        for task in unit.pending:
+            fingerprint = plan.fingerprints[task, unit.kind]
+            store.create(annotation_path(task, fingerprint, unit.unit_id), b"")
+        store.create(document_path(plan.document_fingerprints[unit.kind], unit.unit_id), b"")
+
+
+def images(count: int) -> list[dict[str, Any]]:
+    return [{"uri": f"/{i}.png"} for i in range(count)]
+
+
+def ids(units: Sequence[Unit]) -> list[list[str]]:
+    return [unit.rows["uri"].to_pylist() for unit in units]
+
+
+def test_units_hold_whole_assets_of_one_kind_in_row_order(tmp_path: Path) -> None:
+    uris = ["/a.png", "/b.wav", "/c.png", "/d.pdf", "/e.jpg", "/f"]
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": uri} for uri in uris])
+
+    units = list(a_plan(a_config(tmp_path)).units())
+
+    assert [(unit.kind, unit.rows["uri"].to_pylist()) for unit in units] == [
+        ("image", ["/a.png", "/c.png"]),
+        ("image", ["/e.jpg", "/f"]),
+        ("deck", ["/d.pdf"]),
+        ("audio", ["/b.wav"]),
+    ]
+
+
+def test_every_driver_names_the_same_units(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", images(7))
+    config = a_config(tmp_path)
+    first = list(a_plan(config).units())
+
+    finish(config, a_plan(config), first[1:3])
+    left = list(a_plan(config).units())
+
+    assert [unit.unit_id for unit in left] == [first[0].unit_id, first[3].unit_id]
+
+
+def test_a_finished_output_leaves_nothing_to_do(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", images(3))
+    config = a_config(tmp_path)
+
+    finish(config, a_plan(config), list(a_plan(config).units()))
+
+    assert list(a_plan(config).units()) == []
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4, unique=True).map(sorted))
+def test_a_grown_manifest_runs_only_what_is_new(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("grown")
+    config = a_config(folder, units={"image": 4})
+    done: list[str] = []
+    for size in sizes:
+        write_manifest(folder / "manifest.parquet", images(size))
+        plan = a_plan(config)
+        units = list(plan.units())
+        done += [uri for unit in ids(units) for uri in unit]
+        finish(config, plan, units)
+
+    assert done == [f"/{i}.png" for i in range(sizes[-1])]
+
+
+def test_a_changed_prompt_runs_that_task_only(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", images(3))
+    config = a_config(tmp_path)
+    finish(config, a_plan(config), list(a_plan(config).units()))
+
+    changed = a_config(tmp_path, tasks={"ocr": {"prompt": "Read."}, "caption": {}})
+    units = list(a_plan(changed).units())
+
+    assert [unit.pending for unit in units] == [frozenset({"ocr"})] * 2
+    assert [unit.committed for unit in units] == [frozenset({"caption"})] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [
+        ({"decks": {"dpi": 99}}, {"deck"}),
+        ({"images": {"max_crops": 2}}, {"image"}),
+        ({"audio": {"vad": True}}, {"audio"}),
+        ({"fetch": {"max_asset_bytes": 10**6}, "engine": {"max_requests": 3}}, set()),
+    ],
+)
+def test_a_changed_rendering_runs_its_kind_of_asset_only(
+    tmp_path: Path, settings: dict[str, Any], kinds: set[str]
+) -> None:
+    uris = ["/a.png", "/b.wav", "/d.pdf"]
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": uri} for uri in uris])
+    config = a_config(tmp_path)
+    finish(config, a_plan(config), list(a_plan(config).units()))
+
+    units = list(a_plan(a_config(tmp_path, **settings)).units())
+
+    assert {unit.kind for unit in units} == kinds
+
+
+def test_the_manifest_chooses_tasks_by_row(tmp_path: Path) -> None:
+    rows = [{"uri": "/a.png", "tasks": ["ocr"]}, {"uri": "/b.png", "tasks": None}]
+    write_manifest(tmp_path / "manifest.parquet", rows)
+
+    (unit,) = a_plan(a_config(tmp_path)).units()
+
+    assert unit.assets()["tasks"].to_pylist() == [["ocr"], ["ocr", "caption"]]
+
+
+def test_assets_that_no_task_applies_to_are_counted_not_run(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "/a.wav"}, {"uri": "/b.png"}])
+    plan = a_plan(a_config(tmp_path, tasks=["ocr"]))
+
+    units = list(plan.units())
+
+    assert [unit.kind for unit in units] == ["image"]
+    assert dict(plan.summary.not_asked) == {"audio": 1}
+
+
+def test_the_same_rows_in_two_files_are_two_cuts(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m" / "a.parquet", images(3))
+    write_manifest(tmp_path / "m" / "b.parquet", [{"uri": f"/x{i}.png"} for i in range(3)])
+    config = a_config(tmp_path, manifest=str(tmp_path / "m"))
+
+    assert [len(unit) for unit in ids(list(a_plan(config).units()))] == [2, 1, 2, 1]
+
+
+def test_a_task_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no task 'sing'"):
+        questions(a_config(tmp_path, tasks=["sing"]).tasks, TASKS)
