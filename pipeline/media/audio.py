@@ -113,7 +113,7 @@ class _Cutter:
 
     @property
     def _longest(self) -> int:
-        longest = round(self.config.max_window_s * RATE_HZ)
+        longest = max(int(self.config.max_window_s * RATE_HZ), 1)
         whole_frames = max(longest // FRAME_SAMPLES, 1) * FRAME_SAMPLES
         return whole_frames if self.config.vad else longest
 

@@ -193,14 +193,14 @@ def _audio(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
 
 
 def _pdf(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
-    return _resumed(sandbox, _pdf_from, source.content, config.decks)
+    return resumed(sandbox, _pdf_from, source.content, config.decks)
 
 
 def _office(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
     if isinstance(source.rendered, SegmentError):
         raise source.rendered
     arguments = (source.package, source.media_type, config.decks, source.rendered)
-    return _resumed(sandbox, deck.pieces, *arguments)
+    return resumed(sandbox, deck.pieces, *arguments)
 
 
 def _encrypted(source: Source, *_: object) -> Iterator[Piece]:
@@ -211,7 +211,7 @@ def _pdf_from(content: bytes, config: DeckConfig, first_index: int) -> Iterator[
     return pdf.pieces(content, config, first_index=first_index)
 
 
-def _resumed(
+def resumed(
     sandbox: Sandbox, decoder: Callable[..., Iterator[Piece]], *arguments: object
 ) -> Iterator[Piece]:
     """Stream a document's pages from the sandbox; a page that kills it is an error, the rest stand.

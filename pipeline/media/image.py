@@ -24,7 +24,6 @@ from pipeline.media.piece import Piece
 FORMATS: Final = (
     "PNG",
     "JPEG",
-    "MPO",
     "GIF",
     "WEBP",
     "TIFF",
@@ -33,7 +32,9 @@ FORMATS: Final = (
     "AVIF",
     "PPM",
 )
-"""What Pillow may open. EPS, WMF and the like, which start other programs, stay shut."""
+"""What Pillow may open. EPS, WMF and the like, which start other programs, stay shut.
+
+JPEG opens MPO too."""
 
 # What Pillow raises for hostile bytes, beside UnidentifiedImageError and the bomb error.
 _BROKEN = (
@@ -121,8 +122,10 @@ def _only(image: Image.Image, config: ImageConfig, max_side_px: int | None) -> P
         animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
     except _BROKEN:
         animated = True  # the frames cannot be counted, so there is something after the first
-    if max_side_px is not None and max(image.size) >= 4 * max_side_px:
-        image.draft(None, (2 * max_side_px, 2 * max_side_px))
+    longest_px = max(image.size)
+    if max_side_px is not None and longest_px >= 4 * max_side_px:
+        width_px, height_px = (side * 2 * max_side_px // longest_px for side in image.size)
+        image.draft(None, (max(width_px, 1), max(height_px, 1)))
     picture, flags = _finish(image)
     if animated:
         flags = ("animation", *flags)

@@ -1,0 +1,263 @@
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pptx import Presentation
+
+from pipeline.config import AudioConfig, DeckConfig
+from pipeline.errors import (
+    DecodeError,
+    LimitExceeded,
+    PasswordRequired,
+    RendererMissing,
+    RenderError,
+    SandboxCrashed,
+    SegmentError,
+    UnsupportedMedia,
+)
+from pipeline.media import deck, libreoffice, sniff
+from pipeline.media.decode import DecodeConfig, decode, resumed
+from pipeline.media.package import Package
+from pipeline.media.piece import Piece
+from pipeline.media.sandbox import Limits, Sandbox
+from tests.media.builders import (
+    a_deck,
+    a_pdf,
+    a_recording,
+    a_voice,
+    add_chart,
+    an_image,
+    deck_bytes,
+    member,
+    outcomes,
+    saved,
+    with_members,
+)
+
+NATIVE = DecodeConfig(decks=DeckConfig(render="native"))
+needs_libreoffice = pytest.mark.skipif(
+    libreoffice.find_soffice() is None, reason="LibreOffice is not installed"
+)
+
+
+def pieces_of(outcome: list[Piece | SegmentError]) -> list[Piece]:
+    assert all(isinstance(piece, Piece) for piece in outcome), outcome
+    return [piece for piece in outcome if isinstance(piece, Piece)]
+
+
+def test_a_batch_gives_each_asset_its_pieces_in_order() -> None:
+    contents = [
+        saved(an_image()),
+        a_deck("One", "Two", hidden=[1]),
+        b"hello",
+        a_recording(a_voice(s=2.0)),
+        a_pdf("page"),
+    ]
+
+    image, deck_, text, sound, page = outcomes(*contents, config=NATIVE)
+
+    assert [piece.kind for piece in pieces_of(image)] == ["image"]
+    assert [(piece.skip_reason, piece.hidden) for piece in pieces_of(deck_)] == [
+        ("not_rendered", False),
+        ("not_rendered", True),
+    ]
+    assert [type(error) for error in text] == [UnsupportedMedia]
+    assert [piece.end_s for piece in pieces_of(sound)] == [2.0]
+    assert [piece.native.text for piece in pieces_of(page) if piece.native] == [("page",)]
+
+
+def test_the_content_decides_and_a_refusal_names_both_types() -> None:
+    (piece,) = decode(saved(an_image()), "application/pdf")
+    assert piece.kind == "image"
+
+    with pytest.raises(UnsupportedMedia, match="declared image/png, found text/html"):
+        list(decode(b"<html></html>", "image/png"))
+    with pytest.raises(UnsupportedMedia, match="declared nothing, found an unknown type"):
+        list(decode(b""))
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", UnsupportedMedia),
+        (saved(an_image(size=(400, 400), mode="L", color=7), "JPEG")[:200], DecodeError),
+        (a_pdf("x")[:300], DecodeError),
+        (a_pdf("x", locked=True), PasswordRequired),
+        (a_deck("x")[:5000], DecodeError),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le"),
+            PasswordRequired,
+        ),
+        (
+            with_members(a_deck("x"), {"ppt/slides/slide1.xml": b"<a>" + b" " * 9**7 + b"</a>"}),
+            LimitExceeded,
+        ),
+        (b"ID3\x03\x00\x00\x00\x00\x00\x00", DecodeError),
+        (np.random.default_rng(0).bytes(10_000), UnsupportedMedia),
+    ],
+)
+def test_hostile_files_are_named_errors_and_hurt_no_neighbour(
+    content: bytes, error: type[SegmentError]
+) -> None:
+    bad, good = outcomes(content, saved(an_image()), config=NATIVE)
+
+    assert [type(piece) for piece in bad] == [error]
+    assert len(pieces_of(good)) == 1
+
+
+def test_an_error_after_the_first_piece_is_a_piece_of_its_own() -> None:
+    endless = bytearray(a_recording(a_voice(s=70.0), kind="FLAC"))
+    endless[21] &= 0xF0  # STREAMINFO's number of samples, 36 bits: 0 is "unknown"
+    endless[22:26] = bytes(4)
+    config = DecodeConfig(audio=AudioConfig(vad=False, max_hours=45 / 3600))
+
+    (outcome,) = outcomes(bytes(endless), config=config)
+
+    pieces = pieces_of(outcome)
+    assert [(piece.index, piece.count) for piece in pieces] == [(0, None), (1, 2)]
+    assert isinstance(pieces[1].error, LimitExceeded)
+    assert pieces[1].start_s == 30.0
+
+
+def test_a_page_that_kills_its_decoder_is_an_error_and_the_others_stand() -> None:
+    with Sandbox(Limits(timeout_s=20, max_memory_bytes=1 << 30)) as sandbox:
+        pieces = list(resumed(sandbox, deadly, (3, 5)))
+        with pytest.raises(SandboxCrashed):
+            list(resumed(sandbox, deadly, (0,)))
+
+    assert [piece.index for piece in pieces] == list(range(7))
+    assert [piece.index for piece in pieces if isinstance(piece.error, SandboxCrashed)] == [3, 5]
+
+
+def test_without_libreoffice_a_deck_is_an_error_that_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    (outcome,) = outcomes(a_deck("One"))
+
+    (error,) = outcome
+    assert isinstance(error, RendererMissing)
+    assert "apt-get install libreoffice-impress" in str(error)
+    assert "brew install --cask libreoffice" in str(error)
+
+
+def test_old_formats_say_that_they_need_the_renderer() -> None:
+    ppt = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "PowerPoint Document".encode("utf-16-le")
+
+    ((error,),) = outcomes(ppt, config=NATIVE)
+
+    assert isinstance(error, UnsupportedMedia)
+    assert "decks.render: pixels" in str(error)
+
+
+def test_a_render_that_lost_pages_or_text_is_an_error() -> None:
+    package = Package(content=a_deck("The first of two slides", "The second of two slides"))
+
+    def rendered(*pages: str) -> list[Piece]:
+        return list(deck.pieces(package, sniff.PPTX, DeckConfig(), a_pdf(*pages)))
+
+    whole = rendered("The first of two slides", "THE SEC OND of two ﬁelds slides")
+    with pytest.raises(RenderError, match="1 pages for a deck of 2 slides"):
+        rendered("The first of two slides")
+    emptied = rendered("The first of two slides", "")
+
+    assert [piece.error for piece in whole] == [None, None]
+    assert [type(piece.error) for piece in emptied] == [type(None), RenderError]
+    assert emptied[1].native is not None
+    assert emptied[1].native.title == "The second of two slides"
+
+
+@needs_libreoffice
+def test_decks_are_rendered_with_hidden_slides_charts_and_native_content() -> None:
+    presentation = Presentation(io.BytesIO(a_deck("Revenue", "Costs", hidden=[0])))
+    add_chart(presentation.slides[1])
+    empty = with_members(a_deck("gone"), {})
+
+    first, second = outcomes(deck_bytes(presentation), empty)
+
+    assert [piece.hidden for piece in pieces_of(first)] == [True, False]
+    for piece in pieces_of(first):
+        assert piece.error is None
+        assert piece.image is not None
+        assert piece.image.size == (1500, 1125)
+    chart = pieces_of(first)[1]
+    assert chart.native is not None
+    assert chart.native.charts[0].categories == ("East", "West")
+    assert chart.image is not None
+    colours = np.asarray(chart.image).reshape(-1, 3).astype(int)
+    assert (np.ptp(colours, axis=1) > 60).mean() > 0.01  # bars, beside black text on white
+    assert len(pieces_of(second)) == 1
+
+
+@needs_libreoffice
+def test_one_deck_that_cannot_be_rendered_does_not_lose_the_batch() -> None:
+    good = a_deck("Good")
+    results = libreoffice.render(
+        [(sniff.PPTX, good), (sniff.PPTX, good[: len(good) // 2]), (sniff.PPTX, good)],
+        DeckConfig(),
+    )
+
+    assert [type(result) for result in results] == [bytes, RenderError, bytes]
+
+
+@needs_libreoffice
+def test_a_renderer_that_hangs_is_killed_and_leaves_nothing_running() -> None:
+    before = _soffice_pids()
+
+    results = libreoffice.render([(sniff.PPTX, a_deck("x"))], DeckConfig(render_timeout_s=0.01))
+
+    # 2 s are granted for each deck: a cold start may just be done by then
+    assert all(isinstance(result, bytes | SegmentError) for result in results)
+    assert _soffice_pids() <= before
+
+
+@needs_libreoffice
+def test_a_renderer_that_eats_memory_is_killed() -> None:
+    (result,) = libreoffice.render(
+        [(sniff.PPTX, a_deck("x"))], DeckConfig(max_memory_bytes=20_000_000)
+    )
+
+    assert isinstance(result, LimitExceeded)
+    assert "LibreOffice" in str(result)
+
+
+@needs_libreoffice
+def test_linked_pictures_are_not_fetched() -> None:
+    content = a_deck("One")
+    rels = "ppt/slides/_rels/slide1.xml.rels"
+    kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/image"
+    link = (
+        f'<Relationship Id="rId9" Type="{kind}" Target="file:///etc/hostname" '
+        'TargetMode="External"/></Relationships>'
+    )
+    linked = with_members(
+        content, {rels: member(content, rels).replace(b"</Relationships>", link.encode())}
+    )
+
+    (outcome,) = outcomes(linked)
+
+    (piece,) = pieces_of(outcome)
+    assert piece.flags == ("external_links",)
+    assert piece.image is not None
+
+
+def deadly(killers: tuple[int, ...], first_index: int) -> Iterator[Piece]:
+    for index in range(first_index, 7):
+        if index in killers:
+            os.abort()
+        yield Piece(index=index, count=7, kind="page", page_number=index + 1)
+
+
+def _soffice_pids() -> set[str]:
+    found: set[str] = set()
+    for name in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if "soffice" in name.read_text("latin-1"):
+                found.add(name.parent.name)
+        except OSError:  # it ended meanwhile
+            continue
+    return found

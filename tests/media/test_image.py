@@ -1,0 +1,206 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from pipeline.config import ImageConfig
+from pipeline.errors import DecodeError, LimitExceeded, SegmentError, UnsupportedMedia
+from pipeline.media import image
+from pipeline.media.piece import Piece
+from tests.media.builders import an_image, saved
+
+
+def decode(
+    content: bytes, *, max_side_px: int | None = None, max_pixels: int = 100_000_000
+) -> list[Piece]:
+    return list(image.pieces(content, ImageConfig(max_pixels=max_pixels), max_side_px=max_side_px))
+
+
+def outcome(content: bytes) -> SegmentError | None:
+    try:
+        return decode(content)[0].error
+    except SegmentError as error:
+        return error
+
+
+def the_picture(content: bytes) -> Image.Image:
+    (piece,) = decode(content)
+    assert piece.image is not None
+    assert piece.image.mode == "RGB"
+    return piece.image
+
+
+def mean(picture: Image.Image) -> list[int]:
+    return np.asarray(picture).reshape(-1, 3).mean(axis=0).round().astype(int).tolist()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM"])
+def test_each_format_becomes_one_rgb_piece(kind: str) -> None:
+    content = saved(an_image(color=(200, 30, 30)), kind)
+
+    (piece,) = decode(content)
+
+    assert piece.image is not None
+    assert (piece.kind, piece.index, piece.count) == ("image", 0, 1)
+    assert np.allclose(mean(piece.image), [200, 30, 30], atol=3)
+
+
+def test_a_photo_is_set_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate 90 degrees clockwise to display
+
+    picture = the_picture(saved(an_image(size=(80, 40)), "JPEG", exif=exif))
+
+    assert picture.size == (40, 80)
+
+
+def test_what_is_transparent_is_white() -> None:
+    layered = an_image(mode="RGBA", color=(0, 0, 0, 0))
+    assert mean(the_picture(saved(layered))) == [255, 255, 255]
+    assert mean(the_picture(saved(an_image(mode="LA", color=(0, 0))))) == [255, 255, 255]
+
+    palette = an_image(mode="P", color=0)
+    palette.info["transparency"] = 0
+    assert mean(the_picture(saved(palette, transparency=0))) == [255, 255, 255]
+
+
+def test_sixteen_bit_grey_keeps_its_tones() -> None:
+    ramp = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
+
+    picture = the_picture(saved(Image.fromarray(ramp)))
+
+    assert abs(mean(picture)[0] - 127) <= 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 4000.0])
+def test_float_grey_keeps_its_tones(scale: float) -> None:
+    ramp = np.linspace(0, scale, 64 * 48).astype(np.float32).reshape(48, 64)
+
+    picture = the_picture(saved(Image.fromarray(ramp), "TIFF"))
+
+    assert abs(mean(picture)[0] - 127) <= 1
+
+
+def test_cmyk_and_lab_become_their_colours() -> None:
+    assert mean(the_picture(saved(an_image(mode="CMYK", color=(0, 255, 255, 0)), "TIFF"))) == [
+        255,
+        0,
+        0,
+    ]
+    grey = an_image(mode="LAB", color=(137, 128, 128))
+    assert np.allclose(mean(the_picture(saved(grey, "TIFF"))), [128, 128, 128], atol=3)
+
+
+def test_a_colour_profile_is_applied_and_a_broken_one_is_flagged() -> None:
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    (ignored,) = decode(saved(an_image(), icc_profile=b"no profile"))
+    (wrong_kind,) = decode(saved(an_image(), icc_profile=swapped))
+
+    assert ignored.flags == ("icc_ignored",)
+    assert wrong_kind.image is not None
+
+
+def test_a_tiff_gives_its_pages_and_no_thumbnails() -> None:
+    pages = [an_image(color=color) for color in ("red", "green", "blue")]
+    thumbnail = an_image(size=(8, 6))
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
+
+    pieces = decode(saved(pages[0], "TIFF", save_all=True, append_images=[*pages[1:], thumbnail]))
+
+    assert [(piece.index, piece.count, piece.page_number) for piece in pieces] == [
+        (0, 3, 1),
+        (1, 3, 2),
+        (2, 3, 3),
+    ]
+    assert [mean(piece.image)[2] for piece in pieces if piece.image] == [0, 0, 255]
+
+
+def test_a_broken_tiff_page_does_not_lose_the_others() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    pages = [Image.fromarray(noise) for _ in range(3)]
+    content = bytearray(
+        saved(pages[0], "TIFF", save_all=True, append_images=pages[1:], compression="tiff_deflate")
+    )
+    data = [at for at in range(len(content)) if content[at : at + 2] == b"\x78\x9c"]
+    content[data[1] : data[1] + 200] = bytes(200)
+
+    pieces = decode(bytes(content))
+
+    assert [type(piece.error) for piece in pieces] == [type(None), DecodeError, type(None)]
+
+
+def test_too_many_tiff_pages_are_refused() -> None:
+    content = saved(an_image(), "TIFF", save_all=True, append_images=[an_image()] * 3)
+
+    with pytest.raises(LimitExceeded, match=r"images\.max_frames"):
+        list(image.pieces(content, ImageConfig(max_frames=3), max_side_px=None))
+
+
+def test_an_animation_gives_its_first_frame_and_says_so() -> None:
+    frames = [an_image(color="red"), an_image(color="blue")]
+
+    (piece,) = decode(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+
+    assert piece.flags == ("animation",)
+    assert piece.image is not None
+    assert mean(piece.image)[0] > 250
+
+
+def test_a_large_photo_is_decoded_small_but_no_smaller_than_twice_what_is_looked_at() -> None:
+    content = saved(an_image(size=(2000, 1000)), "JPEG")
+
+    sizes = [
+        piece.image.size
+        for max_side_px in (None, 600, 200)
+        for piece in decode(content, max_side_px=max_side_px)
+        if piece.image
+    ]
+
+    assert sizes == [(2000, 1000), (2000, 1000), (500, 250)]
+
+
+@pytest.mark.parametrize("side_px", [12_000, 60_000])
+def test_a_bomb_is_refused_before_it_is_unpacked(side_px: int) -> None:
+    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(side_px * 3 + 1) * 20)
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    )
+
+    with pytest.raises(LimitExceeded, match=r"images\.max_pixels"):
+        decode(bomb)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF"])
+def test_a_truncated_image_is_an_error(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    content = saved(Image.fromarray(noise), kind)
+
+    assert isinstance(outcome(content[: len(content) // 2]), DecodeError)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x89PNG\r\n"])
+def test_what_is_no_image_is_an_error(content: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode(content)
+
+
+def test_heic_without_its_extra_names_it() -> None:
+    try:
+        import pillow_heif  # type: ignore[import-not-found]  # noqa: F401, PLC0415
+    except ImportError:
+        with pytest.raises(UnsupportedMedia, match="heif"):
+            decode(b"\x00\x00\x00\x18ftypheic" + bytes(100))
+    else:
+        with pytest.raises(DecodeError):
+            decode(b"\x00\x00\x00\x18ftypheic" + bytes(100))
+
+
+def test_decoding_does_not_need_the_file_to_stay_open() -> None:
+    content = io.BytesIO(saved(an_image())).getvalue()
+    picture = the_picture(content)
+    assert picture.getpixel((1, 1)) == (255, 0, 0)

@@ -1,0 +1,141 @@
+import io
+import zipfile
+
+import pytest
+
+from pipeline.config import DeckConfig
+from pipeline.errors import DecodeError, LimitExceeded, PasswordRequired
+from pipeline.media import office, package, sniff
+from tests.media.builders import a_deck, member, with_members
+
+RELS = "ppt/slides/_rels/slide1.xml.rels"
+SLIDE = "ppt/slides/slide1.xml"
+RELATIONSHIP = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+def check(content: bytes, config: DeckConfig | None = None) -> package.Package:
+    return package.check(content, sniff.PPTX, config or DeckConfig())
+
+
+def linked(kind: str, target: str) -> bytes:
+    content = a_deck("One")
+    link = f'<Relationship Id="rId9" Type="{RELATIONSHIP}/{kind}" Target="{target}" '
+    rels = member(content, RELS).replace(
+        b"</Relationships>", f'{link}TargetMode="External"/></Relationships>'.encode()
+    )
+    return with_members(content, {RELS: rels})
+
+
+def test_a_plain_deck_passes_unchanged() -> None:
+    content = a_deck("One", chart=True)
+
+    assert check(content) == package.Package(content=content)
+
+
+def test_pictures_from_elsewhere_are_cut_off_and_flagged() -> None:
+    checked = check(linked("image", "http://127.0.0.1/secret.png"))
+
+    assert checked.flags == ("external_links",)
+    assert b"127.0.0.1" not in member(checked.content, RELS)
+    assert b"slideLayout" in member(checked.content, RELS)
+    assert len(office.slides(checked.content)) == 1
+
+
+def test_hyperlinks_are_left_alone() -> None:
+    content = linked("hyperlink", "https://example.com/")
+
+    assert check(content) == package.Package(content=content)
+
+
+@pytest.mark.parametrize("kind", ["slideshow", "template"])
+def test_slide_shows_and_templates_are_read_like_presentations(kind: str) -> None:
+    content = a_deck("One")
+    types = member(content, "[Content_Types].xml").replace(
+        b"presentation.main+xml", f"{kind}.main+xml".encode()
+    )
+    show = with_members(content, {"[Content_Types].xml": types})
+    with pytest.raises(DecodeError):
+        office.slides(show)
+
+    (slide,) = office.slides(check(show).content)
+
+    assert slide.native is not None
+    assert slide.native.title == "One"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_doctype_is_refused(encoding: str) -> None:
+    slide = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "c">]><a/>'
+
+    with pytest.raises(DecodeError, match="DOCTYPE"):
+        check(with_members(a_deck("One"), {SLIDE: slide.encode(encoding)}))
+
+
+def test_a_doctype_far_into_a_part_is_refused() -> None:
+    for size in (1024**2 - 5, 3 * 1024**2):
+        noise = bytes(range(97, 123)) * (size // 26 + 1)
+        slide = b"<?xml version='1.0'?><!--" + noise[: size - 28] + b"--><!DOCTYPE a><a/>"
+        with pytest.raises(DecodeError, match="DOCTYPE"):
+            check(with_members(a_deck("One"), {SLIDE: slide}), DeckConfig(max_zip_ratio=10_000))
+
+
+def test_an_odd_encoding_that_could_hide_one_is_refused() -> None:
+    slide = b'<?xml version="1.0" encoding="utf-7"?><a/>'
+
+    with pytest.raises(DecodeError, match="encoding"):
+        check(with_members(a_deck("One"), {SLIDE: slide}))
+
+
+def test_bombs_are_refused_by_what_they_announce() -> None:
+    many = with_members(a_deck("One"), {f"ppt/media/{number}.png": b"" for number in range(99)})
+    large = with_members(a_deck("One"), {"ppt/media/a.bin": bytes(5_000_000)})
+    markup = with_members(a_deck("One"), {SLIDE: b"<a>" + b" " * 5_000_000 + b"</a>"})
+
+    with pytest.raises(LimitExceeded, match=r"decks\.max_members"):
+        check(many, DeckConfig(max_members=100))
+    with pytest.raises(LimitExceeded, match=r"decks\.max_member_bytes"):
+        check(large, DeckConfig(max_member_bytes=4_000_000))
+    with pytest.raises(LimitExceeded, match=r"decks\.max_unzipped_bytes"):
+        check(large, DeckConfig(max_unzipped_bytes=4_000_000))
+    with pytest.raises(LimitExceeded, match=r"decks\.max_zip_ratio"):
+        check(markup)
+    assert check(large).content == large  # a blank picture packs as well, and is harmless
+
+
+@pytest.mark.parametrize("name", ["../evil.xml", "/etc/evil", "a/../../b", "..\\evil"])
+def test_names_that_leave_the_folder_are_refused(name: str) -> None:
+    with pytest.raises(DecodeError, match="unsafe member name"):
+        check(with_members(a_deck("One"), {name: b"x"}))
+
+
+def test_encrypted_documents_ask_for_their_password() -> None:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("mimetype", sniff.ODP)
+        archive.writestr("META-INF/manifest.xml", "<m><encryption-data/></m>")
+        archive.writestr("content.xml", "noise")
+    zipped = bytearray(a_deck("One"))
+    zipped[zipped.index(b"PK\x01\x02") + 8] |= 1
+
+    with pytest.raises(PasswordRequired):
+        package.check(target.getvalue(), sniff.ODP, DeckConfig())
+    with pytest.raises(PasswordRequired):
+        check(bytes(zipped))
+    current_user = b"\x00\x00\xf6\x0f\x20\x00\x00\x00\x14\x00\x00\x00\xdf\xc4\xd1\xf3"
+    with pytest.raises(PasswordRequired):
+        package.check_ppt(b"\xd0\xcf\x11\xe0" + current_user)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", a_deck("x")[:-100], a_deck("x")[:2000]])
+def test_a_broken_archive_is_an_error(content: bytes) -> None:
+    with pytest.raises(DecodeError):
+        check(content)
+
+
+def test_damage_inside_a_member_is_an_error() -> None:
+    content = bytearray(a_deck("x"))
+    at = content.index(b"ppt/presentation.xml") + 60
+    content[at : at + 40] = bytes(40)
+
+    with pytest.raises(DecodeError):
+        check(bytes(content))

@@ -1,0 +1,112 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.media import sniff
+from tests.media.builders import (
+    a_deck,
+    a_pdf,
+    a_recording,
+    a_tone,
+    an_image,
+    saved,
+    with_members,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "media_type"),
+    [
+        ("JPEG", "image/jpeg"),
+        ("PNG", "image/png"),
+        ("GIF", "image/gif"),
+        ("WEBP", "image/webp"),
+        ("TIFF", "image/tiff"),
+        ("BMP", "image/bmp"),
+        ("JPEG2000", "image/jp2"),
+        ("AVIF", "image/avif"),
+        ("PPM", "image/x-portable-anymap"),
+    ],
+)
+def test_images_are_told_by_content(kind: str, media_type: str) -> None:
+    assert sniff.sniff(saved(an_image(), kind)) == media_type
+    assert sniff.asset_kind(media_type) == "image"
+
+
+@pytest.mark.parametrize(
+    ("kind", "media_type"),
+    [
+        ("WAV", "audio/wav"),
+        ("RF64", "audio/wav"),
+        ("W64", "audio/x-w64"),
+        ("FLAC", "audio/flac"),
+        ("OGG", "audio/ogg"),
+        ("MP3", "audio/mpeg"),
+        ("AIFF", "audio/aiff"),
+        ("AU", "audio/basic"),
+        ("CAF", "audio/x-caf"),
+    ],
+)
+def test_recordings_are_told_by_content(kind: str, media_type: str) -> None:
+    content = a_recording(a_tone(), kind=kind)
+
+    assert sniff.sniff(content) == media_type
+    assert sniff.asset_kind(media_type) == "audio"
+
+
+def test_an_mp3_is_told_with_and_without_its_tag() -> None:
+    content = a_recording(a_tone(), kind="MP3")
+    tag = b"ID3\x04\x00\x00\x00\x00\x02\x01" + bytes(257)
+
+    assert sniff.sniff(tag + content) == "audio/mpeg"
+    assert sniff.sniff(tag + a_recording(a_tone(), kind="FLAC")) == "audio/flac"
+    assert sniff.sniff(b"\xff\xfe" + "not sound".encode("utf-16-le")) != "audio/mpeg"
+
+
+def test_decks_are_told_from_other_office_documents() -> None:
+    deck = a_deck("Title")
+
+    assert sniff.sniff(a_pdf("page")) == sniff.PDF
+    assert sniff.sniff(b"\n" * 100 + a_pdf("page")) == sniff.PDF
+    assert sniff.sniff(deck) == sniff.PPTX
+    assert sniff.sniff(deck[: len(deck) // 2]) == sniff.PPTX
+    assert sniff.sniff(with_members(deck, {})) == sniff.PPTX
+    ole = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500)
+    assert sniff.sniff(ole + "PowerPoint Document".encode("utf-16-le")) == sniff.PPT
+    assert sniff.sniff(ole + "EncryptedPackage".encode("utf-16-le")) == sniff.ENCRYPTED_OFFICE
+    assert sniff.asset_kind(sniff.sniff(ole + "WordDocument".encode("utf-16-le"))) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
+        (b"", None),
+        (b"\x00" * 100, None),
+        (b"hello, world", "text/plain"),
+        ("größer".encode() * 2000, "text/plain"),
+        (b"<!DOCTYPE html><html>", "text/html"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
+        (b"PK\x05\x06" + bytes(18), "application/zip"),
+        (np.random.default_rng(0).bytes(4000), None),
+    ],
+)
+def test_what_is_not_read_is_named_where_it_can_be(content: bytes, media_type: str | None) -> None:
+    assert sniff.sniff(content) == media_type
+    assert sniff.asset_kind(media_type) is None
+
+
+def test_names_are_guessed_from_their_extension() -> None:
+    assert sniff.guess("s3://bucket/a/b.JPEG") == "image/jpeg"
+    assert sniff.guess("/data/talk.m4a") == "audio/mp4"
+    assert sniff.guess("gs://bucket/deck.pptm") == sniff.PPTX
+    assert sniff.guess("gs://bucket.pdf/readme") is None
+
+
+def test_sniffing_any_prefix_never_raises() -> None:
+    target = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(target, "WEBP")
+    for content in (target.getvalue(), a_pdf("x"), a_deck("x"), a_recording(a_tone(), kind="MP3")):
+        for length in range(0, min(len(content), 600), 7):
+            sniff.sniff(content[:length])
