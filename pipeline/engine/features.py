@@ -133,22 +133,10 @@ class FeatureTable:
         Raises:
             IdsUsedUp: no ids are left for the new rows.
         """
-        held: list[Features] = []
-        for key, num_rows in wanted:
-            run = self._runs.get(key)
-            if run is None:
-                start = self._room(num_rows)
-                if start is None:
-                    self._undo(held)
-                    return None
-                if self._first_id + start + num_rows > self._last_id:
-                    self._undo(held)
-                    raise IdsUsedUp
-                self._next = start + num_rows
-                run = self._runs[key] = Features(key=key, start=start, num_rows=num_rows)
-            self.retain(run)
-            self._runs.move_to_end(key)
-            held.append(run)
+        held = self._try_hold(wanted)
+        if held is None and not self.num_held:  # what is left unheld cuts the room in pieces
+            self._runs.clear()
+            held = self._try_hold(wanted)
         return held
 
     def retain(self, run: Features) -> None:
@@ -172,6 +160,25 @@ class FeatureTable:
             raise RuntimeError(f"{self.num_held} rows are still held")
         self._runs.clear()
         self._next = 0
+
+    def _try_hold(self, wanted: Sequence[tuple[Hashable, int]]) -> list[Features] | None:
+        held: list[Features] = []
+        for key, num_rows in wanted:
+            run = self._runs.get(key)
+            if run is None:
+                start = self._room(num_rows)
+                if start is None:
+                    self._undo(held)
+                    return None
+                if self._first_id + start + num_rows > self._last_id:
+                    self._undo(held)
+                    raise IdsUsedUp
+                self._next = start + num_rows
+                run = self._runs[key] = Features(key=key, start=start, num_rows=num_rows)
+            self.retain(run)
+            self._runs.move_to_end(key)
+            held.append(run)
+        return held
 
     def _undo(self, held: Sequence[Features]) -> None:
         for run in held:

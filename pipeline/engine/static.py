@@ -32,7 +32,7 @@ from pipeline.models.model import Model, Slot
 
 _STOP_TIMEOUT_S = 60.0
 
-Rows = dict[Hashable, torch.Tensor]  # by media key and projection
+Rows = dict[Hashable, torch.Tensor]  # by what names a medium in `Job.wanted`
 
 
 class StaticEngine:
@@ -186,11 +186,12 @@ class StaticEngine:
 
     def _embed(self, job: Job, rows: Rows) -> torch.Tensor:
         """The prompt's embeddings, shape (tokens, hidden)."""
+        keys = iter(job.wanted)
         words = word_embedding(self._model.decoder)
         parts: list[torch.Tensor] = []
         for part in job.prompt:
             if isinstance(part, Slot):
-                parts.append(rows[(part.media.key, part.projection)])
+                parts.append(rows[next(keys)[0]])
             else:
                 parts.append(words(torch.tensor([part], device=words.weight.device)))
         return torch.cat(parts)

@@ -1,0 +1,269 @@
+"""What only the continuous engine promises: sharing, back-pressure, recovery, its threads."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+
+from pipeline.config import EngineConfig
+from pipeline.engine.continuous import MAX_FAILURES_IN_ROW, ContinuousEngine
+from pipeline.engine.engine import Completion
+from pipeline.engine.load import load_engine
+from pipeline.engine.static import StaticEngine
+from pipeline.errors import EngineDied, InferError, RequestRefused
+from tests.engine.builders import (
+    FakeModel,
+    a_clip,
+    a_config,
+    a_request,
+    an_image,
+    ask,
+    complete,
+    engine_threads,
+    reference,
+)
+
+Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    engines: list[ContinuousEngine] = []
+
+    def make(model: FakeModel, config: EngineConfig) -> ContinuousEngine:
+        engines.append(ContinuousEngine(model, config))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+    assert engine_threads() == []
+
+
+def token_ids(completions: list[Completion]) -> list[list[int]]:
+    return [list(completion.token_ids) for completion in completions]
+
+
+def test_three_tasks_on_an_image_encode_and_prefill_it_once(start: Start) -> None:
+    model = FakeModel()
+    engine = start(model, a_config(page=8, batch_tokens=256, cache=8192))
+    images = [an_image(f"image {index}", rows=79) for index in range(8)]
+    requests = [
+        a_request(image, task, new=6) for task in ("ocr", "chart", "alt") for image in images
+    ]
+
+    completions = complete(engine, requests)
+
+    stats = engine.stats()
+    assert token_ids(completions) == list(map(reference, requests))
+    assert (stats.media_encoded, stats.media_reused) == (8, 16)
+    assert sorted(key for call in model.encoded for key in call) == sorted(i.key for i in images)
+    # the user id and 79 rows are 10 pages; then a task's name and the answer id
+    assert stats.prompt_tokens == 8 * (80 + 4 + 80 + 6 + 80 + 4)
+    assert stats.prefill_tokens == 8 * (80 + 4 + 6 + 4)
+
+
+def test_an_image_that_comes_back_is_not_encoded_again_and_its_prefix_is_still_there(
+    start: Start,
+) -> None:
+    model = FakeModel()
+    engine = start(model, a_config(page=8))
+    image = an_image("image", rows=39)
+
+    complete(engine, [a_request(image, "one")])
+    complete(engine, [a_request(image, "two")])
+
+    assert model.encoded == [["image"]]
+    assert engine.stats().prefill_tokens == 40 + 4 + 4
+
+
+def test_media_of_equal_key_and_other_content_prefix_do_not_share(start: Start) -> None:
+    engine = start(FakeModel(), a_config())
+    image = an_image("image")
+    requests = [a_request("first", image, "q"), a_request(image, "q"), a_request(image, image, "q")]
+
+    assert token_ids(complete(engine, requests)) == list(map(reference, requests))
+
+
+def test_a_small_feature_table_holds_requests_back_without_a_deadlock(start: Start) -> None:
+    model = FakeModel()
+    engine = start(model, a_config(rows=256))
+    requests = [
+        a_request(
+            an_image(f"image {index % 17}", rows=60 + index % 5),
+            a_clip(f"clip {index}", rows=50),
+            an_image(f"image {index % 7}", rows=100 + index % 3),
+            "q",
+            new=3 + index % 9,
+        )
+        for index in range(30)
+    ]
+
+    completions = complete(engine, requests)
+
+    assert token_ids(completions) == list(map(reference, requests))
+    assert engine.stats().extra["feature_rows"] == 0
+    assert isinstance(
+        ask(engine, [a_request(an_image("huge", rows=257), "q", new=1)])[0], RequestRefused
+    )
+
+
+def test_a_tiny_cache_evicts_old_prefixes_and_stays_right(start: Start) -> None:
+    engine = start(FakeModel(), a_config(cache=256, page=8, requests=8))
+    requests = [
+        a_request(
+            an_image(f"image {index % 6}", rows=30 + index % 6), "q" * (index % 9 + 1), new=20
+        )
+        for index in range(36)
+    ]
+
+    completions = complete(engine, requests)
+
+    assert token_ids(completions) == list(map(reference, requests))
+
+
+def test_a_group_survives_its_cancelled_leader(start: Start) -> None:
+    model = FakeModel(stops=False)
+    engine = start(model, a_config(batch_tokens=16))
+    image = an_image("image", rows=90)
+
+    async def cancel_leader() -> list[Completion | BaseException]:
+        tasks = [
+            asyncio.create_task(engine.submit(a_request(image, text, new=8))) for text in "abcd"
+        ]
+        await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    replies = asyncio.run(cancel_leader())
+
+    expected = [reference(a_request(image, text, new=8), stops=False) for text in "bcd"]
+    assert isinstance(replies[0], asyncio.CancelledError)
+    assert token_ids([r for r in replies if isinstance(r, Completion)]) == expected
+
+
+def test_loops_are_cut(start: Start) -> None:
+    model = FakeModel(stops=False)
+    for layer in cast(
+        "Any", model.decoder.model.layers
+    ):  # without layers a token decides the next one
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    engine = start(model, a_config())
+
+    (completion,) = complete(engine, [a_request("q", new=400)])
+
+    assert completion.finish_reason == "loop"
+    assert 128 <= len(completion.token_ids) < 400
+
+
+def test_a_request_that_kills_the_loop_fails_alone(start: Start) -> None:
+    model = FakeModel()
+    model.poison_id = ord("!")
+    engine = start(model, a_config())
+    requests = [a_request("q" * (index + 1), an_image(f"{index % 3}")) for index in range(12)]
+
+    replies = ask(engine, [*requests[:6], a_request("poison!"), *requests[6:]])
+
+    assert isinstance(replies[6], InferError)
+    assert "twice" in str(replies[6])
+    others = [reply for reply in replies if isinstance(reply, Completion)]
+    assert token_ids(others) == list(map(reference, requests))
+    assert engine.stats().extra["restarts"] == 2
+
+
+def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
+    engine = start(FakeModel(fail_forward=range(1, 1000)), a_config())
+
+    replies = ask(engine, [a_request("q" * (index + 1)) for index in range(12)])
+
+    assert all(isinstance(reply, InferError | EngineDied) for reply in replies)
+    assert sum(isinstance(reply, InferError) for reply in replies) == MAX_FAILURES_IN_ROW - 1
+    with pytest.raises(EngineDied, match="in a row"):
+        asyncio.run(engine.submit(a_request("late")))
+
+
+def test_callers_of_several_event_loops_are_answered(start: Start) -> None:
+    engine = start(FakeModel(), a_config())
+    requests = [a_request("q" * (index + 1), new=8) for index in range(12)]
+    answers: dict[int, list[list[int]]] = {}
+
+    def caller(number: int) -> None:
+        answers[number] = token_ids(complete(engine, requests[number::3]))
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    for number in range(3):
+        assert answers[number] == list(map(reference, requests[number::3]))
+
+
+def test_a_decoder_that_hangs_is_given_up(start: Start) -> None:
+    model = FakeModel()
+    released = threading.Event()
+    model.decoder.model.register_forward_pre_hook(lambda *_: (released.wait(30), None)[1])
+    engine = start(model, a_config(deadline_s=0.2))
+
+    (reply,) = ask(engine, [a_request("q")])
+    released.set()
+
+    assert isinstance(reply, EngineDied)
+    assert "hangs" in str(reply)
+
+
+def test_the_model_is_given_back_and_can_be_used_again() -> None:
+    model = FakeModel()
+    words = model.decoder.get_input_embeddings()
+    request = a_request("q", an_image("image"))
+    for _ in range(2):
+        engine = load_engine(model, a_config())
+        assert isinstance(engine, ContinuousEngine)
+        assert token_ids(complete(engine, [request])) == [reference(request)]
+        engine.close()
+        engine.close()
+
+    assert model.decoder.get_input_embeddings() is words
+    assert model.decoder.config._attn_implementation == "sdpa"
+    assert "is_causal" not in vars(model.decoder.config)
+    assert engine_threads() == []
+
+
+def test_what_continuous_batching_cannot_run_gets_static_batches_and_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = FakeModel()
+    model.decoder.config.sliding_window = 64
+
+    engine = load_engine(model, a_config())
+
+    assert isinstance(engine, StaticEngine)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    engine.close()
+
+
+def test_a_process_that_forgets_to_close_ends() -> None:
+    program = (
+        "import asyncio\n"
+        "from pipeline.engine.continuous import ContinuousEngine\n"
+        "from tests.engine.builders import FakeModel, a_config, a_request\n"
+        "engine = ContinuousEngine(FakeModel(), a_config())\n"
+        "print(len(asyncio.run(engine.submit(a_request('q'))).token_ids))\n"
+    )
+
+    started = time.monotonic()
+    done = subprocess.run(  # noqa: S603 own program
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 0
+    assert time.monotonic() - started < 60
