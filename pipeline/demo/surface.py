@@ -150,18 +150,15 @@ class ImageSurface:
         self, size: tuple[int, int], *, background: Colour = WHITE, font_path: str | None = None
     ) -> None:
         self.width, self.height = float(size[0]), float(size[1])
-        self._font_path = font_path
-        self._large = Image.new("RGB", (size[0] * self._SCALE, size[1] * self._SCALE), background)
-        self._draw = ImageDraw.Draw(self._large)
-        self._texts: list[tuple[PlacedText, int, Colour, bool]] = []
+        self._size, self._background, self._font_path = size, background, font_path
+        self._shapes: list[tuple[Sequence[Point], Colour, float | None]] = []
+        self._texts: list[tuple[str, Point, float, int, Colour, bool]] = []
 
     def polygon(self, points: Sequence[Point], fill: Colour) -> None:
-        self._draw.polygon([(x * self._SCALE, y * self._SCALE) for x, y in points], fill=fill)
+        self._shapes.append((points, fill, None))
 
     def path(self, points: Sequence[Point], colour: Colour, thickness: float) -> None:
-        scaled = [(x * self._SCALE, y * self._SCALE) for x, y in points]
-        width = max(1, round(thickness * self._SCALE))
-        self._draw.line(scaled, fill=colour, width=width, joint="curve")
+        self._shapes.append((points, colour, thickness))
 
     def text_width(self, text: str, size: float, *, bold: bool = False) -> float:
         extra = 2 * self._stroke(size) if bold else 0.0
@@ -177,30 +174,33 @@ class ImageSurface:
         align: Align = "left",
         bold: bool = False,
     ) -> None:
-        size_px = round(size)
-        font = load_font(size_px, self._font_path)
         width = self.text_width(text, size, bold=bold)
         left = at[0] - {"left": 0.0, "centre": width / 2, "right": width}[align]
-        ascent, descent = font.getmetrics()
-        edges = tuple(left + font.getlength(text[:i]) for i in range(len(text) + 1))
-        bottom = at[1] + ascent + descent
-        placed = PlacedText(text, left, at[1], left + width, bottom, edges)
-        self._texts.append((placed, size_px, colour, bold))
+        self._texts.append((text, (left, at[1]), width, round(size), colour, bold))
 
     def finish(self) -> Rendered:
-        """Return the picture with its texts."""
-        image = self._large.reduce(self._SCALE)
+        """Make the picture. Nothing is drawn before, so a layout that does not fit costs little."""
+        width, height = self._size
+        large = Image.new("RGB", (width * self._SCALE, height * self._SCALE), self._background)
+        shape = ImageDraw.Draw(large)
+        for points, colour, thickness in self._shapes:
+            scaled = [(x * self._SCALE, y * self._SCALE) for x, y in points]
+            if thickness is None:
+                shape.polygon(scaled, fill=colour)
+            else:
+                num = max(1, round(thickness * self._SCALE))
+                shape.line(scaled, fill=colour, width=num, joint="curve")
+        image = large.reduce(self._SCALE)
         draw = ImageDraw.Draw(image)
-        for placed, size_px, colour, bold in self._texts:
-            draw.text(
-                (placed.left, placed.top),
-                placed.text,
-                fill=colour,
-                font=load_font(size_px, self._font_path),
-                stroke_width=self._stroke(size_px) if bold else 0,
-                stroke_fill=colour if bold else None,
-            )
-        return Rendered(image, tuple(placed for placed, *_ in self._texts))
+        placed: list[PlacedText] = []
+        for text, (left, top), text_width, size_px, colour, bold in self._texts:
+            font = load_font(size_px, self._font_path)
+            stroke = self._stroke(size_px) if bold else 0
+            draw.text((left, top), text, colour, font, stroke_width=stroke, stroke_fill=colour)
+            edges = tuple(left + font.getlength(text[:i]) for i in range(len(text) + 1))
+            bottom = top + sum(font.getmetrics())
+            placed.append(PlacedText(text, left, top, left + text_width, bottom, edges))
+        return Rendered(image, tuple(placed))
 
     @staticmethod
     def _stroke(size: float) -> float:
