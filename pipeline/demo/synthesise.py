@@ -19,6 +19,7 @@ import soundfile
 import soxr
 
 from pipeline.demo import words
+from pipeline.demo.recordings import Clip
 
 RATE_HZ = 16_000
 VOICES = ("en-us", "en-us+f3", "en-gb", "en-gb+f2", "en-gb-scotland", "en-us+m3", "en-gb-x-rp+f4")
@@ -53,6 +54,25 @@ def speak(
     samples = soxr.resample(pcm, rate_hz, RATE_HZ, quality="VHQ")
     heard = np.flatnonzero(np.abs(samples) > _SILENCE)
     return samples[heard[0] : heard[-1] + 1]
+
+
+def sample_clip(rng: np.random.Generator, held_out: frozenset[str] = frozenset()) -> Clip:
+    """Make up a sentence and speak it: one sample for training.
+
+    Args:
+        rng: Chooses words, voice, speed and pitch.
+        held_out: Sentences not to say, such as those of the shipped clips.
+
+    Raises:
+        FileNotFoundError: espeak-ng is not installed.
+    """
+    text = words.sentence(rng)
+    while text in held_out:
+        text = words.sentence(rng)
+    voice = words.choose(rng, VOICES)
+    speed, pitch = int(rng.integers(130, 190)), int(rng.integers(30, 70))
+    samples = speak(text, voice=voice, words_per_minute=speed, pitch=pitch)
+    return Clip(text=text, voice=voice, samples=samples)
 
 
 def write_clips(folder: Path) -> int:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
-from pipeline.demo import charts, decks, pages, recordings, scenes, words
+from pipeline.demo import charts, decks, pages, recordings, scenes, synthesise, words
 
 
 def rng(number: int = 0) -> np.random.Generator:
@@ -146,3 +147,15 @@ def test_a_recording_repeats_a_clip_only_after_all_were_used() -> None:
     texts = [sentence.text for sentence in recordings.compose(rng(), clips, style).sentences]
 
     assert sorted(texts[:3]) == sorted(texts[3:]) == sorted(clip.text for clip in clips)
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_a_training_clip_is_speech_that_is_not_held_out() -> None:
+    held_out = frozenset({synthesise.sample_clip(rng()).text})
+
+    clip = synthesise.sample_clip(rng(), held_out)
+
+    assert clip.text not in held_out
+    assert clip.samples.dtype == np.float32
+    assert 1 < len(clip.samples) / recordings.CLIP_RATE_HZ < 8
+    assert float(np.abs(clip.samples).max()) > 0.05
