@@ -92,7 +92,7 @@ def _rendered_page(
     if slide is None:
         slide = Slide(native=Native(text=page.lines), hidden=None)
         return _piece(index, count, slide, package, page=page)
-    words = _words(slide.native) if slide.native is not None else []
+    words = _printed_words(slide)
     found_ratio = found(words, page.lines)
     if found_ratio < _LOST_RATIO and len(words) >= _MIN_WORDS:
         lost = RenderError(
@@ -129,11 +129,21 @@ def _piece(  # noqa: PLR0913 - the columns of one row
     )
 
 
-def _words(native: Native) -> list[str]:
-    """List the words that must be visible on the page: not notes, nor labels of charts."""
-    cells = [cell for table in native.tables for row in table for cell in row]
-    words = re.findall(r"[^\W_]{2,}", _plain(" ".join([*native.text, *cells])))
-    return words[:_MAX_WORDS]
+def _printed_words(slide: Slide) -> list[str]:
+    """List the words that must stand in the page's text.
+
+    Not numbers, since dates and page numbers are made anew, nor labels of charts, which are
+    thinned out, nor what may be drawn as shapes.
+    """
+    if slide.native is None:
+        return []
+    cells = [cell for table in slide.native.tables for row in table for cell in row]
+    drawn = set(_words(slide.drawn_text))
+    return [word for word in _words([*slide.native.text, *cells]) if word not in drawn][:_MAX_WORDS]
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    return re.findall(r"[^\W\d_]{2,}", _plain(" ".join(texts)))
 
 
 def found(words: Sequence[str], lines: Sequence[str]) -> float:

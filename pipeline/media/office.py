@@ -16,6 +16,7 @@ from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no s
 from pptx import Presentation
 from pptx.enum.shapes import PP_PLACEHOLDER
 from pptx.exc import PythonPptxError
+from pptx.presentation import Presentation as PptxDeck
 from pptx.shapes.autoshape import Shape
 from pptx.shapes.base import BaseShape
 from pptx.shapes.graphfrm import GraphicFrame
@@ -48,6 +49,8 @@ BROKEN: Final = (
     MemoryError,
 )
 
+_PARAGRAPH = "{http://schemas.openxmlformats.org/drawingml/2006/main}p"
+_BENT = "./p:txBody/a:bodyPr/a:prstTxWarp[@prst != 'textNoShape']"
 _TEXT_RUN = "{http://schemas.openxmlformats.org/drawingml/2006/main}t"
 _DIAGRAM_DATA = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds"
 _DIAGRAM_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}dm"
@@ -60,12 +63,15 @@ class Slide:
     """One slide as its file defines it.
 
     Attributes:
-        native: None where the slide itself is damaged.
-        flags: "native_unreadable", or "chart_unreadable" where a chart's data is.
+        native: What can be seen of it, and its notes; None where the slide itself is damaged.
+        drawn_text: The part of the text that a renderer may draw as shapes: bent letters, formulas.
+        flags: "native_unreadable", "native_incomplete" where one of its shapes is damaged, or
+            "chart_unreadable" where a chart's data is.
     """
 
     native: Native | None
     hidden: bool | None
+    drawn_text: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
 
@@ -82,16 +88,17 @@ def slides(content: bytes) -> list[Slide]:
         raise DecodeError(f"not a readable presentation: {_words(error)}") from error
     if not num_slides:
         raise DecodeError("a presentation without slides")
-    return [_slide(deck.slides, index) for index in range(num_slides)]
+    return [_slide(deck, index) for index in range(num_slides)]
 
 
-def _slide(all_slides: Any, index: int) -> Slide:  # noqa: ANN401 - python-pptx exports no such type
+def _slide(deck: PptxDeck, index: int) -> Slide:
     try:
-        slide = cast("PptxSlide", all_slides[index])
+        slide = cast("PptxSlide", deck.slides[index])
         hidden = slide._element.get("show") in {"0", "false"}
         title = _title(slide)
-        content = _Content()
-        content.add(list(slide.shapes), part=slide.part)
+        content = _Content(slide.part)
+        content.add([shape for shape in slide.shapes if not _outside(shape, deck)])
+        content.add_alternatives(slide)
         return Slide(
             native=Native(
                 title=title,
@@ -101,7 +108,8 @@ def _slide(all_slides: Any, index: int) -> Slide:  # noqa: ANN401 - python-pptx 
                 charts=tuple(content.charts),
             ),
             hidden=hidden,
-            flags=("chart_unreadable",) if content.chart_failed else (),
+            drawn_text=tuple(content.drawn),
+            flags=tuple(dict.fromkeys(content.flags)),
         )
     except BROKEN:
         return Slide(native=None, hidden=None, flags=("native_unreadable",))
@@ -121,24 +129,43 @@ def _notes(slide: PptxSlide) -> str | None:
 class _Content:
     """Collects what the shapes of a slide hold, in reading order."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: Any) -> None:  # noqa: ANN401 - python-pptx exports no such type
+        self._part = part
         self.text: list[str] = []
+        self.drawn: list[str] = []
         self.tables: list[tuple[tuple[str, ...], ...]] = []
         self.charts: list[Chart] = []
-        self.chart_failed = False
+        self.flags: list[str] = []
 
-    def add(self, shapes: Sequence[BaseShape], *, part: Any) -> None:  # noqa: ANN401 - as above
+    def add(self, shapes: Sequence[BaseShape]) -> None:
         for shape in sorted(shapes, key=_place):
             if shape._element.xpath("./*/p:cNvPr[@hidden='1' or @hidden='true']"):
                 continue
-            if isinstance(shape, GroupShape):
-                self.add(list(shape.shapes), part=part)
-            elif isinstance(shape, GraphicFrame):
-                self._add_frame(shape, part)
-            elif isinstance(shape, Shape) and shape.has_text_frame:
-                self.text += [paragraph.text for paragraph in shape.text_frame.paragraphs]
+            try:
+                self._add_shape(shape)
+            except BROKEN:
+                self.flags.append("native_incomplete")
 
-    def _add_frame(self, frame: GraphicFrame, part: Any) -> None:  # noqa: ANN401 - as above
+    def add_alternatives(self, slide: PptxSlide) -> None:
+        """Add the text of shapes in a newer dialect, such as formulas; python-pptx skips them."""
+        for choice in slide._element.iterfind(".//{*}AlternateContent/{*}Choice"):
+            for paragraph in choice.iter(_PARAGRAPH):
+                text = "".join(run.text or "" for run in paragraph.iter("{*}t"))
+                self.text.append(text)
+                self.drawn.append(text)
+
+    def _add_shape(self, shape: BaseShape) -> None:
+        if isinstance(shape, GroupShape):
+            self.add(list(shape.shapes))
+        elif isinstance(shape, GraphicFrame):
+            self._add_frame(shape)
+        elif isinstance(shape, Shape) and shape.has_text_frame:
+            paragraphs = [paragraph.text for paragraph in shape.text_frame.paragraphs]
+            self.text += paragraphs
+            if shape._element.xpath(_BENT):
+                self.drawn += paragraphs
+
+    def _add_frame(self, frame: GraphicFrame) -> None:
         if frame.has_table:
             rows = frame.table.rows
             self.tables.append(
@@ -151,9 +178,18 @@ class _Content:
             try:
                 self.charts += chart.read(frame.chart)
             except BROKEN:
-                self.chart_failed = True
+                self.flags.append("chart_unreadable")
         else:
-            self.text += _diagram_text(frame, part)
+            self.text += _diagram_text(frame, self._part)
+
+
+def _outside(shape: BaseShape, deck: PptxDeck) -> bool:
+    """Tell whether a shape lies beside the slide, where authors leave what nobody shall see."""
+    width, height = deck.slide_width or 0, deck.slide_height or 0
+    if not width or not height or shape.left is None or shape.top is None:
+        return False
+    right, bottom = shape.left + (shape.width or 0), shape.top + (shape.height or 0)
+    return right < 0 or bottom < 0 or shape.left > width or shape.top > height
 
 
 def _place(shape: BaseShape) -> tuple[bool, int, int]:
@@ -162,12 +198,12 @@ def _place(shape: BaseShape) -> tuple[bool, int, int]:
     return (not title, (shape.top or 0) // _BAND_EMU, shape.left or 0)
 
 
-def _diagram_text(frame: GraphicFrame, part: Any) -> Iterator[str]:  # noqa: ANN401 - as above
+def _diagram_text(frame: GraphicFrame, part: Any) -> Iterator[str]:  # noqa: ANN401 - as in _Content
     """Read a SmartArt diagram, which python-pptx does not know."""
     for reference in frame._element.iter(_DIAGRAM_DATA):
         data = part.related_part(reference.get(_DIAGRAM_ID)).blob
         parser = etree.XMLParser(resolve_entities=False, no_network=True)
-        for paragraph in etree.fromstring(data, parser).iter("{*}p"):
+        for paragraph in etree.fromstring(data, parser).iter(_PARAGRAPH):
             yield "".join(run.text or "" for run in paragraph.iter(_TEXT_RUN))
 
 

@@ -1,3 +1,5 @@
+import io
+
 import pytest
 from pptx import Presentation
 from pptx.chart.data import BubbleChartData, CategoryChartData, XyChartData
@@ -17,6 +19,8 @@ from tests.media.builders import (
     with_members,
 )
 
+A = "http://schemas.openxmlformats.org/drawingml/2006/main"
+SLIDE = "ppt/slides/slide1.xml"
 CHART_PART = "ppt/charts/chart{}.xml"
 
 
@@ -54,6 +58,51 @@ def test_text_is_in_reading_order_and_groups_are_entered() -> None:
     assert native.title == "The title"
     assert native.text == ("The title", "left", "right", "deep", "lines", "bottom")
     assert native.notes == "say\nthis"
+
+
+def test_what_lies_beside_the_slide_is_left_out_and_bent_letters_are_marked() -> None:
+    deck = Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[TITLE_ONLY])
+    beside = slide.shapes.add_textbox(Inches(-5), Inches(1), Inches(2), Inches(1))
+    beside.text_frame.text = "beside"
+    bent = slide.shapes.add_textbox(Inches(1), Inches(1), Inches(2), Inches(1))
+    bent.text_frame.text = "bent"
+    body = bent.text_frame._txBody.bodyPr
+    body.append(body.makeelement(f"{{{A}}}prstTxWarp", {"prst": "textWave1"}))
+
+    (found,) = office.slides(deck_bytes(deck))
+
+    assert found.native is not None
+    assert found.native.text == ("bent",)
+    assert found.drawn_text == ("bent",)
+
+
+def test_text_beside_formulas_is_read() -> None:
+    content = a_deck("One")
+    mc = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+    m = "http://schemas.openxmlformats.org/officeDocument/2006/math"
+    shape = (
+        f'<mc:AlternateContent xmlns:mc="{mc}"><mc:Choice Requires="a14"><p:sp><p:txBody><a:p><a:r>'
+        f'<a:t>where </a:t></a:r><m:r xmlns:m="{m}"><m:t>E=mc²</m:t></m:r></a:p></p:txBody></p:sp>'
+        "</mc:Choice><mc:Fallback/></mc:AlternateContent></p:spTree>"
+    )
+    slide = member(content, SLIDE).replace(b"</p:spTree>", shape.encode())
+
+    assert the_native(with_members(content, {SLIDE: slide})).text == ("One", "where E=mc²")
+
+
+def test_a_broken_shape_does_not_lose_the_rest_of_its_slide() -> None:
+    deck = Presentation(io.BytesIO(a_deck("One")))
+    table = deck.slides[0].shapes.add_table(1, 1, Inches(1), Inches(2), Inches(4), Inches(1)).table
+    table.cell(0, 0).text = "lost"
+    content = deck_bytes(deck)
+    slide = member(content, SLIDE).replace(b"a:tbl>", b"a:other>")
+
+    (found,) = office.slides(with_members(content, {SLIDE: slide}))
+
+    assert found.flags == ("native_incomplete",)
+    assert found.native is not None
+    assert found.native.text == ("One",)
 
 
 def test_tables_are_read_cell_by_cell() -> None:
@@ -151,18 +200,15 @@ def test_a_broken_chart_loses_neither_its_slide_nor_the_others() -> None:
 
 def test_a_broken_slide_does_not_lose_the_others() -> None:
     content = a_deck("One", "Two")
-    slide = member(content, "ppt/slides/slide1.xml")
+    slide = member(content, SLIDE)
 
-    slides = office.slides(
-        with_members(content, {"ppt/slides/slide1.xml": slide.replace(b"p:cSld", b"p:other")})
-    )
+    slides = office.slides(with_members(content, {SLIDE: slide.replace(b"p:cSld", b"p:other")}))
 
     assert [slide.flags for slide in slides] == [("native_unreadable",), ()]
 
 
 def test_smart_art_text_is_read() -> None:
     content = a_deck("One")
-    a = "http://schemas.openxmlformats.org/drawingml/2006/main"
     dgm = "http://schemas.openxmlformats.org/drawingml/2006/diagram"
     r = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     frame = (
@@ -172,7 +218,7 @@ def test_smart_art_text_is_read() -> None:
         f'xmlns:r="{r}" r:dm="rId77"/></a:graphicData></a:graphic></p:graphicFrame></p:spTree>'
     )
     data = (
-        f'<dgm:dataModel xmlns:dgm="{dgm}" xmlns:a="{a}"><a:p><a:r><a:t>step </a:t></a:r><a:r>'
+        f'<dgm:dataModel xmlns:dgm="{dgm}" xmlns:a="{A}"><a:p><a:r><a:t>step </a:t></a:r><a:r>'
         "<a:t>one</a:t></a:r></a:p></dgm:dataModel>"
     )
     rels = "ppt/slides/_rels/slide1.xml.rels"
@@ -182,13 +228,13 @@ def test_smart_art_text_is_read() -> None:
         b'<Override PartName="/ppt/diagrams/data1.xml" ContentType='
         b'"application/vnd.openxmlformats-officedocument.drawingml.diagramData+xml"/></Types>'
     )
-    slide = member(content, "ppt/slides/slide1.xml")
+    slide = member(content, SLIDE)
 
     native = the_native(
         with_members(
             content,
             {
-                "ppt/slides/slide1.xml": slide.replace(b"</p:spTree>", frame.encode()),
+                SLIDE: slide.replace(b"</p:spTree>", frame.encode()),
                 rels: member(content, rels).replace(
                     b"</Relationships>", f"{link}</Relationships>".encode()
                 ),
