@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -17,17 +17,30 @@ from pipeline.errors import CheckpointError
 from pipeline.models import shards
 from pipeline.models.catalog import CATALOG
 from pipeline.models.model import Modality
-from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.models.phi3_vision import image as phi3_vision_image
+from pipeline.models.phi4_multimodal import image as phi4_multimodal_image
 from pipeline.models.preparation import Preparation
 
 if TYPE_CHECKING:
     from pipeline.config import Device, DType
     from pipeline.models.model import Model
 
-Architecture = Literal["phi4_multimodal"]
-ARCHITECTURES: Mapping[str, Architecture] = {"phi4mm": "phi4_multimodal"}
+Json = Mapping[str, Any]
+Architecture = Literal["phi4_multimodal", "phi3_vision", "phi3"]
+# By `model_type` of config.json.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "phi4mm": "phi4_multimodal",
+    "phi3_v": "phi3_vision",
+    "phi3": "phi3",
+}
 MODALITIES: Mapping[Architecture, tuple[Modality, ...]] = {
     "phi4_multimodal": ("vision", "speech", "text"),
+    "phi3_vision": ("vision", "text"),
+    "phi3": ("text",),
+}
+PREPARATIONS: Mapping[Architecture, Callable[[Json, Json], Preparation]] = {
+    "phi4_multimodal": phi4_multimodal_image.ImagePreparation.from_json,
+    "phi3_vision": phi3_vision_image.ImagePreparation.from_json,
 }
 # Adapters come with the shards; the folders beside them hold copies for other programs.
 WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
@@ -80,7 +93,8 @@ def resolve(name: str, revision: str | None = None) -> Resolved:
         revision = CATALOG[name].commit
     # The hub's cache keeps each file in a folder named after its commit.
     folder = _download(name, "config.json", revision).parent
-    _download(name, "preprocessor_config.json", folder.name)
+    if _architecture(name, folder) in PREPARATIONS:
+        _download(name, "preprocessor_config.json", folder.name)
     return _described(name, folder, digest=folder.name, is_local=False)
 
 
@@ -108,8 +122,8 @@ def load(
             complete, or not what its config says.
     """
     # Here, so that `resolve` needs no torch.
+    from pipeline.models.loaders import LOADERS  # noqa: PLC0415
     from pipeline.models.loading import Source, place  # noqa: PLC0415
-    from pipeline.models.phi4_multimodal import model as phi4_multimodal  # noqa: PLC0415
 
     if modality not in resolved.modalities:
         raise CheckpointError(
@@ -117,27 +131,32 @@ def load(
         )
     placement = place(device=device, dtype=dtype, attention=attention, encode_batch=encode_batch)
     source = Source.from_folder(resolved.name, _folder(resolved))
-    return phi4_multimodal.load(source, modality, placement)
+    return LOADERS[resolved.architecture](source, modality, placement)
 
 
 def _described(name: str, folder: Path, *, digest: str, is_local: bool) -> Resolved:
+    architecture = _architecture(name, folder)
+    prepare = PREPARATIONS.get(architecture)
     config = shards.read_json(folder / "config.json")
-    model_type = config.get("model_type")
-    architecture = ARCHITECTURES.get(str(model_type))
-    if architecture is None:
-        raise CheckpointError(
-            f"{name}: config.json has model_type {model_type!r}; supported:"
-            f" {', '.join(sorted(ARCHITECTURES))}"
-        )
     return Resolved(
         name=name,
         path=folder if is_local else None,
         revision=None if is_local else digest,
         architecture=architecture,
         modalities=MODALITIES[architecture],
-        preparation=ImagePreparation.from_json(config, shards.preprocessor(folder)),
+        preparation=prepare(config, shards.preprocessor(folder)) if prepare else None,
         digest=digest,
     )
+
+
+def _architecture(name: str, folder: Path) -> Architecture:
+    model_type = str(shards.read_json(folder / "config.json").get("model_type"))
+    if model_type not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{name}: config.json has model_type {model_type!r}; supported:"
+            f" {', '.join(sorted(ARCHITECTURES))}"
+        )
+    return ARCHITECTURES[model_type]
 
 
 def _folder(resolved: Resolved) -> Path:

@@ -77,6 +77,11 @@ def finish(decoder: Phi3ForCausalLM, device: torch.device) -> None:
     decoder.config.original_max_position_embeddings = NEVER
 
 
+def tied(config: Phi3Config) -> frozenset[str]:
+    """Name the parameters that a checkpoint may leave out, because they are another's."""
+    return frozenset({"lm_head.weight"}) if config.tie_word_embeddings else frozenset()
+
+
 def regime_length(config: Phi3Config) -> int:
     """Tell up to which length the short factors serve; 0: the model has one set of factors."""
     return int(_rope(config).get("original_max_position_embeddings") or 0)

@@ -23,6 +23,7 @@ DESCRIPTIONS = (
     "generation_config.json",
     "preprocessor_config.json",
     "tokenizer.json",
+    "tokenizer_config.json",
 )
 
 

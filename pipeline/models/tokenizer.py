@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from pipeline.errors import CheckpointError
+from pipeline.models.shards import read_json
 
 # White space as the tokenizers library knows it: Unicode's, without the four separators that only
 # Python counts as such.
@@ -22,6 +24,7 @@ class PromptTokenizer:
 
     Attributes:
         backend: The whole tokenizer, special tokens included: for decoding, and for grammars.
+        start_ids: What the checkpoint's tokenizer puts before any text; often nothing.
     """
 
     def __init__(self, definition: str, *, source: str = "tokenizer.json") -> None:
@@ -38,23 +41,30 @@ class PromptTokenizer:
         self.backend = _backend(definition, source)
         parts = json.loads(definition)
         # The same tokenizer without special tokens: for text, all of which is data.
-        self._text = _backend(
-            json.dumps({**parts, "added_tokens": [], "post_processor": None}), source
-        )
+        self._text = _backend(json.dumps(_without_specials(parts)), source)
         self._added = {token["id"]: token for token in parts.get("added_tokens", [])}
+        self.start_ids: tuple[int, ...] = tuple(self.backend.encode("").ids)
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptTokenizer:
-        """Read a checkpoint's tokenizer.json.
+        """Read a checkpoint's tokenizer.json, and `add_bos_token` of tokenizer_config.json.
 
         Raises:
             CheckpointError: there is none, or it is not one.
         """
         path = folder / "tokenizer.json"
         try:
-            return cls(path.read_text("utf-8"), source=str(path))
+            tokenizer = cls(path.read_text("utf-8"), source=str(path))
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+        settings = folder / "tokenizer_config.json"
+        if settings.exists() and read_json(settings).get("add_bos_token") is False:
+            tokenizer.start_ids = ()
+        return tokenizer
+
+    def has(self, name: str) -> bool:
+        """Tell whether the vocabulary has a token of this name."""
+        return self.backend.token_to_id(name) is not None
 
     def special_id(self, *names: str) -> int:
         """Find the id of a special token that may go by several names.
@@ -87,6 +97,18 @@ class PromptTokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `token_ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+
+def _without_specials(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the definition of a tokenizer that cannot produce a special token from any text."""
+    names = {token["content"] for token in parts.get("added_tokens", [])}
+    model = dict(parts.get("model") or {})
+    model["merges"] = [
+        merge
+        for merge in model.get("merges", ())
+        if (merge.replace(" ", "") if isinstance(merge, str) else "".join(merge)) not in names
+    ]
+    return {**parts, "added_tokens": [], "post_processor": None, "model": model}
 
 
 def _backend(definition: str, source: str) -> Backend:

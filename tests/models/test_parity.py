@@ -10,6 +10,15 @@ from pipeline.models.parity.run import run_pack
 GOLDENS = Path(__file__).parents[1] / "goldens"
 # Fields that each pack must have checked at least so often: a check that never ran proves nothing.
 EXPECTED = {
+    "phi3_vision": {
+        "pixels.projection": 14,
+        "tower.projection": 11,
+        "image_embeds.rowproj": 11,
+        "hidden.rowproj": 15,
+        "argmax": 15,
+        "greedy": 15,
+        "batch": 60,
+    },
     "phi4_multimodal": {
         "pixels.projection": 13,
         "tower.projection": 10,

@@ -106,7 +106,9 @@ def is_image(ids: npt.NDArray[np.int64], cases: Mapping[str, Any]) -> npt.NDArra
 
 def is_audio(ids: npt.NDArray[np.int64], cases: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     """Mark the placeholders of audio."""
-    return ids == cases.get("audio_token_id", -1)
+    if "audio_token_id" not in cases:
+        return np.zeros(ids.shape, np.bool_)
+    return ids == cases["audio_token_id"]
 
 
 def _check_hash(name: str, values: npt.NDArray[Any], expected: str) -> None:

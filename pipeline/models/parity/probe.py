@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.errors import CheckpointError
 from pipeline.models.model import Canvas, Model
+from pipeline.models.phi3_vision.model import Phi3Vision
 from pipeline.models.phi4_multimodal.model import Phi4Multimodal
 
 
@@ -28,14 +28,16 @@ class Probed:
 
 
 def probe(model: Model) -> Probed:
-    """Open a model of any of our architectures.
-
-    Raises:
-        CheckpointError: the model is of another kind.
-    """
+    """Open a model of any of our architectures."""
     if isinstance(model, Phi4Multimodal):
         return _phi4_multimodal(model)
-    raise CheckpointError(f"no probe for a {type(model).__name__}")
+    if isinstance(model, Phi3Vision):
+        return _phi3_vision(model)
+    return Probed(model, _no_images, _no_images)
+
+
+def _no_images(_canvas: Canvas) -> torch.Tensor:
+    raise TypeError("this model has no image encoder")
 
 
 def _phi4_multimodal(model: Phi4Multimodal) -> Probed:
@@ -49,3 +51,13 @@ def _phi4_multimodal(model: Phi4Multimodal) -> Probed:
             return encoder.features([encoder.views(canvas)], batch_size=8)[0].flatten(1, 2)
 
     return Probed(model, pixels, tower)
+
+
+def _phi3_vision(model: Phi3Vision) -> Probed:
+    encoder = model.image_encoder
+
+    def tower(canvas: Canvas) -> torch.Tensor:
+        with torch.no_grad():
+            return encoder.features([encoder.views(canvas)], batch_size=8)[0]
+
+    return Probed(model, encoder.views, tower)

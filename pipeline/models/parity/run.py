@@ -91,7 +91,7 @@ class _Run:
     def _modality(self, case: Mapping[str, Any]) -> Modality:
         if "adapter" in case:
             return case["adapter"] or "text"
-        return "vision"
+        return "vision" if "vision" in self._resolved.modalities else "text"
 
     def _canvases(self, names: Iterable[str], crops: int) -> list[Canvas]:
         preparation = self._resolved.preparation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from transformers import Phi3ForCausalLM
 
 from pipeline.errors import CheckpointError
 from pipeline.models import decoder as decoders
+from pipeline.models.language_model import LanguageModel
 from pipeline.models.loading import Placement, Source
-from pipeline.models.model import Canvas, Clip, Modality, Slot, Tokenizer, Turn
+from pipeline.models.model import Canvas, Clip, Modality, Slot
 from pipeline.models.phi4_multimodal.audio import log_mel
 from pipeline.models.phi4_multimodal.conformer import AudioEncoder, ConformerConfig
 from pipeline.models.phi4_multimodal.image import ImagePreparation
@@ -31,18 +32,15 @@ NORMALISATION = ("global_mean", "global_invstd")
 Part = TypeVar("Part", bound=nn.Module)
 
 
-class Phi4Multimodal:
+class Phi4Multimodal(LanguageModel):
     """One modality's model: the decoder with that modality's adapter merged, and its encoders.
 
+    "vision" is for requests with images, with or without audio; "speech" for audio without images;
+    "text" for neither.
+
     Attributes:
-        name: Hub name or folder.
-        modality: "vision" (images, with or without audio), "speech" (audio) or "text".
-        decoder: Ids to logits.
-        tokenizer: Of the decoder's vocabulary.
-        stop_ids: Any of them ends an answer.
-        banned_ids: Placeholders, never to be generated.
-        max_length: Prompt and answer together, tokens.
-        regime_length: Up to here the short LongRoPE factors serve.
+        image_encoder: Canvases to feature rows; without weights unless loaded for vision.
+        audio_encoder: Clips to feature rows; without weights if loaded for text.
     """
 
     def __init__(
@@ -54,30 +52,10 @@ class Phi4Multimodal:
         prompt: PromptFormat,
         placement: Placement,
     ) -> None:
-        self.name = source.name
-        self.modality: Modality = modality
-        self.decoder: Phi3ForCausalLM = modules.decoder
-        self.tokenizer: Tokenizer = source.tokenizer
-        self.stop_ids = prompt.stop_ids | source.stop_ids
-        self.banned_ids = prompt.banned_ids
-        self.max_length: int = modules.decoder.config.max_position_embeddings
-        self.regime_length = decoders.regime_length(modules.decoder.config)
+        super().__init__(source, modality, modules.decoder, prompt)
         self.image_encoder = modules.image
         self.audio_encoder = modules.audio
-        self._prompt = prompt
         self._placement = placement
-
-    def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:
-        """Turn a conversation into token ids and slots, the generation prompt at the end.
-
-        Raises:
-            RequestRefused: media that this modality does not take, or nothing to answer.
-        """
-        return self._prompt.write(turns)
-
-    def set_regime(self, regime: Literal["short", "long"]) -> None:
-        """Pin the decoder's LongRoPE factors for the forward passes to come."""
-        decoders.pin_regime(self.decoder, regime)
 
     @torch.no_grad()
     def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
@@ -172,7 +150,7 @@ def _plan(modules: Modules, config: Mapping[str, Any], modality: Modality) -> Pl
             re.escape(f"{tower}encoder.layers.{num_used}."),
             re.escape(tower) + r"(post_layernorm|head)\.",
         ),
-        tied=frozenset({"lm_head.weight"}) if config.get("tie_word_embeddings") else frozenset(),
+        tied=decoders.tied(modules.decoder.config),
         float32=frozenset(f"{AUDIO_PREFIX}encoder.encoder_embedding.{n}" for n in NORMALISATION),
     )
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from pipeline.errors import CheckpointError
 from pipeline.models.model import Canvas
 from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.models.vit import Layers, LayerShape, gelu_tanh
 
 # The features are the output of the last layer but one: `hidden_states[-2]` in the original code.
 LAYERS_UNUSED = 1
@@ -56,57 +57,6 @@ class TowerConfig:
         return self.image_size // self.patch_size
 
 
-class Attention(nn.Module):
-    """Self-attention in both directions, over valid patches only."""
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, states: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Attend; states (n, patches, hidden), valid (n, patches) bool or None for all."""
-        heads = [
-            projection(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        ]
-        mask = None if valid is None else valid[:, None, None, :]
-        attended = functional.scaled_dot_product_attention(*heads, attn_mask=mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with the tanh approximation of GELU."""
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Transform each position; shape kept."""
-        return self.fc2(functional.gelu(self.fc1(states), approximate="tanh"))
-
-
-class Layer(nn.Module):
-    """One pre-norm transformer layer."""
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = Attention(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = FeedForward(config)
-
-    def forward(self, states: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Transform (n, patches, hidden); shape kept."""
-        states = states + self.self_attn(self.layer_norm1(states), valid)
-        return states + self.mlp(self.layer_norm2(states))
-
-
 class Embeddings(nn.Module):
     """Patch embedding plus a position that follows the valid part of the crop."""
 
@@ -135,23 +85,21 @@ class Embeddings(nn.Module):
         return torch.bucketize(fractions.clamp(max=1.0 - 1e-6), edges, right=True)
 
 
-class Encoder(nn.Module):
-    """The layers whose output is used."""
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        used = config.num_hidden_layers - LAYERS_UNUSED
-        self.layers = nn.ModuleList(Layer(config) for _ in range(used))
-
-
 class Tower(nn.Module):
     """SigLIP up to its last layer but one; the pooling head is not built."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
+        shape = LayerShape(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_attention_heads,
+            layer_norm_eps=config.layer_norm_eps,
+            activation=gelu_tanh,
+        )
         self.config = config
         self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.encoder = Layers(shape, config.num_hidden_layers - LAYERS_UNUSED)
 
     def forward(self, crops: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Encode crops of one kind: all of them full, or all of them with padding.
@@ -163,10 +111,8 @@ class Tower(nn.Module):
         Returns:
             Features pooled over 2x2 patches, shape (n, cell rows, cell columns, hidden).
         """
-        states = self.embeddings(crops, valid)
         mask = None if bool(valid.all()) else valid.flatten(1)
-        for layer in self.encoder.layers:
-            states = layer(states, mask)
+        states = self.encoder(self.embeddings(crops, valid), mask)
         grid = states.transpose(1, 2).unflatten(2, (self.config.patches_per_side, -1))
         return functional.avg_pool2d(grid, kernel_size=2).permute(0, 2, 3, 1)
 

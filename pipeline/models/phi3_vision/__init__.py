@@ -1,0 +1,1 @@
+"""Phi-3-vision and Phi-3.5-vision: CLIP tower and decoder."""
