@@ -95,7 +95,7 @@ def plan(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag = 
 def show(
     output: Annotated[str, typer.Argument(help="The output of a job.")],
     *,
-    per_task: Annotated[int, typer.Option(help="Rows per task and status.", min=1)] = 3,
+    per_task: Annotated[int, typer.Option(help="Rows per task, status and kind.", min=1)] = 3,
     as_json: JsonFlag = False,
 ) -> None:
     """Print some annotations of each task.
@@ -104,7 +104,7 @@ def show(
     """
     from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
-    rows = console.sample(open_store(output), output, per_task)
+    rows = console.sample(open_store(output), per_task)
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:

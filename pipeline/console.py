@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from schemas.paths import parse_path
+
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.dataset as ds
 
     from pipeline.job import OnProgress, Prepared, RunReport
     from pipeline.stages.commit import Commit
@@ -24,6 +26,9 @@ out = Console()
 err = Console(stderr=True)
 
 _SHOWN_CHARACTERS = 160
+_SAMPLED_FILES = 20
+_SAMPLED_COLUMNS = ["uri", "status", "segment_kind", "segment_index", "page_number", "start_s"]
+_SAMPLED_COLUMNS += ["end_s", "text", "error_message", "skip_reason"]
 
 
 @contextmanager
@@ -104,7 +109,7 @@ def show_report(report: RunReport, output: str) -> None:
 
 def report_json(report: RunReport) -> str:
     """Give a run's report as JSON."""
-    return json.dumps(asdict(report), default=dict)
+    return json.dumps(asdict(report))
 
 
 def show_plan(job: Prepared) -> None:
@@ -116,7 +121,7 @@ def show_plan(job: Prepared) -> None:
     table.add_column("fingerprint")
     table.add_column("assets of the kind", justify="right")
     for (task, kind), fingerprint in job.plan.fingerprints.items():
-        if pending.assets_by_kind[kind]:
+        if kind in pending.assets_by_kind:
             table.add_row(task, kind, fingerprint, str(pending.assets_by_kind[kind]))
     out.print(table)
     for task, count in pending.pending_by_task.items():
@@ -135,27 +140,15 @@ def plan_json(job: Prepared) -> str:
             "fingerprints": {f"{t}/{k}": f for (t, k), f in job.plan.fingerprints.items()},
             **asdict(job.pending),
         },
-        default=dict,
     )
-
-
-def open_annotations(store_uri: str) -> ds.Dataset:
-    """Open an output's annotations as one dataset, `task` and `fingerprint` as columns."""
-    import pyarrow as pa  # noqa: PLC0415  (slow to import, not needed for --help)
-    import pyarrow.dataset as ds  # noqa: PLC0415
-
-    partitioning = ds.partitioning(
-        pa.schema([("task", pa.string()), ("fingerprint", pa.string())]), flavor="hive"
-    )
-    return ds.dataset(f"{store_uri}/annotations", format="parquet", partitioning=partitioning)
 
 
 def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
     """Print annotations, one line each, long texts cut."""
-    table = Table(title=title, title_justify="left", show_lines=False)
-    for heading in ("asset", "segment", "task", "status"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("answer", no_wrap=True, overflow="ellipsis")
+    table = Table(title=title, title_justify="left", expand=True)
+    for heading in ("asset", "part", "task", "status"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
+    table.add_column("answer", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
         name = str(row["uri"]).rpartition("/")[2]
         part = row["page_number"] or ""
@@ -170,22 +163,26 @@ def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
     out.print(table)
 
 
-def sample(store: Store, store_uri: str, per_task: int) -> list[dict[str, Any]]:
-    """Give some rows of each task and status, the same ones at every call."""
-    if next(iter(store.list_files("annotations")), None) is None:
-        return []
-    columns = ["uri", "task", "status", "segment_index", "page_number", "start_s", "end_s"]
-    columns += ["text", "error_message", "skip_reason"]
-    rows = open_annotations(store_uri).to_table(columns=columns).to_pylist()
-    rows.sort(key=lambda row: (row["task"], row["status"], row["uri"], row["segment_index"]))
-    taken: dict[tuple[str, str], int] = {}
-    chosen: list[dict[str, Any]] = []
-    for row in rows:
-        group = (row["task"], row["status"])
-        taken[group] = taken.get(group, 0) + 1
-        if taken[group] <= per_task:
-            chosen.append(row)
-    return chosen
+def sample(store: Store, per_task: int) -> list[dict[str, Any]]:
+    """Give some rows of each task, status and kind of segment, from each task's first files."""
+    import pyarrow as pa  # noqa: PLC0415  (slow to import, not needed for --help)
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    chosen: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    files: Counter[str] = Counter()
+    for path in sorted(store.list_files("annotations")):
+        parsed = parse_path(path)
+        if parsed is None or parsed.task is None or files[parsed.task] == _SAMPLED_FILES:
+            continue
+        files[parsed.task] += 1
+        table = pq.ParquetFile(pa.BufferReader(store.read(path))).read(columns=_SAMPLED_COLUMNS)
+        for row in table.to_pylist():
+            group = chosen.setdefault((parsed.task, row["status"], row["segment_kind"]), [])
+            if len(group) < per_task:
+                group.append({**row, "task": parsed.task})
+    order = {"ok": 0, "skipped": 1, "error": 2}
+    groups = sorted(chosen, key=lambda group: (group[0], order[group[1]], group[2]))
+    return [row for group in groups for row in chosen[group]]
 
 
 def schema_rows(schema: pa.Schema) -> list[dict[str, str]]:

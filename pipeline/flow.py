@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _CALLS_AT_ONCE = 4
 """Blocks that a replica answers at the same time: their requests meet in its engine."""
 
-_BLOCK_BYTES = 64 * 1024**2
+_BLOCK_BYTES = 32 * 1024**2
 """Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
 
 _MAX_RETRIES = 3
@@ -184,7 +184,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
         context.print_on_execution_start = False
         context.target_max_block_size = _BLOCK_BYTES
         context.execution_no_progress_timeout_s = config.no_progress_timeout_s
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         # Ray 2.60 calls max_retries deprecated and has no other name for it yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         yield
@@ -196,6 +196,8 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
 def _connect(config: ClusterConfig) -> None:
     """Start a local cluster, unless the config or a submitted job's environment names one."""
     address = config.address or os.environ.get("RAY_ADDRESS", "local")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of the driver's own console only
     local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
     ray.init(
         address=address,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -36,9 +36,30 @@ class PlanSummary:
     num_units: int = 0
     num_pending_units: int = 0
     num_pending_assets: int = 0
-    assets_by_kind: Counter[str] = field(default_factory=Counter)
-    not_asked: Counter[str] = field(default_factory=Counter)
-    pending_by_task: Counter[str] = field(default_factory=Counter)
+    assets_by_kind: dict[str, int] = field(default_factory=dict[str, int])
+    not_asked: dict[str, int] = field(default_factory=dict[str, int])
+    pending_by_task: dict[str, int] = field(default_factory=dict[str, int])
+
+    def count(self, unit: Unit) -> bool:
+        """Count a unit; tell whether it has something left to do."""
+        size = unit.rows.num_rows
+        self.num_units += 1
+        self.num_assets += size
+        _add(self.assets_by_kind, unit.kind, size)
+        if not any(unit.asked.values()):
+            _add(self.not_asked, unit.kind, size)
+            return False
+        if not unit.pending and not unit.document_pending:
+            return False
+        self.num_pending_units += 1
+        self.num_pending_assets += size
+        for task in unit.pending:
+            _add(self.pending_by_task, task, sum(task in names for names in unit.asked.values()))
+        return True
+
+
+def _add(counts: dict[str, int], name: str, count: int) -> None:
+    counts[name] = counts.get(name, 0) + count
 
 
 class Plan:
@@ -74,17 +95,7 @@ class Plan:
         """Read the manifest and give the units that have something left to do, in order."""
         self.summary = PlanSummary()
         for unit in self._cut():
-            self.summary.num_units += 1
-            self.summary.num_assets += unit.rows.num_rows
-            self.summary.assets_by_kind[unit.kind] += unit.rows.num_rows
-            if not any(unit.asked.values()):
-                self.summary.not_asked[unit.kind] += unit.rows.num_rows
-            elif unit.pending or unit.document_pending:
-                self.summary.num_pending_units += 1
-                self.summary.num_pending_assets += unit.rows.num_rows
-                for task in unit.pending:
-                    asked = sum(task in names for names in unit.asked.values())
-                    self.summary.pending_by_task[task] += asked
+            if self.summary.count(unit):
                 yield unit
 
     def _check_modalities(self, backend: Backend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -21,5 +22,6 @@ def cluster() -> Iterator[str]:
         logging_level="ERROR",
         _node_ip_address="127.0.0.1",
     )
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     yield context.address_info["gcs_address"]
     ray.shutdown()

@@ -15,7 +15,7 @@ from pipeline.media.libreoffice import find_soffice
 from pipeline.models.tiny import write_tiny
 from pipeline.storage.store import open_store
 
-_SAMPLES_PER_TASK = 3
+_SAMPLES_PER_TASK = 2
 
 
 def make_corpus(folder: Path, *, seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def run_demo(folder: Path, *, scale: float = 1.0) -> None:
     with console.progress_bar() as on_progress:
         report = annotate(config, on_progress=on_progress)
     console.show_report(report, config.output)
-    rows = console.sample(open_store(config.output), config.output, _SAMPLES_PER_TASK)
+    rows = console.sample(open_store(config.output), _SAMPLES_PER_TASK)
     console.show_annotations(rows, title="some of the annotations")
     if config.decks.render == "native":
         console.out.print(

@@ -1,0 +1,162 @@
+"""The command line: what it prints, what it refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline import cli
+from pipeline.models.tiny import write_tiny
+from tests.builders import a_config, a_corpus, write_manifest
+
+COMMANDS = [
+    ["annotate"],
+    ["plan"],
+    ["show"],
+    ["schema"],
+    ["doctor"],
+    ["demo-corpus"],
+    ["tiny-model"],
+    ["demo"],
+    ["manifest", "build"],
+    ["manifest", "check"],
+]
+
+
+def a_job(folder: Path, **settings: object) -> Path:
+    config = a_config(folder, **settings).model_dump(mode="json", exclude_defaults=True)
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def exit_code(*arguments: str) -> int:
+    """Run as the console script does: errors become one line and an exit code."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(lambda: cli.app(list(arguments)))
+    return int(str(ended.value.code))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str]) -> None:
+    shown = CliRunner().invoke(cli.app, [*command, "--help"])
+
+    assert shown.exit_code == 0
+    assert "Example: phicorpus" in shown.output
+
+
+@pytest.mark.parametrize("name", ["manifest", "segment", "annotation", "document", "run"])
+def test_schemas_are_printed_with_their_meaning(name: str) -> None:
+    shown = CliRunner().invoke(cli.app, ["schema", name, "--json"])
+
+    columns = json.loads(shown.output)
+    assert all(column["meaning"] for column in columns)
+
+
+def test_an_unknown_schema_is_refused_with_the_known_ones() -> None:
+    shown = CliRunner().invoke(cli.app, ["schema", "nothing"])
+
+    assert shown.exit_code == 2
+    assert "annotation" in shown.output
+
+
+def test_doctor_tells_scripts_what_is_there() -> None:
+    shown = CliRunner().invoke(cli.app, ["doctor", "--json"])
+
+    findings = json.loads(shown.output)
+    assert {"name", "ok", "stops_working", "install"} <= findings[0].keys()
+
+
+def test_plan_says_what_would_run_and_starts_nothing(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=3)
+    write_tiny(tmp_path / "model", 0)
+    job = a_job(tmp_path, model=str(tmp_path / "model"))
+
+    shown = CliRunner().invoke(cli.app, ["plan", str(job), "--json"])
+
+    planned = json.loads(shown.output)
+    assert planned["num_pending_assets"] == 6
+    assert planned["pending_by_task"] == {"ocr": 5, "caption": 5, "native": 1, "transcribe": 1}
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_wrong_config_ends_with_2_and_names_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = a_job(tmp_path)
+    job.write_text(job.read_text() + "decks: {dpy: 3}\n")
+
+    assert exit_code("annotate", str(job)) == 2
+    assert "did you mean 'dpi'" in capsys.readouterr().err
+
+
+def test_a_wrong_manifest_ends_with_2_and_names_file_column_and_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "/a.png"}, {"uri": ""}])
+
+    assert exit_code("annotate", str(a_job(tmp_path))) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "manifest.parquet" in message
+    assert "column 'uri', row 1" in message
+
+
+def test_a_model_that_is_not_there_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_corpus(tmp_path, num_images=1)
+    (tmp_path / "empty").mkdir()
+
+    assert exit_code("annotate", str(a_job(tmp_path, model=str(tmp_path / "empty")))) == 2
+    assert "CheckpointError" in capsys.readouterr().err
+
+
+def test_manifest_check_counts_the_assets(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=2)
+
+    shown = CliRunner().invoke(cli.app, ["manifest", "check", str(a_job(tmp_path))])
+
+    assert "5 assets, all right" in shown.output
+
+
+def test_manifest_build_writes_what_it_found(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=2)
+    output = tmp_path / "built.parquet"
+
+    shown = CliRunner().invoke(
+        cli.app, ["manifest", "build", str(tmp_path), "-o", str(output), "--json"]
+    )
+
+    assert json.loads(shown.output) == {"num_assets": 5, "audio": 1, "deck": 1, "image": 3}
+
+
+def test_show_of_nothing_says_so(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(cli.app, ["show", str(tmp_path)])
+
+    assert "no annotations" in shown.output
+
+
+@pytest.mark.ray
+def test_annotate_counts_errors_and_ends_with_3_above_the_threshold(
+    tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cluster
+    a_corpus(tmp_path, num_images=1)
+    write_tiny(tmp_path / "model", 0)
+    settings = {
+        "model": str(tmp_path / "model"),
+        "tasks": {"caption": {"max_new_tokens": 4}},
+        "errors": {"max_error_ratio": 0.1},
+    }
+    job = a_job(tmp_path, **settings)
+
+    assert exit_code("annotate", str(job), "--json") == 3
+    report = json.loads(capsys.readouterr().out)
+    assert (report["tally"]["num_ok"], report["tally"]["num_error"]) == (4, 1)
+
+    assert exit_code("annotate", str(job), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "nothing_to_do"
