@@ -8,6 +8,7 @@ scaled_dot_product_attention per sequence elsewhere. No flash-attn package, no k
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -69,11 +70,14 @@ def attend(
     )
     if kwargs.get("block_table") is not None:
         trash = cache.layer_to_allocator[module.layer_idx].write_trash_index
-        return _decode_pages(query[0], key[0], value[0], kwargs, scaling, int(trash))[None], None
+        keys, values = kwargs["k_cache"], kwargs["v_cache"]
+        pages = Pages(keys, values, kwargs["block_table"], trash // keys.shape[1])
+        new = query[0], key[0], value[0]
+        return attend_pages(*new, kwargs["cu_seq_lens_k"], pages, scaling)[None], None
     bounds = kwargs["cu_seq_lens_q"], kwargs["cu_seq_lens_k"]
     if query.is_cuda:
         longest = kwargs["max_length_q"], kwargs["max_length_k"]
-        return _attend_cuda(query[0], key[0], value[0], bounds, longest, scaling)[None], None
+        return attend_packed(query[0], key[0], value[0], bounds, longest, scaling)[None], None
     return attend_each(query[0], key[0], value[0], bounds, scaling)[None], None
 
 
@@ -124,7 +128,7 @@ def attend_each(
     return output
 
 
-def _attend_cuda(
+def attend_packed(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -132,6 +136,7 @@ def _attend_cuda(
     longest: tuple[int, int],
     scaling: float,
 ) -> torch.Tensor:
+    """As `attend_each`, in one CUDA kernel; `longest` are the longest queries and keys."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 needs a CUDA build
 
     output = varlen_attn(
@@ -142,34 +147,76 @@ def _attend_cuda(
     return cast("torch.Tensor", output)  # a tuple only where the sums are asked for
 
 
-def _decode_pages(
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Keys and values of all sequences, in pages.
+
+    Attributes:
+        keys: shape (pages, page size, key heads, head size).
+        values: As `keys`.
+        table: Pages of each sequence, in order, shape (sequences, pages per sequence); -1 is none.
+        trash: A page that nobody reads.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    table: torch.Tensor
+    trash: int
+
+
+def write_new(
+    key: torch.Tensor, value: torch.Tensor, key_bounds: torch.Tensor, pages: Pages
+) -> torch.Tensor:
+    """Write one new key and value per sequence behind its others.
+
+    Args:
+        key: shape (key heads, sequences, head size).
+        value: As `key`.
+        key_bounds: Cumulated lengths, the new token included, shape (sequences + 1,).
+        pages: Written in place. A sequence of length 0 only pads the batch: it writes to the trash.
+
+    Returns:
+        Lengths of the sequences, shape (sequences,), int32.
+    """
+    page_size, rows = pages.keys.shape[1], pages.table.shape[0]
+    lengths = key_bounds[1:] - key_bounds[:-1]
+    position = (lengths - 1).clamp(min=0).long()
+    page = pages.table[torch.arange(rows, device=key.device), position // page_size].long()
+    page = torch.where(lengths > 0, page, torch.full_like(page, pages.trash))
+    pages.keys[page, position % page_size] = key.transpose(0, 1)[:rows]
+    pages.values[page, position % page_size] = value.transpose(0, 1)[:rows]
+    return lengths.int()
+
+
+def attend_pages(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    kwargs: dict[str, Any],
+    key_bounds: torch.Tensor,
+    pages: Pages,
     scaling: float,
-    trash_index: int,
 ) -> torch.Tensor:
-    """Attend from one new token per sequence, reading pages through a block table.
+    """Attend from one new token per sequence, whose other keys are read from their pages. CUDA.
 
-    Writes the new keys and values to their pages first. Rows that only pad the batch have no keys:
-    they write to the trash page and read nothing.
+    Args:
+        query: shape (heads, sequences, head size).
+        key: The new keys, shape (key heads, sequences, head size); written to the pages first.
+        value: As `key`.
+        key_bounds: Cumulated lengths, the new token included, shape (sequences + 1,).
+        pages: The keys and values.
+        scaling: Of the scores.
+
+    Returns:
+        shape (sequences, heads, head size).
     """
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 needs a CUDA build
 
-    key_pages, value_pages, table = kwargs["k_cache"], kwargs["v_cache"], kwargs["block_table"]
-    key_bounds, page_size, rows = kwargs["cu_seq_lens_k"], key_pages.shape[1], table.shape[0]
-    lengths = key_bounds[1:] - key_bounds[:-1]
-    position = (lengths - 1).clamp(min=0).long()
-    index = torch.arange(rows + 1, device=query.device, dtype=torch.int32)
-    page = table[index[:-1].long(), position // page_size].long()
-    page = torch.where(lengths > 0, page, torch.full_like(page, trash_index // page_size))
-    key_pages[page, position % page_size] = key.transpose(0, 1)[:rows]
-    value_pages[page, position % page_size] = value.transpose(0, 1)[:rows]
+    lengths = write_new(key, value, key_bounds, pages)
+    longest = pages.table.shape[1] * pages.keys.shape[1]
+    each = torch.arange(lengths.shape[0] + 1, device=query.device, dtype=torch.int32)
     output = varlen_attn(
-        query.transpose(0, 1), key_pages, value_pages, index, key_bounds, 1,
-        table.shape[1] * page_size, scale=scaling, enable_gqa=True,
-        seqused_k=lengths.int(), block_table=table.clamp(min=0),
+        query.transpose(0, 1), pages.keys, pages.values, each, key_bounds, 1, longest,
+        scale=scaling, enable_gqa=True, seqused_k=lengths, block_table=pages.table.clamp(min=0),
         num_splits=1,  # split keys with pages give wrong rows (pytorch issue 194167)
     )  # fmt: skip
     return cast("torch.Tensor", output)

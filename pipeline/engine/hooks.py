@@ -29,7 +29,8 @@ from transformers.generation.continuous_batching.requests import (
 )
 
 from pipeline.config import EngineConfig
-from pipeline.engine import attention
+from pipeline.engine import attention, kernel_check
+from pipeline.engine.kernel_check import Heads
 from pipeline.engine.sampling import Sampler, Steering
 
 SUPPORTED_VERSION = "5.23"
@@ -38,6 +39,8 @@ _CUDA_PAGE_SIZE = 256  # FlashAttention-2 reads pages of a multiple of this
 _MIN_CUDA_CAPABILITY = (8, 0)
 _LIBRARY_LOGGER = "ContinuousBatchingLogger"
 
+log = logging.getLogger(__name__)
+
 
 def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
     """Say why continuous batching cannot run this decoder here; None if it can."""
@@ -45,15 +48,41 @@ def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
         return f"transformers is {transformers.__version__}, known is {SUPPORTED_VERSION}"
     if getattr(decoder.config, "sliding_window", None) is not None:
         return "a sliding window forbids prefix sharing"
-    device = decoder.device
-    if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) < _MIN_CUDA_CAPABILITY:
-            return f"{torch.cuda.get_device_name(device)} has no FlashAttention-2"
-        if decoder.dtype not in (torch.float16, torch.bfloat16):
-            return f"FlashAttention-2 does not compute in {decoder.dtype}"
-    elif device.type != "cpu":
-        return f"untried on {device.type}"
+    if decoder.device.type == "cuda":
+        return _why_unsupported_cuda(decoder)
+    return None if decoder.device.type == "cpu" else f"untried on {decoder.device.type}"
+
+
+def _why_unsupported_cuda(decoder: Phi3ForCausalLM) -> str | None:
+    device, dtype = decoder.device, decoder.dtype
+    if torch.cuda.get_device_capability(device) < _MIN_CUDA_CAPABILITY:
+        return f"{torch.cuda.get_device_name(device)} has no FlashAttention-2"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"FlashAttention-2 does not compute in {dtype}"
+    try:
+        deviation = kernel_check.packed_deviation(Heads.of(decoder.config), device, dtype)
+    except (ImportError, RuntimeError, TypeError) as error:
+        return f"torch's packed attention does not run: {error}"
+    if not deviation < kernel_check.TOLERANCE:  # nan too
+        return f"torch's packed attention is off by {deviation:.3g}"
     return None
+
+
+def _reads_pages(decoder: Phi3ForCausalLM, page_size: int) -> bool:
+    """Whether decoding may read the KV pages in place, through block tables."""
+    device, dtype = decoder.device, decoder.dtype
+    if device.type != "cuda" or page_size % _CUDA_PAGE_SIZE:
+        return False
+    heads = Heads.of(decoder.config)
+    try:
+        deviation = kernel_check.paged_deviation(heads, device, dtype, page_size=page_size)
+    except (RuntimeError, TypeError) as error:
+        log.warning("no block tables", extra={"reason": str(error)})
+        return False
+    if not deviation < kernel_check.TOLERANCE:  # nan too
+        log.warning("no block tables", extra={"reason": f"off by {deviation:.3g}"})
+        return False
+    return True
 
 
 class Watch(Protocol):
@@ -252,12 +281,16 @@ class DecodeLoop:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Whether to log what the library says: not its wish for psutil, as all sizes are given."""
-    return "psutil" not in record.getMessage()
+    """Whether to log what the library says.
+
+    Not its wish for psutil, as all sizes are given, nor that a loop was ended before it began.
+    """
+    message = record.getMessage()
+    return "psutil" not in message and "was not initialized" not in message
 
 
 def _library_config(decoder: Phi3ForCausalLM, config: EngineConfig) -> ContinuousBatchingConfig:
-    pages_in_place = decoder.device.type == "cuda" and config.page_size % _CUDA_PAGE_SIZE == 0
+    pages_in_place = _reads_pages(decoder, config.page_size)
     longest = min(config.kv_cache_tokens, decoder.config.max_position_embeddings)
     return ContinuousBatchingConfig(
         page_size=config.page_size,

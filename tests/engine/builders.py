@@ -55,8 +55,10 @@ class FakeModel:
         fail_encode: Sequence[str] = (),
         fail_forward: Sequence[int] = (),
         stops: bool = True,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.decoder = a_decoder()
+        self.decoder: Phi3ForCausalLM = cast("Any", a_decoder()).to(device, dtype)
         self.tokenizer: Tokenizer = ByteTokenizer()
         self.stop_ids = frozenset({STOP_ID} if stops else ())
         self.regime_length = regime_length
@@ -89,7 +91,8 @@ class FakeModel:
         for slot in slots:
             if slot.media.key in self.fail_encode:
                 raise RuntimeError(f"out of memory on {slot.media.key}")
-        return [feature_rows(slot.media) for slot in slots]
+        like = self.decoder.lm_head.weight
+        return [feature_rows(slot.media).to(like) for slot in slots]
 
     def set_regime(self, regime: Literal["short", "long"]) -> None:
         self.regimes.append(regime)
