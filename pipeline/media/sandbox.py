@@ -32,6 +32,7 @@ Item = TypeVar("Item")
 
 _POLL_S = 0.1
 _HEADER_BYTES = 8
+_PIPE_BYTES = 1024**2  # a page is 5 MB; Linux starts with 64 KiB
 _STDERR_BYTES = 2000
 
 
@@ -87,8 +88,10 @@ def run_command(
         finally:
             _kill_group(process)
         output = _tail(log)
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
+    # A launcher reports the signal that its program died of as 128 + n, as shells do.
+    signal_number = -process.returncode if process.returncode < 0 else process.returncode - 128
+    if signal_number in set(signal.Signals):
+        name = signal.Signals(signal_number).name
         raise SandboxCrashed(f"{Path(argv[0]).name} died of {name}: {output[-300:]}")
     return CommandResult(returncode=process.returncode, output=output)
 
@@ -171,6 +174,7 @@ class Sandbox:
                 bufsize=0,
                 env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
+                pipesize=_PIPE_BYTES,
             )
         return self._process
 
