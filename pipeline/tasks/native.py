@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from pipeline.media.piece import Native
 from pipeline.tasks import ocr
@@ -11,8 +12,7 @@ from pipeline.tasks.task import Answer, Task, parse_text
 
 def from_native(native: Native) -> Answer | None:
     """Give the page's text as the text, and all of its native content as the value."""
-    read = ocr.from_native(native)
-    return Answer(text=read.text if read else "", value=json.loads(native.to_json()))
+    return replace(ocr.from_native(native), value=json.loads(native.to_json()))
 
 
 NATIVE = Task(

@@ -7,7 +7,7 @@ from pipeline.tasks import markdown
 from pipeline.tasks.task import Answer, Task, parse_text
 
 
-def from_native(native: Native) -> Answer | None:
+def from_native(native: Native) -> Answer:
     r"""Give the page's own text: title, paragraphs, tables.
 
     Example:
