@@ -94,9 +94,13 @@ def place(*, device: str, dtype: str, attention: str, encode_batch: int) -> Plac
     else:
         there = accelerator.type if accelerator is not None else "none"
         raise CheckpointError(f"device {device!r} is not available; accelerator found: {there}")
+    chosen_dtype = DTYPES[dtype] if dtype != "auto" else _fast_dtype(chosen)
+    if chosen.type == "cuda" and chosen_dtype == torch.float32:
+        # Convolutions would take TensorFloat-32, ten bits, for float32; who asks for it wants it.
+        torch.backends.cudnn.allow_tf32 = False
     return Placement(
         device=chosen,
-        dtype=DTYPES[dtype] if dtype != "auto" else _fast_dtype(chosen),
+        dtype=chosen_dtype,
         attention=ATTENTIONS[attention],
         encode_batch=encode_batch,
     )

@@ -25,7 +25,7 @@ ENDS = 8
 
 def check_sizes(pack: Pack, preparation: Preparation) -> Iterator[Check]:
     """Compare token counts, and refusals, over the pack's table of image sizes."""
-    for width, height, crops, _, _, expected in pack.cases["size_table"]["rows"]:
+    for width, height, crops, _, _, expected in pack.cases.get("size_table", {}).get("rows", ()):
         try:
             found = preparation.with_max_crops(crops).num_rows_of_size(width, height)
         except RequestRefused:

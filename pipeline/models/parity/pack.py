@@ -31,7 +31,7 @@ class Pack:
         folder: Where it is.
         cases: cases.json.
         golden: golden.npz: what the original code computed, by "<case>/<field>".
-        tokenization: tokenization.json's cases: prompts, and the ids of the original processor.
+        tokenization: Cases of tokenization.json, if there: prompts, and the original's ids.
     """
 
     folder: Path
@@ -47,7 +47,8 @@ class Pack:
             CheckpointError: a file is missing or damaged.
         """
         cases = read_json(folder / "cases.json")
-        tokenization = read_json(folder / "tokenization.json")["cases"]
+        prompts = folder / "tokenization.json"
+        tokenization = read_json(prompts)["cases"] if prompts.exists() else ()
         try:
             with np.load(folder / "golden.npz") as arrays:
                 golden = dict(arrays)
@@ -95,8 +96,8 @@ class Pack:
 
 
 def max_crops(case: Mapping[str, Any]) -> int:
-    """Read a case's bound of crops, which the two families name differently."""
-    return case["dynamic_hd"] if "dynamic_hd" in case else case["num_crops"]
+    """Read a case's bound of crops, which the two families name differently; 1 without images."""
+    return case.get("dynamic_hd", case.get("num_crops", 1))
 
 
 def is_image(ids: npt.NDArray[np.int64], cases: Mapping[str, Any]) -> npt.NDArray[np.bool_]:

@@ -78,7 +78,7 @@ class _Run:
             yield from media.check_pixels(self._pack, case["key"], self._model("vision"), canvases)
         for case in self._pack.cases["cases"]:
             yield from self._case(case)
-        for batch in self._pack.cases["batches"]:
+        for batch in self._pack.cases.get("batches", ()):
             yield from self._batch(batch)
 
     def _model(self, modality: Modality) -> Probed:
@@ -101,7 +101,7 @@ class _Run:
         return [bounded.canvas(self._pack.image(name)) for name in names]
 
     def _slots(self, case: Mapping[str, Any]) -> list[Slot]:
-        canvases = self._canvases(case["images"], max_crops(case))
+        canvases = self._canvases(case.get("images", ()), max_crops(case))
         clips = [self._pack.clip(name) for name in case.get("audios", ())]
         kind = "vision_speech" if canvases else "speech"
         images, sounds = case.get("num_img_tokens", ()), case.get("audio_embed_sizes", ())

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 from pipeline.errors import RequestRefused
+from pipeline.models.conversation import check_turns
 from pipeline.models.model import Canvas, Clip, Role, Slot, Turn
-from pipeline.models.phi4_multimodal.prompt import check_turns
 from pipeline.models.preparation import Preparation
 from pipeline.models.tokenizer import PromptTokenizer
 

@@ -18,7 +18,8 @@ from pipeline.models.language_model import LanguageModel
 from pipeline.models.loading import Placement, Source
 from pipeline.models.model import Canvas, Clip, Modality, Slot
 from pipeline.models.phi4_multimodal.audio import log_mel
-from pipeline.models.phi4_multimodal.conformer import AudioEncoder, ConformerConfig
+from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
+from pipeline.models.phi4_multimodal.conformer import ConformerConfig
 from pipeline.models.phi4_multimodal.image import ImagePreparation
 from pipeline.models.phi4_multimodal.prompt import PromptFormat
 from pipeline.models.phi4_multimodal.vision import ImageEncoder, TowerConfig

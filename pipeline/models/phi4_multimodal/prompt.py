@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pipeline.errors import RequestRefused
+from pipeline.models.conversation import check_turns
 from pipeline.models.model import Canvas, Clip, Modality, Projection, Role, Slot, Turn
 from pipeline.models.phi4_multimodal import audio
 from pipeline.models.phi4_multimodal.image import ImagePreparation
@@ -100,19 +101,6 @@ class PromptFormat:
                 f"a request with {_describe(has_image=has_image, has_audio=has_audio)} needs the"
                 f" model loaded for {needed}; this one is loaded for {self._modality}"
             )
-
-
-def check_turns(turns: Sequence[Turn]) -> None:
-    """Refuse a conversation that cannot be answered.
-
-    Raises:
-        RequestRefused: it has no turns, an empty turn, or does not end with a user turn.
-    """
-    if not turns or turns[-1].role != "user":
-        raise RequestRefused("a conversation has to end with a user turn")
-    for number, turn in enumerate(turns, start=1):
-        if not any(not isinstance(part, str) or part.strip() for part in turn.content):
-            raise RequestRefused(f"turn {number} ({turn.role}) is empty")
 
 
 def _describe(*, has_image: bool, has_audio: bool) -> str:
