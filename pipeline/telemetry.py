@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -18,7 +17,7 @@ class FieldFormatter(logging.Formatter):
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {k: v for k, v in vars(record).items() if k not in _STANDARD and k[0] != "_"}
+        fields = {k: v for k, v in vars(record).items() if k not in _STANDARD and k[0] != "_"}
         if self._as_json:
             head = {"time": self.formatTime(record), "level": record.levelname}
             line = head | {"message": record.getMessage()} | fields
