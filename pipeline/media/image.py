@@ -139,9 +139,9 @@ def _pages(image: Image.Image, config: ImageConfig) -> Iterator[Piece]:
         number = index + 1 if len(frames) > 1 else None
         common = {"index": index, "count": len(frames), "kind": "image", "page_number": number}
         try:
-            image.seek(frame)
+            _seek(image, frame)
             _check_size(image, config)
-            picture, flags = _finish(image.copy())
+            picture, flags = _finish(image)
         except (DecodeError, LimitExceeded) as error:
             yield Piece(**common, error=error)
         except _BROKEN as error:
@@ -153,15 +153,23 @@ def _pages(image: Image.Image, config: ImageConfig) -> Iterator[Piece]:
 def _full_frames(image: Image.Image, config: ImageConfig) -> list[int]:
     frames: list[int] = []
     try:
-        for number, frame in enumerate(ImageSequence.Iterator(image)):
-            tags = getattr(frame, "tag_v2", {})
-            if not int(tags.get(_NEW_SUBFILE_TYPE, 0)) & 1:
-                frames.append(number)
-            if len(frames) > config.max_frames:
-                raise LimitExceeded(f"images.max_frames: more than {config.max_frames} pages")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # corrupt tags: a page is judged when it is decoded
+            for number, frame in enumerate(ImageSequence.Iterator(image)):
+                tags = getattr(frame, "tag_v2", {})
+                if not int(tags.get(_NEW_SUBFILE_TYPE, 0)) & 1:
+                    frames.append(number)
+                if len(frames) > config.max_frames:
+                    raise LimitExceeded(f"images.max_frames: more than {config.max_frames} pages")
     except _BROKEN as error:
         raise DecodeError(f"broken TIFF directory: {_words(error)}") from error
     return frames or [0]
+
+
+def _seek(image: Image.Image, frame: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # corrupt tags, and Pillow's own pixel limit: ours follows
+        image.seek(frame)
 
 
 def _check_size(image: Image.Image, config: ImageConfig) -> None:
@@ -184,21 +192,22 @@ def _finish(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         except _BROKEN as error:
             raise DecodeError(f"truncated or broken image: {_words(error)}") from error
         flags: list[str] = []
+        bits = _bits_per_sample(image)
         try:
             image = ImageOps.exif_transpose(image)
         except _BROKEN:
             flags.append("exif_ignored")
         try:
-            picture, profile_flags = _to_rgb(image)
+            picture, profile_flags = _to_rgb(image, bits)
         except _BROKEN as error:
             raise DecodeError(f"cannot turn mode {image.mode} into RGB: {_words(error)}") from error
     return picture, (*flags, *profile_flags)
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+def _to_rgb(image: Image.Image, bits: int) -> tuple[Image.Image, tuple[str, ...]]:
     """Turn any of Pillow's modes into RGB without losing tone, transparency or colour space."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _scaled(image).convert("RGB"), ()
+        return _scaled(image, bits).convert("RGB"), ()
     image = _on_white(image)
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
@@ -237,7 +246,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return flat
 
 
-def _scaled(image: Image.Image) -> Image.Image:
+def _scaled(image: Image.Image, bits: int) -> Image.Image:
     """Scale grey of more than 8 bits into 8; Pillow's own conversion clips it to white.
 
     Integers of 16 bits keep their scale (12-bit TIFF: its own); wider integers and floats outside
@@ -249,7 +258,7 @@ def _scaled(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     elif low >= 0 and high <= _UINT16_MAX:
-        low, high = 0.0, float(2 ** _bits_per_sample(image) - 1)
+        low, high = 0.0, float(2**bits - 1)
     span = high - low or 1.0
     return Image.fromarray(np.clip((values - low) / span * 255 + 0.5, 0, 255).astype(np.uint8))
 

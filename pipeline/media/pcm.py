@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, cast
 
 import av
 import av.error
@@ -50,7 +50,7 @@ _STEREO = 2
 _STREAMED_BYTES = 0x7FFFFF00  # the size that programs write into a pipe, or RF64's marker
 _SURROUND_GAIN = 0.5  # swresample adds a 5.1 mix up to 3.1 times full scale in float
 _JITTER_S = 0.1  # time stamps of containers are rounded; only a longer hole is one
-_MAX_HOLE_S = 3600.0  # a longer one is a broken time stamp
+_MIN_RATE_HZ, _MAX_RATE_HZ = 2000, 1_000_000  # outside lie damaged headers
 _TRUNCATED_S = 0.5  # encoder delay and padding are below it
 _TRUNCATED_RATIO = 0.02
 _BROKEN = (av.error.FFmpegError, ValueError, OSError, MemoryError, OverflowError, RuntimeError)
@@ -86,6 +86,11 @@ class Recording:
             self._container.close()
             raise DecodeError(f"no audio stream in {media_type}, {len(content)} bytes")
         self._stream = streams[0]
+        codec = _codec_name(self._stream)
+        if codec is None:
+            self._container.close()
+            raise DecodeError(f"an unknown audio codec in {media_type}, {len(content)} bytes")
+        self._codec = codec
         self.declared_s = _declared_s(self._container, self._stream, content, media_type)
         self._lacks_end = media_type == "audio/ogg" and not _ogg_ends(content)
         self._num_samples = 0
@@ -129,14 +134,24 @@ class Recording:
                 if converter is not None:
                     yield from self._counted(converter.end())
                 converter = _Converter(frame)
-            yield from self._counted(converter.convert(frame))
+            yield from self._counted(converter.convert(frame, self._num_hidden(frame)))
         if converter is not None:
             yield from self._counted(converter.end())
         if not self._num_samples:
             raise DecodeError(
                 f"no sound could be decoded: {self._num_bytes} bytes, "
-                f"codec {self._stream.codec_context.name}, {self._num_corrupt} bad packets"
+                f"codec {self._codec}, {self._num_corrupt} bad packets"
             )
+
+    def _num_hidden(self, frame: AudioFrame) -> int:
+        """Count the lost samples that may be hidden before a frame: to the announced end at most.
+
+        A wrong time stamp then cannot turn seconds into hours of silence.
+        """
+        if self.declared_s is None:
+            return 0
+        left_s = self.declared_s - self._num_samples / RATE_HZ
+        return max(0, round(left_s * frame.sample_rate) - frame.samples)
 
     def _counted(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
         for block in blocks:
@@ -170,6 +185,8 @@ class _Converter:
     def __init__(self, first: AudioFrame) -> None:
         self._kind = _kind(first)
         self._rate_hz = first.sample_rate
+        if not _MIN_RATE_HZ <= self._rate_hz <= _MAX_RATE_HZ:
+            raise DecodeError(f"a sample rate of {self._rate_hz} Hz")
         # swresample only changes the sample format, and folds surround down: its own stereo to
         # mono is 3 dB too loud in float, and its resampler is duller than soxr's.
         surround = first.layout.nb_channels > _STEREO
@@ -186,13 +203,17 @@ class _Converter:
     def fits(self, frame: AudioFrame) -> bool:
         return _kind(frame) == self._kind
 
-    def convert(self, frame: AudioFrame) -> Iterator[Samples]:
-        num_missing = self._num_missing(frame)
+    def convert(self, frame: AudioFrame, max_missing: int) -> Iterator[Samples]:
+        num_missing = min(self._num_missing(frame), max_missing)
         while num_missing > 0:
             silence = np.zeros(min(num_missing, self._rate_hz), np.float32)
             num_missing -= silence.size
             yield self._resampled(silence)
-        for planes in self._format.resample(frame):
+        try:
+            converted = self._format.resample(frame)
+        except _BROKEN as error:
+            raise DecodeError(f"cannot convert {_kind(frame)} to mono: {error}") from error
+        for planes in converted:
             mono = self._gain * planes.to_ndarray().mean(axis=0, dtype=np.float32)
             yield self._resampled(np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0))
 
@@ -206,7 +227,7 @@ class _Converter:
         if frame.time is not None:
             if self._next_s is not None:
                 hole_s = frame.time - self._next_s
-            if not 0 <= hole_s <= _MAX_HOLE_S or hole_s < _JITTER_S:
+            if hole_s < _JITTER_S:
                 hole_s = 0.0
             self._next_s = frame.time
         if self._next_s is not None:
@@ -217,6 +238,12 @@ class _Converter:
         if self._resampler is not None:
             mono = self._resampler.resample_chunk(mono)
         return _clipped(mono)
+
+
+def _codec_name(stream: AudioStream) -> str | None:
+    """Name the stream's codec; None for one that FFmpeg does not know."""
+    context = cast("object | None", stream.codec_context)
+    return None if context is None else stream.codec_context.name
 
 
 def _kind(frame: AudioFrame) -> tuple[str, str, int]:

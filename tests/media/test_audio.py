@@ -229,6 +229,18 @@ def test_a_hole_in_a_recording_keeps_the_times_after_it() -> None:
     assert pieces[-1].end_s == pytest.approx(20.0, abs=0.2)
 
 
+def test_a_wrong_time_stamp_does_not_become_hours_of_silence() -> None:
+    content = bytearray(encoded(a_tone(s=6.0), container="matroska", codec="pcm_s16le"))
+    clusters = [at for at in range(len(content)) if content[at : at + 4] == b"\x1f\x43\xb6\x75"]
+    stamp = content.index(b"\xe7", clusters[-1]) + 1
+    size = content[stamp] & 0x7F
+    content[stamp + 1 : stamp + 1 + size] = b"\x7f" * size
+
+    pieces = decode(bytes(content))
+
+    assert pieces[-1].end_s == pytest.approx(6.0, abs=0.1)
+
+
 def test_a_long_recording_is_refused() -> None:
     content = a_recording(a_tone(s=40.0, rate_hz=8000), rate_hz=8000)
 
@@ -279,6 +291,8 @@ def test_a_film_without_sound_is_an_error() -> None:
         b"\x00\x00\x00\x18ftypM4A " + bytes(100),
         b"\x1a\x45\xdf\xa3" + bytes(100),
         a_recording(np.zeros(0, np.float32)),
+        a_recording(a_tone()).replace(b"fmt \x10\x00\x00\x00\x01", b"fmt \x10\x00\x00\x00\x99"),
+        a_recording(a_tone(), rate_hz=2),
     ],
 )
 def test_a_broken_recording_is_an_error(content: bytes) -> None:

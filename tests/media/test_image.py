@@ -118,6 +118,36 @@ def test_a_tiff_gives_its_pages_and_no_thumbnails() -> None:
     assert [mean(piece.image)[2] for piece in pieces if piece.image] == [0, 0, 255]
 
 
+def test_a_tiff_page_is_set_upright() -> None:
+    content = saved(an_image(size=(80, 40)), "TIFF", tiffinfo={274: 6})
+
+    assert the_picture(content).size == (40, 80)
+
+
+def test_twelve_bit_grey_keeps_its_tones() -> None:
+    assert mean(the_picture(a_twelve_bit_tiff(0xFFF))) == [255, 255, 255]
+    assert mean(the_picture(a_twelve_bit_tiff(0x800))) == [128, 128, 128]
+
+
+def a_twelve_bit_tiff(value: int) -> bytes:
+    """Make 2 x 2 pixels of grey, two to three bytes."""
+    tags = (
+        (256, 2),
+        (257, 2),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 2),
+        (279, 6),
+    )
+    pixels = (value << 12 | value).to_bytes(3, "big") * 2
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, number) for tag, number in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\x00" + struct.pack("<I", 14) + pixels + directory
+
+
 def test_a_broken_tiff_page_does_not_lose_the_others() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     pages = [Image.fromarray(noise) for _ in range(3)]
