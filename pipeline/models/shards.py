@@ -80,8 +80,8 @@ def tensors(folder: Path) -> dict[str, Tensor]:
         if promised != set(found):
             lost, extra = sorted(promised - set(found)), sorted(set(found) - promised)
             raise CheckpointError(
-                f"{folder}: index and shards disagree; not in the shards: {_few(lost)};"
-                f" not in the index: {_few(extra)}"
+                f"{folder}: index and shards disagree; not in the shards: {few(lost)};"
+                f" not in the index: {few(extra)}"
             )
     return found
 
@@ -99,14 +99,14 @@ def weight_files(folder: Path) -> list[Path]:
         files = [folder / name for name in sorted(set(weight_map.values()))]
         missing = [file.name for file in files if not file.is_file() or file.parent != folder]
         if missing:
-            raise CheckpointError(f"{folder} lacks shards that its index names: {_few(missing)}")
+            raise CheckpointError(f"{folder} lacks shards that its index names: {few(missing)}")
         return files
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder} has its weights as pickles only ({_few(pickles)}), which can run code when"
+            f"{folder} has its weights as pickles only ({few(pickles)}), which can run code when"
             " read; convert them to safetensors"
         )
     raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}")
@@ -167,7 +167,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
-def _few(names: Iterable[str], limit: int = 8) -> str:
+def few(names: Iterable[str], limit: int = 8) -> str:
     """Join names for an error, cut off after a few."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ class Plan:
         adapters: The names of all adapters that the checkpoint may hold.
         unused: Patterns, matched from the start, of tensors that no answer depends on.
         tied: Parameters (full names) that the checkpoint may leave out, because they are another's.
+        float32: Tensors (full names) that stay float32 whatever the dtype.
     """
 
     targets: list[Target]
@@ -80,7 +81,7 @@ def fill(
     places = {
         target.prefix + name: (target, name, tensor)
         for target in plan.targets
-        for name, tensor in _state(target.module).items()
+        for name, tensor in target.module.state_dict().items()
     }
     sources = _match(tensors, places, plan)
     with ExitStack() as stack:
@@ -191,10 +192,6 @@ def _merged(
     return value.float().addmm_(half_b, half_a, alpha=adapter.scale)
 
 
-def _state(module: nn.Module) -> Mapping[str, torch.Tensor]:
-    return module.state_dict()
-
-
 def _assign(module: nn.Module, name: str, value: torch.Tensor) -> None:
     """Put a tensor in a parameter's or buffer's place."""
     path, _, leaf = name.rpartition(".")
@@ -203,13 +200,3 @@ def _assign(module: nn.Module, name: str, value: torch.Tensor) -> None:
         owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
     else:
         owner._buffers[leaf] = value
-
-
-def unfilled(modules: Iterable[nn.Module]) -> list[str]:
-    """Name the parameters and buffers that are still on the meta device."""
-    return [
-        name
-        for module in modules
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-        if tensor.is_meta
-    ]
