@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,8 @@ from torch import nn
 from pipeline.errors import CheckpointError
 from pipeline.models.shards import Tensor, few
 
-_ADAPTER = re.compile(r"\.lora_[AB]\.(?P<name>\w+)\.weight\Z")
+# What adapters put between a layer's name and its weight.
+BASE = ".base_layer.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,12 @@ class Adapter:
 
     Attributes:
         name: As in the tensors' names: `lora_A.<name>.weight`.
-        scale: alpha / r.
+        rank: Rows of A, columns of B.
+        scale: alpha / rank.
     """
 
     name: str
+    rank: int
     scale: float
 
 
@@ -52,16 +55,18 @@ class Plan:
 
     Attributes:
         targets: Modules to fill.
-        adapter: The adapter to merge, if any.
-        adapters: The names of all adapters that the checkpoint may hold.
+        adapters: All adapters that the checkpoint must hold, for each of the adapted tensors.
+        adapted: Pattern of the places that adapters change.
+        merged: The name of the adapter to merge, if any.
         unused: Patterns, matched from the start, of tensors that no answer depends on.
         tied: Parameters (full names) that the checkpoint may leave out, because they are another's.
         float32: Tensors (full names) that stay float32 whatever the dtype.
     """
 
     targets: list[Target]
-    adapter: Adapter | None = None
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    adapted: str = r"(?!)"
+    merged: str | None = None
     unused: tuple[str, ...] = ()
     tied: frozenset[str] = frozenset()
     float32: frozenset[str] = field(default_factory=frozenset)
@@ -84,13 +89,14 @@ def fill(
         for name, tensor in target.module.state_dict().items()
     }
     sources = _match(tensors, places, plan)
+    adapter = next((adapter for adapter in plan.adapters if adapter.name == plan.merged), None)
     with ExitStack() as stack:
         reader = _Reader(tensors, stack)
         for place, source in sources.items():
             target, name, _ = places[place]
             if not target.wanted:
                 continue
-            value = _merged(reader, source, plan.adapter, device=device)
+            value = _merged(reader, source, adapter, device=device)
             kept = torch.float32 if place in plan.float32 else dtype
             _assign(target.module, name, value.to(device=device, dtype=kept))
 
@@ -107,31 +113,39 @@ def _match(
     """
     sources: dict[str, str] = {}
     surplus: list[str] = []
-    merged: set[str] = set()
+    halves = {
+        half
+        for name in tensors
+        if name.endswith(BASE)
+        for adapter in plan.adapters
+        for half in _halves(name, adapter.name)
+    }
     for name in tensors:
-        adapter = _ADAPTER.search(name)
         place = name.replace(".base_layer.", ".")
-        if adapter and adapter["name"] in plan.adapters:
-            merged.add(name[: adapter.start()] + ".weight")
-        elif place in places:
+        if name in halves:
+            continue
+        if place in places and place not in sources:
             sources[place] = name
         elif not any(re.match(pattern, name) for pattern in plan.unused):
             surplus.append(name)
     missing = [place for place in places if place not in sources and place not in plan.tied]
-    stray = [place for place in merged if place not in sources]
     wrong = [
         f"{sources[place]} {list(tensors[sources[place]].shape)} instead of {list(tensor.shape)}"
         for place, (_, _, tensor) in places.items()
         if place in sources and tensors[sources[place]].shape != tuple(tensor.shape)
     ]
-    incomplete = _incomplete(tensors, plan)
+    bare = [
+        place
+        for place, source in sources.items()
+        if re.search(plan.adapted, place) and not source.endswith(BASE)
+    ]
     problems = [
         f"{what}: {few(sorted(names))}"
         for what, names in (
             ("tensors without a place", surplus),
             ("places without a tensor", missing),
-            ("adapters of nothing", stray),
-            ("adapter parts missing or misshapen", incomplete),
+            ("tensors without their adapters", bare),
+            ("adapter parts missing or misshapen", _incomplete(tensors, plan.adapters)),
             ("shapes that differ", wrong),
         )
         if names
@@ -141,28 +155,30 @@ def _match(
     return sources
 
 
-def _incomplete(tensors: Mapping[str, Tensor], plan: Plan) -> list[str]:
-    """Name the layers whose adapter lacks a half, or has halves that do not fit; all must agree.
+def _incomplete(tensors: Mapping[str, Tensor], adapters: Iterable[Adapter]) -> list[str]:
+    """Name the layers whose adapter lacks a half, or has halves that do not fit.
 
-    A layer that has a `base_layer` must have every adapter: a forgotten one would fail silently.
+    A forgotten adapter would fail silently: the model would answer, and worse.
     """
     problems: list[str] = []
     for name, base in tensors.items():
-        if ".base_layer." not in name:
+        if not name.endswith(BASE):
             continue
-        for adapter in plan.adapters:
-            half_a, half_b = (tensors.get(part) for part in _halves(name, adapter))
+        for adapter in adapters:
+            half_a, half_b = (tensors.get(part) for part in _halves(name, adapter.name))
             if half_a is None or half_b is None:
-                problems.append(f"{name} ({adapter})")
-            elif (half_b.shape[0], half_a.shape[1]) != base.shape or (
-                half_a.shape[0] != half_b.shape[1]
+                problems.append(f"{name} ({adapter.name})")
+            elif (half_b.shape, half_a.shape) != (
+                (base.shape[0], adapter.rank),
+                (adapter.rank, base.shape[1]),
             ):
-                problems.append(f"{name} ({adapter}: {half_a.shape}, {half_b.shape})")
+                found = f"A {list(half_a.shape)}, B {list(half_b.shape)}, rank {adapter.rank}"
+                problems.append(f"{name} ({adapter.name}: {found})")
     return problems
 
 
 def _halves(base: str, adapter: str) -> tuple[str, str]:
-    stem = base.removesuffix(".base_layer.weight")
+    stem = base.removesuffix(BASE)
     return f"{stem}.lora_A.{adapter}.weight", f"{stem}.lora_B.{adapter}.weight"
 
 
@@ -186,7 +202,7 @@ def _merged(
 ) -> torch.Tensor:
     """Read a tensor, with its adapter merged in float32 where it has one."""
     value = reader(source).to(device)
-    if adapter is None or ".base_layer." not in source:
+    if adapter is None or not source.endswith(BASE):
         return value
     half_a, half_b = (reader(part).to(device).float() for part in _halves(source, adapter.name))
     return value.float().addmm_(half_b, half_a, alpha=adapter.scale)

@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))
 
 
-def rewrite(folder: Path, *, drop: str = "", **added: np.ndarray) -> None:
+def rewrite(folder: Path, add: Mapping[str, np.ndarray] | None = None, drop: str = "") -> None:
     """Change the second shard, and the index with it."""
-    shard = load_file(folder / SECOND) | {k.replace("__", "."): v for k, v in added.items()}
+    shard = load_file(folder / SECOND) | dict(add or {})
     shard.pop(drop, None)
     save_file(shard, folder / SECOND)
     index = json.loads((folder / INDEX).read_text())
@@ -70,7 +71,7 @@ def test_the_digest_follows_the_content(folder: Path, tiny: Resolved) -> None:
 
     change_config(folder, rms_norm_eps=1e-6)
     changed = resolve(str(folder)).digest
-    rewrite(folder, drop="nothing", model__layers__0__input_layernorm__weight=np.zeros(64, "f4"))
+    rewrite(folder, {"model.layers.0.input_layernorm.weight": np.zeros(64, "f4")})
 
     assert len({tiny.digest, changed, resolve(str(folder)).digest}) == 3
 
@@ -116,7 +117,7 @@ def test_weights_are_cast_once_and_the_normalisation_is_not(tiny: Resolved) -> N
     [
         ("model.layers.1.mlp.down_proj.base_layer.weight", "places without a tensor"),
         (f"{QKV}.lora_A.vision.weight", r"adapter parts missing or misshapen: .*\(vision\)"),
-        (f"{QKV}.base_layer.weight", "adapters of nothing"),
+        (f"{QKV}.base_layer.weight", r"without a place: .*lora_A"),
     ],
 )
 def test_a_missing_tensor_is_named_whatever_the_modality(
@@ -128,15 +129,44 @@ def test_a_missing_tensor_is_named_whatever_the_modality(
         load_text(folder)
 
 
+def test_a_checkpoint_that_forgot_its_adapters_is_refused(folder: Path) -> None:
+    shard = load_file(folder / SECOND)
+    plain = {
+        name.replace(".base_layer.", "."): value
+        for name, value in shard.items()
+        if ".lora_" not in name
+    }
+    one = load_file(folder / FIRST) | plain
+    save_file(one, folder / "model.safetensors")
+    (folder / INDEX).unlink()
+
+    with pytest.raises(CheckpointError, match="tensors without their adapters"):
+        load_text(folder)
+
+
+def test_an_adapter_of_another_rank_than_the_config_says_is_refused(folder: Path) -> None:
+    change_config(folder, vision_lora={"r": 16, "lora_alpha": 32})
+
+    with pytest.raises(CheckpointError, match=r"misshapen: .*rank 16"):
+        load_text(folder)
+
+
+def test_a_tensor_that_is_there_twice_is_refused(folder: Path) -> None:
+    rewrite(folder, {f"{QKV}.weight": np.zeros((128, 64), "f4")})
+
+    with pytest.raises(CheckpointError, match=r"without a place: .*qkv_proj"):
+        load_text(folder)
+
+
 def test_a_tensor_without_a_place_is_named(folder: Path) -> None:
-    rewrite(folder, model__layers__0__mystery__weight=np.zeros(3, "f4"))
+    rewrite(folder, {"model.layers.0.mystery.weight": np.zeros(3, "f4")})
 
     with pytest.raises(CheckpointError, match=r"without a place: model\.layers\.0\.mystery"):
         load_text(folder)
 
 
 def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
-    rewrite(folder, model__layers__0__input_layernorm__weight=np.zeros(63, "f4"))
+    rewrite(folder, {"model.layers.0.input_layernorm.weight": np.zeros(63, "f4")})
 
     with pytest.raises(CheckpointError, match=r"shapes that differ: .*\[63\] instead of \[64\]"):
         load_text(folder)

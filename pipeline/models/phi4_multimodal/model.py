@@ -28,6 +28,7 @@ from pipeline.models.weights import Adapter, Plan, Target, fill
 IMAGE_PREFIX = "model.embed_tokens_extend.image_embed."
 AUDIO_PREFIX = "model.embed_tokens_extend.audio_embed."
 ADAPTERS = ("vision", "speech")
+ADAPTED = r"\Amodel\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)\.weight\Z"
 NORMALISATION = ("global_mean", "global_invstd")
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -144,8 +145,9 @@ def _plan(modules: Modules, config: Mapping[str, Any], modality: Modality) -> Pl
             Target(modules.image, IMAGE_PREFIX, wanted=modality == "vision"),
             Target(modules.audio, AUDIO_PREFIX, wanted=modality != "text"),
         ],
-        adapter=None if modality == "text" else adapter(config, modality),
-        adapters=ADAPTERS,
+        adapters=tuple(adapter(config, name) for name in ADAPTERS),
+        adapted=ADAPTED,
+        merged=None if modality == "text" else modality,
         unused=(
             # The features are those of the last layer but one.
             re.escape(f"{tower}encoder.layers.{num_used}."),
@@ -165,4 +167,4 @@ def adapter(config: Mapping[str, Any], name: str) -> Adapter:
     section = config.get(f"{name}_lora")
     if not isinstance(section, dict) or not section.get("r") or "lora_alpha" not in section:
         raise CheckpointError(f"config.json: {name}_lora needs r and lora_alpha, has {section}")
-    return Adapter(name, section["lora_alpha"] / section["r"])
+    return Adapter(name, section["r"], section["lora_alpha"] / section["r"])
