@@ -122,13 +122,22 @@ class EngineConfig(Section):
         default=32, description="Decoding at once"
     )
     max_batch_tokens: Annotated[int, Field(ge=16)] = 512
-    page_size: Annotated[int, Field(ge=4)] = 32
-    kv_cache_tokens: Annotated[int, Field(ge=256)] = 32_768
-    feature_rows: Annotated[int, Field(ge=256)] = 32_768
+    page_size: Annotated[int, Field(ge=4)] = Field(
+        default=32,
+        description="Tokens per KV page; on a GPU, 256 lets decoding read pages in place",
+    )
+    kv_cache_tokens: Annotated[int, Field(ge=256)] = Field(
+        default=32_768, description="Prompts and answers of all that decode at once"
+    )
+    feature_rows: Annotated[int, Field(ge=256)] = Field(
+        default=32_768, description="Encoded media kept for the requests that run and wait"
+    )
     encode_batch: Annotated[int, Field(ge=1)] = Field(
         default=16, description="Crops or clips encoded at once"
     )
-    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    deadline_s: Annotated[float, Field(gt=0)] = Field(
+        default=600.0, description="Longest decoding of one answer; then it is cut"
+    )
 
 
 class ClusterConfig(Section):

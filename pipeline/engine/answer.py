@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -31,6 +32,7 @@ class Answer:
     ) -> None:
         self.token_ids: list[int] = []
         self.reason: FinishReason | None = None
+        self.failure: str | None = None  # why there will be no completion
         self._request = request
         self._stop_ids = stop_ids
         self._decode = decode
@@ -44,14 +46,16 @@ class Answer:
         """Take the next token and its ln p; say whether the answer is over."""
         if self._started is None:
             self._started = time.monotonic()
-        if self.reason is None:
+        if math.isnan(logprob):
+            self.failure = "the decoder computed nan"
+        elif self.reason is None:
             if token_id in self._stop_ids:
                 self.reason = "stop"
             else:
                 self.token_ids.append(token_id)
                 self._logprob_sum += logprob
                 self.reason = self._verdict(time.monotonic() - self._started)
-        return self.reason is not None
+        return self.reason is not None or self.failure is not None
 
     def cancel(self) -> None:
         """End the answer at its next token."""
@@ -72,6 +76,7 @@ class Answer:
 
     def _verdict(self, elapsed_s: float) -> FinishReason | None:
         if self._cancelled:
+            self.failure = "cancelled"
             return "cancelled"
         verdict = self._guard.check(self.token_ids)
         if verdict is not None:

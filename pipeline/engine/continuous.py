@@ -58,10 +58,11 @@ class ContinuousEngine:
         self._config = config
         self._reception = Reception(model, config, kv_share=KV_SHARE)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._post = self._inbox.put
         self._lock = threading.Lock()  # of the next three
         self._open: set[Job] = set()  # not answered yet
         self._ended: str | None = None
-        self._stats = EngineStats()
+        self._stats = EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "restarts": 0})
 
         decoder = model.decoder
         self._words = word_embedding(decoder)
@@ -136,9 +137,6 @@ class ContinuousEngine:
         if threading.current_thread() is not self._thread:
             self._thread.join(3 * _STOP_TIMEOUT_S)
 
-    def _post(self, message: Callable[[], None]) -> None:
-        self._inbox.put(message)
-
     # --- the coordinator's thread -----------------------------------------------------------------
 
     def _run(self) -> None:
@@ -179,7 +177,7 @@ class ContinuousEngine:
             if job.answer is not None:
                 job.answer.cancel()  # ends at its next token
         elif self._intake.remove(job) or self._admission.remove(job):
-            self._fail(job, EngineDied("cancelled"))
+            self._fail(job, InferError("cancelled"))
 
     def _on_over(self, name: str, error: str | None) -> None:
         if error is not None:
@@ -190,11 +188,11 @@ class ContinuousEngine:
             return
         self._failures_in_row = 0
         self._admission.release(job)
-        self._intake.release(job)
-        completion = job.answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
-        if completion.finish_reason == "cancelled":
-            self._fail(job, EngineDied("cancelled"))
+        if job.answer.failure is not None:
+            self._fail(job, InferError(f"{job.request.request_id}: {job.answer.failure}"))
             return
+        completion = job.answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
+        self._intake.release(job)
         with self._lock:
             self._open.discard(job)
             self._stats.num_completed += 1
@@ -242,9 +240,7 @@ class ContinuousEngine:
     def _recover(self) -> None:
         error = repr(self._loop.fatal_error)
         self._failures_in_row += 1
-        log.warning(
-            "decoding loop failed", extra={"error": error, "num_running": len(self._running)}
-        )
+        log.warning("decoding loop failed", extra={"error": error})
         if not self._loop.stop(timeout_s=_STOP_TIMEOUT_S):
             self._stop("the decoding loop does not end")
             return
@@ -257,19 +253,20 @@ class ContinuousEngine:
                 self._admission.add(job, suspect=True)
             else:
                 name = job.request.request_id
-                self._intake.release(job)
                 self._fail(job, InferError(f"{name}: the decoder failed on it twice: {error}"))
         self._running.clear()
         self._loop_failed = False
         self._loop = self._start_loop()
         with self._lock:
-            self._stats.extra["restarts"] = self._stats.extra.get("restarts", 0) + 1
+            self._stats.extra["restarts"] += 1
 
     def _start_loop(self) -> DecodeLoop:
-        def deliver(name: str, error: str | None) -> None:
-            self._post(partial(self._on_over, name, error))
-
-        return DecodeLoop(self._model.decoder, self._processor, self._config, deliver)
+        return DecodeLoop(
+            self._model.decoder,
+            self._processor,
+            self._config,
+            lambda name, error: self._post(partial(self._on_over, name, error)),
+        )
 
     def _fail(self, job: Job, error: InferError | EngineDied) -> None:
         """Answer a job that is nowhere any more with an error."""

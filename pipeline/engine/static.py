@@ -137,7 +137,9 @@ class StaticEngine:
             failure = error
         else:
             for job in jobs:
-                self._finish(job, None)
+                failure = job.answer.failure if job.answer is not None else None
+                name = job.request.request_id
+                self._finish(job, InferError(f"{name}: {failure}") if failure else None)
             return
         if len(jobs) > 1:
             for job in jobs:
@@ -199,9 +201,9 @@ class StaticEngine:
     def _finish(self, job: Job, error: InferError | EngineDied | None) -> None:
         with self._changed, contextlib.suppress(InvalidStateError):  # the caller may have left
             self._stats.num_running -= 1 if self._stats.num_running else 0
-            if error is not None or job.answer is None or job.answer.reason == "cancelled":
+            if error is not None or job.answer is None:
                 self._stats.num_failed += 1
-                job.future.set_exception(error or EngineDied("cancelled"))
+                job.future.set_exception(error or EngineDied("not begun"))
                 return
             completion = job.answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
             self._stats.num_completed += 1

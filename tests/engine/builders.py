@@ -63,6 +63,7 @@ class FakeModel:
         self.stop_ids = frozenset({STOP_ID} if stops else ())
         self.regime_length = regime_length
         self.fail_encode = set(fail_encode)
+        self.overflows: set[str] = set()  # keys of media whose rows are nan
         self.encoded: list[list[str]] = []  # keys, by call
         self.regimes: list[str] = []
         self.num_forwards = 0
@@ -92,7 +93,9 @@ class FakeModel:
             if slot.media.key in self.fail_encode:
                 raise RuntimeError(f"out of memory on {slot.media.key}")
         like = self.decoder.lm_head.weight
-        return [feature_rows(slot.media).to(like) for slot in slots]
+        rows = [feature_rows(slot.media).to(like) for slot in slots]
+        overflows = [slot.media.key in self.overflows for slot in slots]
+        return [row * torch.nan if over else row for row, over in zip(rows, overflows, strict=True)]
 
     def set_regime(self, regime: Literal["short", "long"]) -> None:
         self.regimes.append(regime)

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import EngineConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Engine, Request
+from pipeline.engine.engine import Completion, Engine, Request
 from pipeline.engine.static import StaticEngine
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from pipeline.models.model import Model
@@ -149,6 +149,22 @@ def test_an_encode_failure_fails_only_its_requests(load: Load) -> None:
     assert "bad" in str(replies[1])
     model.fail_encode.clear()
     assert [list(c.token_ids) for c in complete(engine, requests)] == list(map(reference, requests))
+
+
+def test_what_overflows_is_an_error_and_no_text(load: Load) -> None:
+    model = FakeModel()
+    model.overflows.add("loud")
+    engine = load(model, a_config())
+    requests = [a_request(an_image(key), "q") for key in ("quiet", "loud", "silent")]
+
+    replies = ask(engine, requests)
+
+    assert isinstance(replies[1], InferError)
+    assert "nan" in str(replies[1])
+    for index in (0, 2):
+        reply = replies[index]
+        assert isinstance(reply, Completion)
+        assert list(reply.token_ids) == reference(requests[index])
 
 
 def test_seeds_decide_the_sampling_whatever_the_batch(load: Load) -> None:
