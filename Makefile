@@ -22,7 +22,7 @@ demo: $(VENV)/installed  ## Make a corpus and a small model, annotate, and show 
 lint: $(VENV)/installed  ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 test: lint  ## Everything that CI runs
