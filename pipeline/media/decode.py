@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from pipeline.config import AudioConfig, DeckConfig, ImageConfig, Section
 from pipeline.errors import (
@@ -97,8 +97,8 @@ def decode_batch(
     limits = Limits(
         timeout_s=config.decks.render_timeout_s, max_memory_bytes=config.decks.max_memory_bytes
     )
-    sources = [_identified(asset, config) for asset in assets]
     with Sandbox(limits) as sandbox:
+        sources = [_identified(asset, config, sandbox) for asset in assets]
         for position in range(len(sources)):
             source = sources[position]
             if isinstance(source, Source) and source.package and source.rendered is None:
@@ -114,7 +114,7 @@ def found_type(asset: Undecoded) -> str:
     return sniff.sniff(asset.content) or "an unknown type"
 
 
-def _identified(asset: Undecoded, config: DecodeConfig) -> Source | SegmentError:
+def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Source | SegmentError:
     found = found_type(asset)
     if found not in DECODERS:
         return UnsupportedMedia(
@@ -123,7 +123,8 @@ def _identified(asset: Undecoded, config: DecodeConfig) -> Source | SegmentError
     source = Source(content=asset.content, media_type=found)
     try:
         if found in {sniff.PPTX, sniff.ODP}:
-            checked = package.check(asset.content, found, config.decks)
+            arguments = (package.checked, asset.content, found, config.decks)
+            (checked,) = cast("Iterator[Package]", sandbox.stream(*arguments))
             return dataclasses.replace(source, content=b"", package=checked)
         if found == sniff.PPT:
             return dataclasses.replace(

@@ -35,16 +35,24 @@ INSTALL: Final = (
 
 _MAC_PATH = Path("/Applications/LibreOffice.app/Contents/MacOS/soffice")
 _SUFFIXES: Mapping[str, str] = {sniff.PPTX: ".pptx", sniff.PPT: ".ppt", sniff.ODP: ".odp"}
-_PER_DECK_S = 2.0  # beside decks.render_timeout_s for the whole run
+_PER_DECK_RATIO = 1 / 8  # of decks.render_timeout_s, beside once that for the whole run
 _PROFILE_PATH = Path(__file__).with_name("libreoffice.xcu")
 
 # Hidden slides are left out by default, and then page numbers are not slide numbers.
 _FILTER = 'pdf:impress_pdf_Export:{"ExportHiddenSlides":{"type":"boolean","value":"true"}}'
 
+# What LibreOffice needs of the system, and all that it sees of it under bwrap: no one's files.
+_SYSTEM_PATHS = (
+    *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt"),
+    *("/etc/fonts", "/etc/libreoffice", "/etc/alternatives", "/etc/ld.so.cache"),
+    "/var/cache/fontconfig",
+)
+
 _ISOLATIONS: Mapping[str, tuple[str, ...]] = {
     "bwrap": (
-        *("bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/"),
-        *("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"),  # noqa: S108 - of its own mounts
+        *("bwrap", "--unshare-all", "--die-with-parent", "--dev", "/dev", "--proc", "/proc"),
+        *("--tmpfs", "/tmp"),  # noqa: S108 - of its own mounts
+        *(argument for path in _SYSTEM_PATHS for argument in ("--ro-bind-try", path, path)),
     ),
     "unshare -rn": ("unshare", "-rn"),
     "unshare -n": ("unshare", "-n"),
@@ -65,9 +73,10 @@ def find_soffice() -> Path | None:
 def isolation() -> str:
     """Name how LibreOffice is cut off from the network on this machine, the best that works.
 
-    One of "bwrap" (no network, and a read-only system), "unshare -rn" or "unshare -n" (no
-    network), and "none", where only LibreOffice's own settings keep it from following links.
-    Unprivileged containers and macOS know neither.
+    One of "bwrap" (no network, and no files but the system's and its own), "unshare -rn" or
+    "unshare -n" (no network), and "none": in unprivileged containers, and on macOS. PPTX and ODP
+    are safe with any of them, since `package.check` cuts what they would fetch; links in a binary
+    PPT are not cut.
     """
     for name, prefix in _ISOLATIONS.items():
         if not prefix or _works(prefix):
@@ -127,9 +136,9 @@ def _convert(
         failure: SegmentError
         try:
             result = run_command(
-                [*_prefix(root), str(soffice), *_arguments(root), *map(str, inputs)],
+                [*_prefix(root, soffice), str(soffice), *_arguments(root), *map(str, inputs)],
                 Limits(
-                    timeout_s=config.render_timeout_s + _PER_DECK_S * len(decks),
+                    timeout_s=config.render_timeout_s * (1 + _PER_DECK_RATIO * len(decks)),
                     max_memory_bytes=config.max_memory_bytes,
                 ),
                 cwd=root,
@@ -167,9 +176,15 @@ def _environment(root: Path) -> dict[str, str]:
     }
 
 
-def _prefix(root: Path) -> tuple[str, ...]:
+def _prefix(root: Path, soffice: Path) -> tuple[str, ...]:
     prefix = _ISOLATIONS[isolation()]
-    return (*prefix, "--bind", str(root), str(root)) if prefix[:1] == ("bwrap",) else prefix
+    if prefix[:1] != ("bwrap",):
+        return prefix
+    program = soffice.resolve().parent
+    if not any(program.is_relative_to(path) for path in _SYSTEM_PATHS):
+        install = program.parent if program.name == "program" else program
+        prefix = (*prefix, "--ro-bind", str(install), str(install))
+    return (*prefix, "--bind", str(root), str(root))
 
 
 def _works(prefix: tuple[str, ...]) -> bool:

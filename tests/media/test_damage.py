@@ -54,7 +54,11 @@ FILES: Mapping[str, tuple[Decoder, bytes]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(data=st.data())
 def test_damaged_bytes_are_pieces_or_a_named_error(name: str, data: st.DataObject) -> None:
     decode, whole = FILES[name]

@@ -41,10 +41,56 @@ def test_pictures_from_elsewhere_are_cut_off_and_flagged() -> None:
     assert len(office.slides(checked.content)) == 1
 
 
-def test_hyperlinks_are_left_alone() -> None:
-    content = linked("hyperlink", "https://example.com/")
+def test_a_link_that_hides_its_nature_is_cut_off_too() -> None:
+    content = a_deck("One")
+    link = f'<Relationship Id="rId9" Type="{RELATIONSHIP}/image" Target="file:///etc/motd" '
+    for disguise in ('TargetMode="&#69;xternal"/>', "/>"):
+        rels = member(content, RELS).replace(
+            b"</Relationships>", f"{link}{disguise}</Relationships>".encode()
+        )
+        checked = check(with_members(content, {RELS: rels}))
 
-    assert check(content) == package.Package(content=content)
+        assert checked.flags == ("external_links",)
+        assert b"file:" not in member(checked.content, RELS)
+
+
+def test_hyperlinks_stay_but_lead_nowhere() -> None:
+    checked = check(linked("hyperlink", "http://169.254.169.254/latest"))
+
+    assert checked.flags == ()
+    assert b"169.254" not in member(checked.content, RELS)
+    assert b"hyperlink" in member(checked.content, RELS)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://127.0.0.1/a.png", "file:///etc/a.png", "/etc/a.png", "../../a.png", "x/%2E%2e/a.png"],
+)
+def test_pictures_from_elsewhere_are_cut_off_opendocument_too(target: str) -> None:
+    xlink = 'xmlns:x="http://www.w3.org/1999/xlink"'
+    draw = 'xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0"'
+    outside = an_odp(f'<draw:page {draw} {xlink}><draw:image x:href="{target}"/></draw:page>')
+    inside = an_odp(
+        f'<draw:page {draw} {xlink}><draw:image x:href="Pictures/a.png"/>'
+        f'<draw:a x:href="http://example.com"/></draw:page>'
+    )
+
+    cut = package.check(outside, sniff.ODP, DeckConfig())
+
+    assert (cut.num_pages, cut.flags) == (1, ("external_links",))
+    assert target.encode() not in member(cut.content, "content.xml")
+    assert sniff.sniff(cut.content) == sniff.ODP
+    assert package.check(inside, sniff.ODP, DeckConfig()) == package.Package(
+        content=inside, num_pages=1
+    )
+
+
+def an_odp(content: str) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("mimetype", sniff.ODP)
+        archive.writestr("content.xml", content)
+    return target.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["slideshow", "template"])
