@@ -14,14 +14,14 @@ import ray
 def cluster() -> Iterator[str]:
     """A local cluster; gives its address, for drivers in processes of their own."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    context = ray.init(
+    ray.init(
         address="local",
         num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    yield context.address_info["gcs_address"]
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()

@@ -119,9 +119,9 @@ def test_duckdb_polars_and_pandas_read_the_same_rows(
 ) -> None:
     pattern = f"{demo}/output/annotations/**/*.parquet"
 
-    in_duckdb = duckdb.sql(  # a path of our own
-        f"SELECT task, status, count(*) FROM read_parquet('{pattern}', hive_partitioning=true)"  # noqa: S608
-        " GROUP BY ALL"
+    in_duckdb = duckdb.execute(
+        "SELECT task, status, count(*) FROM read_parquet(?, hive_partitioning=true) GROUP BY ALL",
+        [pattern],
     ).fetchall()
     in_polars = pl.scan_parquet(pattern, hive_partitioning=True).collect()
     in_pandas = pd.read_parquet(f"{demo}/output/annotations")

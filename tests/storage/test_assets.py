@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -58,7 +59,7 @@ class FlakyFileSystem(MemoryFileSystem):
     def _strip_protocol(cls, path: str) -> str:
         return "/" + path.removeprefix("flaky://").lstrip("/")
 
-    def _open(self, path: str, *args: object, **kwargs: object) -> object:
+    def _open(self, path: str, *args: Any, **kwargs: Any) -> object:
         left = self.failures.get(path, 0)
         if left:
             self.failures[path] = left - 1
