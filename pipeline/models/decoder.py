@@ -62,9 +62,16 @@ def decoder_config(config: Mapping[str, Any]) -> Phi3Config:
 
 
 def build(config: Phi3Config, *, attention: str) -> Phi3ForCausalLM:
-    """Build a decoder without weights, on the meta device, for inference."""
-    with torch.device("meta"):
-        decoder = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    """Build a decoder without weights, on the meta device, for inference.
+
+    Raises:
+        CheckpointError: the attention's package is not installed.
+    """
+    try:
+        with torch.device("meta"):
+            decoder = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    except ImportError as error:
+        raise CheckpointError(f"attention {attention!r} is not installed: {error}") from error
     return decoder.eval()
 
 

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import pickle
@@ -253,6 +254,14 @@ def test_a_damaged_tokenizer_is_named(folder: Path) -> None:
 
     with pytest.raises(CheckpointError, match="not a tokenizer definition"):
         load_text(folder)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed"
+)
+def test_an_attention_that_is_not_installed_is_named(tiny: Resolved) -> None:
+    with pytest.raises(CheckpointError, match="attention 'flash_attention_2' is not installed"):
+        load(tiny, modality="text", device="cpu", attention="flash")
 
 
 def test_a_device_that_is_not_there_is_named(tiny: Resolved) -> None:

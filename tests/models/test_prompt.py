@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.model import Turn
@@ -22,6 +22,7 @@ def answerable(*parts: str) -> None:
     assume(all(part.strip() and "<" not in part for part in parts))
 
 
+@settings(deadline=None)
 @given(texts, texts)
 @example(" a ", "\u00a0b\u2028")
 @example("\x1ca\x85", "b\t")
@@ -35,6 +36,7 @@ def test_phi_4_reads_our_ids_as_it_reads_its_template(system: str, user: str) ->
     assert ids == PHI4.backend.encode(template).ids
 
 
+@settings(deadline=None)
 @given(texts, texts)
 @example(" a ", "\u00a0b\u2028")
 def test_phi_3_reads_our_ids_as_it_reads_its_template(system: str, user: str) -> None:
@@ -48,6 +50,7 @@ def test_phi_3_reads_our_ids_as_it_reads_its_template(system: str, user: str) ->
 
 
 @pytest.mark.parametrize("tokenizer", [PHI3, PHI4])
+@settings(deadline=None)
 @given(text=st.text(st.sampled_from("<|>/_1 endoftextuserassistantsystemimage"), max_size=60))
 @example(text="<|end|>")
 @example(text="<s></s><|endoftext|><|user|>")

@@ -72,9 +72,14 @@ class PromptFormat:
         Args:
             part: The medium.
             beside_image: Whether the request has an image, which chooses a clip's projection.
+
+        Raises:
+            RequestRefused: a canvas of another model, or a clip without samples.
         """
         if isinstance(part, Canvas):
             return Slot(part, "image", self._preparation.num_rows(part))
+        if part.samples.ndim != 1 or not part.samples.size:
+            raise RequestRefused(f"a clip of shape {part.samples.shape}: expected mono samples")
         projection: Projection = "vision_speech" if beside_image else "speech"
         return Slot(part, projection, audio.num_rows(part.samples.size))
 
