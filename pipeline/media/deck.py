@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError, LimitExceeded, RenderError, SegmentError, UnsupportedMedia
-from pipeline.media import office, pdf, sniff
+from pipeline.media import fonts, office, pdf, sniff
 from pipeline.media.office import Slide
 from pipeline.media.package import Package
 from pipeline.media.piece import Native, Piece
@@ -39,8 +39,9 @@ def pieces(
         Pieces of kind "page" with `native`, and an image where there is a PDF; else with the skip
         reason "not_rendered". PPT and ODP have the PDF's text as `native`, and no hidden flag. A
         page whose text the renderer dropped is a piece with a RenderError. Flags: the package's;
-        "native_unreadable", "chart_unreadable"; and "render_differs" where some of the slide's
-        words are not on its page.
+        the slide's; "render_differs" where some of the slide's words are not on its page; and
+        "fonts_missing" where its text is set in other fonts than the deck names, so that lines
+        may be longer than their boxes.
 
     Raises:
         SegmentError: `rendered`, where it is one.
@@ -86,7 +87,7 @@ def _rendered_page(
 ) -> Piece:
     count = document.num_pages
     try:
-        page = document.page(index)
+        page = document.page(index, with_fonts=slide is not None)
     except DecodeError as error:
         return _piece(index, count, slide, package, error=error)
     if slide is None:
@@ -100,8 +101,10 @@ def _rendered_page(
             f"{found_ratio:.0%} of {len(words)} words are on its page"
         )
         return _piece(index, count, slide, package, error=lost)
-    flags = ("render_differs",) if found_ratio < _DIFFERENT_RATIO else ()
-    return _piece(index, count, slide, package, page=page, flags=flags)
+    flags = ["render_differs"] if found_ratio < _DIFFERENT_RATIO else []
+    if fonts.substituted(page.fonts, slide.typefaces):
+        flags.append("fonts_missing")
+    return _piece(index, count, slide, package, page=page, flags=tuple(flags))
 
 
 def _piece(  # noqa: PLR0913 - the columns of one row

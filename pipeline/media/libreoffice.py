@@ -76,7 +76,7 @@ def isolation() -> str:
     One of "bwrap" (no network, and no files but the system's and its own), "unshare -rn" or
     "unshare -n" (no network), and "none": in unprivileged containers, and on macOS. PPTX and ODP
     are safe with any of them, since `package.check` cuts what they would fetch; links in a binary
-    PPT are not cut.
+    PPT are not cut; none was seen to be followed.
     """
     for name, prefix in _ISOLATIONS.items():
         if not prefix or _works(prefix):

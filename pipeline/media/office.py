@@ -5,7 +5,9 @@ The file must have passed `package.check` first.
 
 from __future__ import annotations
 
+import html
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -50,6 +52,7 @@ BROKEN: Final = (
 )
 
 _PARAGRAPH = "{http://schemas.openxmlformats.org/drawingml/2006/main}p"
+_TYPEFACE = re.compile(rb'typeface="([^"+][^"]*)"')
 _BENT = "./p:txBody/a:bodyPr/a:prstTxWarp[@prst != 'textNoShape']"
 _TEXT_RUN = "{http://schemas.openxmlformats.org/drawingml/2006/main}t"
 _DIAGRAM_DATA = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds"
@@ -65,6 +68,7 @@ class Slide:
     Attributes:
         native: What can be seen of it, and its notes; None where the slide itself is damaged.
         drawn_text: The part of the text that a renderer may draw as shapes: bent letters, formulas.
+        typefaces: Fonts that the deck names anywhere.
         flags: "native_unreadable", "native_incomplete" where one of its shapes is damaged, or
             "chart_unreadable" where a chart's data is.
     """
@@ -72,6 +76,7 @@ class Slide:
     native: Native | None
     hidden: bool | None
     drawn_text: tuple[str, ...] = ()
+    typefaces: frozenset[str] = frozenset()
     flags: tuple[str, ...] = ()
 
 
@@ -88,10 +93,11 @@ def slides(content: bytes) -> list[Slide]:
         raise DecodeError(f"not a readable presentation: {_words(error)}") from error
     if not num_slides:
         raise DecodeError("a presentation without slides")
-    return [_slide(deck, index) for index in range(num_slides)]
+    typefaces = _typefaces(deck)
+    return [_slide(deck, index, typefaces) for index in range(num_slides)]
 
 
-def _slide(deck: PptxDeck, index: int) -> Slide:
+def _slide(deck: PptxDeck, index: int, typefaces: frozenset[str]) -> Slide:
     try:
         slide = cast("PptxSlide", deck.slides[index])
         hidden = slide._element.get("show") in {"0", "false"}
@@ -109,6 +115,7 @@ def _slide(deck: PptxDeck, index: int) -> Slide:
             ),
             hidden=hidden,
             drawn_text=tuple(content.drawn),
+            typefaces=typefaces,
             flags=tuple(dict.fromkeys(content.flags)),
         )
     except BROKEN:
@@ -181,6 +188,12 @@ class _Content:
                 self.flags.append("chart_unreadable")
         else:
             self.text += _diagram_text(frame, self._part)
+
+
+def _typefaces(deck: PptxDeck) -> frozenset[str]:
+    markup = [part.blob for part in deck.part.package.iter_parts() if part.partname.ext == "xml"]
+    found = {name for part in markup for name in _TYPEFACE.findall(part)}
+    return frozenset(html.unescape(name.decode("utf-8", "replace")) for name in found)
 
 
 def _outside(shape: BaseShape, deck: PptxDeck) -> bool:

@@ -34,10 +34,12 @@ class Page:
     Attributes:
         image: RGB.
         lines: The page's own text in the file's order, without empty lines; () for a scan.
+        fonts: Names of the fonts its text is set in, where asked for.
     """
 
     image: Image.Image
     lines: tuple[str, ...]
+    fonts: frozenset[str] = frozenset()
 
 
 class Document:
@@ -75,7 +77,7 @@ class Document:
         with _PDFIUM:
             self._document.close()
 
-    def page(self, index: int) -> Page:
+    def page(self, index: int, *, with_fonts: bool = False) -> Page:
         """Render the page at `index`, from 0, at `decks.dpi` within `decks.max_side_px`.
 
         Raises:
@@ -85,7 +87,8 @@ class Document:
             with _PDFIUM:
                 page = self._document[index]
                 try:
-                    return Page(image=self._render(page), lines=_lines(page))
+                    fonts = _fonts(page) if with_fonts else frozenset[str]()
+                    return Page(image=self._render(page), lines=_lines(page), fonts=fonts)
                 finally:
                     page.close()
         except _BROKEN as error:
@@ -158,6 +161,13 @@ def _lines(page: pdfium.PdfPage) -> tuple[str, ...]:
         return clean_lines(textpage.get_text_range().splitlines())
     finally:
         textpage.close()
+
+
+def _fonts(page: pdfium.PdfPage) -> frozenset[str]:
+    texts = page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT])
+    return frozenset(
+        text.get_font().get_base_name() for text in texts if isinstance(text, pdfium.PdfTextObj)
+    )
 
 
 def clean_lines(lines: Sequence[str]) -> tuple[str, ...]:

@@ -193,6 +193,26 @@ def test_decks_are_rendered_with_hidden_slides_charts_and_native_content() -> No
 
 
 @needs_libreoffice
+def test_a_font_that_is_not_there_is_flagged() -> None:
+    presentation = Presentation(io.BytesIO(a_deck("Plain", "Fancy")))
+    title = presentation.slides[1].shapes.title
+    assert title is not None
+    title.text_frame.paragraphs[0].runs[0].font.name = "No Such Font Anywhere"
+    theme = "ppt/theme/theme1.xml"
+    content = deck_bytes(presentation)
+    content = with_members(
+        content, {theme: member(content, theme).replace(b"Calibri", b"Liberation Sans")}
+    )
+
+    (outcome,) = outcomes(content)
+
+    plain, fancy = pieces_of(outcome)
+    if plain.flags:
+        pytest.skip("the Liberation fonts are not installed")
+    assert fancy.flags == ("fonts_missing",)
+
+
+@needs_libreoffice
 def test_one_deck_that_cannot_be_rendered_does_not_lose_the_batch() -> None:
     good = a_deck("Good")
     results = libreoffice.render(
