@@ -162,7 +162,9 @@ class ClusterConfig(Section):
         default=False, description="Run the modalities' flows at the same time"
     )
     units_per_wave: Annotated[int, Field(ge=1)] = 4096
-    no_progress_timeout_s: Annotated[int, Field(ge=30)] = 900
+    no_progress_timeout_s: Annotated[int, Field(ge=1)] = Field(
+        default=900, description="Ends a worker that holds work and finishes nothing of it"
+    )
 
 
 class ErrorConfig(Section):
@@ -183,14 +185,16 @@ def _task_sections(value: object) -> object:
         value = [value]
     if isinstance(value, Mapping):
         sections = cast("Mapping[str, object]", value)
-        return {name: section or _NO_SETTINGS for name, section in sections.items()}
+        return {name: _given(section) for name, section in sections.items()}
     if isinstance(value, Sequence):
         names = cast("Sequence[str]", value)
-        return dict.fromkeys(names, _NO_SETTINGS)
+        return {name: _given(None) for name in names}
     return value
 
 
-_NO_SETTINGS: Mapping[str, object] = {}
+def _given(section: object) -> object:
+    """Give a section as it is, or a new empty one: overrides write into it."""
+    return dict[str, object]() if section is None else section
 
 
 class RunConfig(Section):

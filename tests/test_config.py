@@ -44,6 +44,16 @@ def test_set_overrides_the_file_and_makes_sections(tmp_path: Path) -> None:
     assert config.tasks["ocr"].prompt == "Read it"
 
 
+def test_an_override_of_one_task_leaves_the_others_and_later_configs_alone(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("manifest: m\noutput: o\nmodel: tiny\ntasks: [ocr, caption]\n")
+
+    config = load_config(path, ["tasks.ocr.prompt=Read it"])
+
+    assert config.tasks["caption"].prompt is None
+    assert load_config(path).tasks["ocr"].prompt is None
+
+
 @pytest.mark.parametrize("override", ["decks.dpi", "=3", "manifest.x=1", "decks.dpi=[1"])
 def test_a_wrong_override_is_refused(tmp_path: Path, override: str) -> None:
     path = tmp_path / "job.yaml"
