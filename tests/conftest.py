@@ -8,6 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+from hypothesis import settings
+
+# A busy machine is slow, not wrong: how long an example takes is not what these tests are about.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
