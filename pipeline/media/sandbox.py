@@ -16,6 +16,7 @@ import io
 import os
 import pickle
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from pipeline.errors import LimitExceeded, SandboxCrashed, SandboxTimeout, Segme
 Item = TypeVar("Item")
 
 _POLL_S = 0.1
+_GRACE_S = 10.0
 _HEADER_BYTES = 8
 _PIPE_BYTES = 1024**2  # a page is 5 MB; Linux starts with 64 KiB
 _STDERR_BYTES = 2000
@@ -62,6 +64,9 @@ def run_command(
 ) -> CommandResult:
     """Run a program to its end, without input, in its own process group.
 
+    Where there is a `timeout` program (GNU), it ends the group a little after the limit even if
+    this process has been killed meanwhile.
+
     Returns:
         Its return code and the tail of what it wrote to stdout and stderr.
 
@@ -70,10 +75,14 @@ def run_command(
         LimitExceeded: its group held more than `max_memory_bytes`.
         SandboxCrashed: it could not be started, or a signal ended it.
     """
+    if shutil.which(argv[0], path=environment.get("PATH")) is None:
+        raise SandboxCrashed(f"cannot start {argv[0]}: not found or not a program")
+    guard = shutil.which("timeout")
+    guarded = [guard, "-s", "KILL", f"{limits.timeout_s + _GRACE_S}"] if guard else []
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(  # noqa: S603 - no shell; argv is the caller's own
-                argv,
+                [*guarded, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
@@ -153,6 +154,7 @@ _FTYP_BRANDS: Mapping[bytes, str] = {
     b"qt  ": "video/quicktime",
 }
 
+_MIMETYPE_BYTES = 200
 _BITMAP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
@@ -224,15 +226,17 @@ def _sniff_container(  # noqa: PLR0911 - one line per container
 
 def _sniff_zip(content: bytes) -> str:
     """Tell the office formats apart; a damaged archive is judged by the names still in it."""
-    mimetype = re.match(rb"PK\x03\x04.{22}\x08\x00..mimetype([ -~]+?)(?:PK|$)", content, re.DOTALL)
-    if mimetype is not None:
-        name = mimetype.group(1).decode("ascii")
-        return ODP if name.startswith(ODP) else name
+    stored = re.match(rb"PK\x03\x04.{22}\x08\x00..mimetype([ -~]+?)(?:PK|$)", content, re.DOTALL)
+    named = stored.group(1) if stored is not None else b""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+            if "mimetype" in names and archive.getinfo("mimetype").file_size <= _MIMETYPE_BYTES:
+                named = archive.read("mimetype")
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError):
         names = [name.decode("latin-1") for name in re.findall(rb"PK\x03\x04.{26}(\w+/)", content)]
+    if named:
+        return ODP if named.startswith(ODP.encode()) else named.decode("latin-1").strip()
     for folder, media_type in (("ppt/", PPTX), ("word/", _DOCX), ("xl/", _XLSX)):
         if any(name.startswith(folder) for name in names):
             return media_type

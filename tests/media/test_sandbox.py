@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -129,6 +130,31 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
         run(script, Limits(timeout_s=1.5, max_memory_bytes=1024**3), tmp_path)
 
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs GNU timeout")
+def test_a_command_does_not_outlive_a_killed_parent_for_long(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from pipeline.media import sandbox\n"
+        "sandbox._GRACE_S = 1.0\n"
+        "limits = sandbox.Limits(timeout_s=1, max_memory_bytes=1 << 30)\n"
+        "command = ['/bin/sh', '-c', 'echo $$ > pid; sleep 60']\n"
+        f"sandbox.run_command(command, limits, cwd=Path({str(tmp_path)!r}), environment={{}})\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])  # noqa: S603 - our own script
+    pid_path = tmp_path / "pid"
+    deadline_s = time.monotonic() + 20
+    while not (pid_path.exists() and pid_path.read_text()) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+
+    parent.kill()
+    parent.wait()
+
+    child = int(pid_path.read_text())
+    while alive(child) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert not alive(child)
 
 
 def test_a_command_that_crashes_eats_memory_or_is_missing_is_an_error(tmp_path: Path) -> None:

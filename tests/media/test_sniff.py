@@ -1,4 +1,5 @@
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,6 +78,17 @@ def test_decks_are_told_from_other_office_documents() -> None:
     assert sniff.sniff(ole + "PowerPoint Document".encode("utf-16-le")) == sniff.PPT
     assert sniff.sniff(ole + "EncryptedPackage".encode("utf-16-le")) == sniff.ENCRYPTED_OFFICE
     assert sniff.asset_kind(sniff.sniff(ole + "WordDocument".encode("utf-16-le"))) is None
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("suffix", ["", "-template"])
+def test_opendocument_is_told_however_it_is_packed(packing: int, suffix: str) -> None:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", packing) as archive:
+        archive.writestr("content.xml", "<a/>")
+        archive.writestr("mimetype", sniff.ODP + suffix)
+
+    assert sniff.sniff(target.getvalue()) == sniff.ODP
 
 
 @pytest.mark.parametrize(
