@@ -80,7 +80,8 @@ def pieces(content: bytes, config: ImageConfig, *, max_side_px: int | None) -> I
         UnsupportedMedia: an image format that is not read, or HEIC without its extra.
         LimitExceeded: more than `images.max_pixels` pixels or `images.max_frames` pages.
     """
-    image = _open_heif(content) if sniff.sniff(content) == "image/heic" else _open(content)
+    heic = sniff.sniff(content) == "image/heic"
+    image = _open_heif(content, config) if heic else _open(content)
     with image:
         if image.format == "TIFF":
             yield from _pages(image, config)
@@ -103,7 +104,7 @@ def _open(content: bytes) -> Image.Image:
             raise DecodeError(f"broken image header: {_words(error)}") from error
 
 
-def _open_heif(content: bytes) -> Image.Image:
+def _open_heif(content: bytes, config: ImageConfig) -> Image.Image:
     try:
         import pillow_heif  # noqa: PLC0415 - an extra  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -111,13 +112,15 @@ def _open_heif(content: bytes) -> Image.Image:
             "image/heic needs an extra: pip install 'phicorpus[heif]'"
         ) from error
     try:
-        return pillow_heif.open_heif(content, convert_hdr_to_8bit=True).to_pillow()
+        picture = pillow_heif.open_heif(content, convert_hdr_to_8bit=True)
+        _check_size(picture.size, config)
+        return picture.to_pillow()
     except _BROKEN as error:
         raise DecodeError(f"broken HEIC: {_words(error)}") from error
 
 
 def _only(image: Image.Image, config: ImageConfig, max_side_px: int | None) -> Piece:
-    _check_size(image, config)
+    _check_size(image.size, config)
     try:
         animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
     except _BROKEN:
@@ -140,7 +143,7 @@ def _pages(image: Image.Image, config: ImageConfig) -> Iterator[Piece]:
         common = {"index": index, "count": len(frames), "kind": "image", "page_number": number}
         try:
             _seek(image, frame)
-            _check_size(image, config)
+            _check_size(image.size, config)
             picture, flags = _finish(image)
         except (DecodeError, LimitExceeded) as error:
             yield Piece(**common, error=error)
@@ -172,8 +175,8 @@ def _seek(image: Image.Image, frame: int) -> None:
         image.seek(frame)
 
 
-def _check_size(image: Image.Image, config: ImageConfig) -> None:
-    width_px, height_px = image.size
+def _check_size(size: tuple[int, int], config: ImageConfig) -> None:
+    width_px, height_px = size
     if width_px * height_px > config.max_pixels:
         raise LimitExceeded(
             f"images.max_pixels: {width_px} x {height_px} is {width_px * height_px} pixels, "
