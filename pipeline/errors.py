@@ -60,8 +60,18 @@ class SegmentError(PhicorpusError):
     `stage` names where; `retryable` says whether the same bytes may succeed another time.
     """
 
-    stage: ClassVar[str] = "unknown"
+    stage: str = "unknown"
     retryable: ClassVar[bool] = False
+
+
+class Crashed(SegmentError):
+    """The row ended its process again and again, at last alone; it was taken out."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, stage: str) -> None:
+        super().__init__(message)
+        self.stage = stage
 
 
 class FetchError(SegmentError):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pipeline import flow
+from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend, phi_backend
 from pipeline.manifest import Manifest, check, open_manifest
@@ -118,8 +119,8 @@ def annotate(
     begun = time.monotonic()
     status = "failed"
     try:
-        with flow.cluster(config.cluster):
-            flows = flow.flows(config, job.backend, job.questions)
+        with cluster(config.cluster):
+            flows = flow.flows(config, job.backend, job.questions, RemoteWitness(job.store))
             flow.run(flows, job.plan, commit, lambda c: on_progress and on_progress(job, c))
         status = "done"
     except (KeyboardInterrupt, SystemExit):

@@ -136,7 +136,7 @@ def test_a_row_that_always_kills_ends_as_an_error_and_the_run_goes_on(tmp_path: 
     report = run(config, kill_when=("Transcribe",))
 
     rows = {row["task"]: row for row in annotation_rows(tmp_path / "output")}
-    assert rows["transcribe"]["error_type"] == "LostInFlight"
+    assert rows["transcribe"]["error_type"] == "Crashed"
     assert report.tally.num_announced == report.tally.num_committed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.errors import AccountingError, SegmentError
 from pipeline.publish import Publisher
 from pipeline.unit import Unit
-from schemas import ANNOTATION
+from schemas import ANNOTATION, ASSET
 from schemas.error import error_columns
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Tally:
     num_skipped: int = 0
     num_whole_assets: int = 0
     num_delivered_again: int = 0
+    num_kept: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -63,12 +64,43 @@ class _OpenAsset:
     def is_whole(self) -> bool:
         return self.count is not None and len(self.rows) == self.count * len(self.tasks)
 
+    def missing(self) -> list[str]:
+        """Give the tasks that not every segment has answered."""
+        kept = Counter(task for _, task in self.rows)
+        return [task for task in self.tasks if self.count is None or kept[task] < self.count]
+
 
 @dataclass(slots=True)
 class _OpenUnit:
     unit: Unit
     assets: dict[str, _OpenAsset]
     num_open: int
+
+    def missing(self) -> pa.Table:
+        """Give the assets that are not whole, each with the tasks that it misses."""
+        table = self.unit.assets()
+        missing = [self.assets[name].missing() for name in table["asset_id"].to_pylist()]
+        position = table.column_names.index("tasks")
+        wanted = pa.array(missing, ASSET.field("tasks").type)
+        table = table.set_column(position, ASSET.field("tasks"), wanted)
+        return table.filter(pa.array([bool(tasks) for tasks in missing]))
+
+
+class Attempts:
+    """Count up while units are open, until a number of attempts in a row have brought nothing."""
+
+    def __init__(self, commit: Commit, patience: int) -> None:
+        self._commit = commit
+        self._patience = patience
+        self.number = 0
+
+    def __iter__(self) -> Iterator[int]:
+        in_vain = 0
+        while self._commit.open_units and in_vain < self._patience:
+            before = self._commit.tally.num_kept
+            self.number += 1
+            yield self.number
+            in_vain = 0 if self._commit.tally.num_kept > before else in_vain + 1
 
 
 class Commit:
@@ -115,6 +147,10 @@ class Commit:
         """Units that still miss rows."""
         return [opened.unit for opened in self._open.values()]
 
+    def missing(self) -> list[pa.Table]:
+        """Give what open units still miss, as ASSET rows with the missing tasks only."""
+        return [opened.missing() for opened in self._open.values()]
+
     @property
     def num_open_rows(self) -> int:
         """Replies kept for units that are not complete yet."""
@@ -135,10 +171,11 @@ class Commit:
         """Keep one row; tell whether its unit is complete now."""
         asset = opened.assets[row["asset_id"]]
         key = (row["segment_index"], row["task"])
-        if key in asset.rows:
+        if key in asset.rows or _contradicts(row, asset):
             self.tally.num_delivered_again += 1
             return False
         asset.rows[key] = row
+        self.tally.num_kept += 1
         if asset.count is None:
             asset.count = row["segment_count"]
         if asset.is_whole:
@@ -201,6 +238,11 @@ class Commit:
                 r for task in committed for r in self._publisher.read_annotations(unit, task)
             ]
             self._publisher.documents(unit, self._assemble(unit.kind, [*fresh, *earlier]))
+
+
+def _contradicts(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
+    """Tell whether a second run of an asset found another number of segments than the first."""
+    return asset.count is not None and row["segment_count"] not in {None, asset.count}
 
 
 def _annotation(row: dict[str, Any], asset: _OpenAsset, model: str) -> dict[str, Any]:

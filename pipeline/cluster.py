@@ -1,0 +1,107 @@
+"""The cluster that the flow runs on: connect or start, check its room, and place the witness."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.config import ClusterConfig
+from pipeline.errors import ConfigError
+from pipeline.isolation import Casebook, Key
+from pipeline.storage.store import Store
+
+_BLOCK_BYTES = 32 * 1024**2
+"""Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
+
+
+@contextmanager
+def cluster(config: ClusterConfig) -> Iterator[None]:
+    """Connect to the config's cluster, or start a local one and end it again; keep Ray Data strict.
+
+    Raises:
+        ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
+    """
+    started = not ray.is_initialized()
+    if started:
+        _connect(config)
+    try:
+        _check_room(config, ray.cluster_resources())
+        context = DataContext.get_current()
+        context.max_errored_blocks = 0
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.target_max_block_size = _BLOCK_BYTES
+        # Ray's own watchdog is the second one: a worker's ends its process first, with a witness.
+        context.execution_no_progress_timeout_s = max(300, 2 * config.no_progress_timeout_s)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+        # Ray 2.60 calls max_retries deprecated and has no other name for it yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _connect(config: ClusterConfig) -> None:
+    """Start a local cluster, unless the config or a submitted job's environment names one."""
+    address = config.address or os.environ.get("RAY_ADDRESS", "local")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of the driver's own console only
+    local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
+    ray.init(
+        address=address,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        **(local if address == "local" else {}),
+    )
+
+
+def _check_room(config: ClusterConfig, resources: Mapping[str, float]) -> None:
+    cpus = resources.get("CPU", 0.0)
+    needed = config.replicas * config.cpus_per_replica + config.decode_cpus
+    if needed + config.fetch_cpus > cpus:
+        raise ConfigError(
+            f"cluster: {config.replicas} replicas x {config.cpus_per_replica} CPUs and one fetch "
+            f"and decode task need {needed + config.fetch_cpus:g} CPUs; there are {cpus:g}"
+        )
+    wanted = config.replicas * gpus(config, resources)
+    if wanted > resources.get("GPU", 0.0):
+        raise ConfigError(f"cluster: {wanted:g} GPUs needed, {resources.get('GPU', 0.0):g} there")
+
+
+def gpus(config: ClusterConfig, resources: Mapping[str, float]) -> float:
+    """Give the GPUs of one replica."""
+    if config.gpus_per_replica is not None:
+        return config.gpus_per_replica
+    return 1.0 if resources.get("GPU", 0.0) else 0.0
+
+
+class RemoteWitness:
+    """The run's casebook in an actor beside the driver: workers come and go, it stays."""
+
+    def __init__(self, store: Store, folder: str = "attempts") -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Casebook)
+        self._casebook = actor.options(scheduling_strategy=here).remote(store, folder)
+
+    def begin(self, keys: Sequence[Key]) -> list[int]:
+        """See `Casebook.begin`."""
+        return ray.get(self._casebook.begin.remote(keys))
+
+    def alone(self, key: Key) -> None:
+        """See `Casebook.alone`."""
+        ray.get(self._casebook.alone.remote(key))
+
+    def done(self, keys: Sequence[Key]) -> None:
+        """See `Casebook.done`; does not wait."""
+        self._casebook.done.remote(keys)
