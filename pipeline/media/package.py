@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Final
 from xml.etree import ElementTree as ET
 
@@ -31,14 +30,18 @@ _NOWHERE = "https://link.invalid/"  # RFC 2606: a name that no network knows
 _URL = re.compile(r"\s*(?:[a-z][\w+.-]*:|[/\\]{2})", re.IGNORECASE)
 _OUTSIDE = re.compile(r"\s*(?:[a-z][\w+.-]*:|[/\\])|.*(?:\.\.|%2e)", re.IGNORECASE | re.DOTALL)
 _CONTENT_TYPES = "[Content_Types].xml"
-_MARKUP_SUFFIXES = {".xml", ".rels", ".vml"}
 _RATIO_FROM_BYTES = 1024**2  # below it any ratio is harmless
 _ENCRYPTED = 0x1  # general purpose bit 0: APPNOTE.TXT 4.4.4
+_HEAD_BYTES = 1024
 _CHUNK_BYTES = 1024**2
+_OVERLAP_BYTES = 32  # longer than any of the words below
 
 # Each spelled in the encodings that an XML parser detects by itself (XML 1.0, appendix F).
-_DOCTYPES = tuple("<!DOCTYPE".encode(name) for name in ("utf-8", "utf-16-le", "utf-16-be"))
-_ENCODING = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([^"']+)""")
+_DETECTED = ("utf-8", "utf-16-le", "utf-16-be")
+_DOCTYPES = tuple("<!DOCTYPE".encode(name) for name in _DETECTED)
+_ENTITIES = tuple("<!ENTITY".encode(name) for name in _DETECTED)
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\x00]*<")
+_ENCODING = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?encoding\s*=\s*["']([^"']+)""")
 _PLAIN_ENCODINGS = {b"utf-8", b"utf8", b"us-ascii", b"ascii", b"utf-16", b"iso-8859-1"}
 
 # Slide shows and templates are presentations in all but this one word of their table of contents.
@@ -93,8 +96,7 @@ def check(content: bytes, media_type: str, config: DeckConfig) -> Package:
             _check_sizes(members, config)
             for member in members:
                 _check_name(member)
-                if PurePosixPath(member.filename).suffix.lower() in _MARKUP_SUFFIXES:
-                    _check_markup(archive, member)
+                _check_markup(archive, member, config)
             if media_type == sniff.ODP:
                 return _opendocument(content, archive)
             return _presentation(content, archive)
@@ -123,14 +125,6 @@ def _check_sizes(members: list[zipfile.ZipInfo], config: DeckConfig) -> None:
                 f"decks.max_member_bytes: {member.filename} has {member.file_size}, "
                 f"limit {config.max_member_bytes}"
             )
-        # Pictures are left out: a white bitmap or silence packs better than any bomb of markup.
-        markup = PurePosixPath(member.filename).suffix.lower() in _MARKUP_SUFFIXES
-        ratio = member.file_size / max(member.compress_size, 1)
-        if markup and member.file_size > _RATIO_FROM_BYTES and ratio > config.max_zip_ratio:
-            raise LimitExceeded(
-                f"decks.max_zip_ratio: {member.filename} unpacks {ratio:.0f} times, "
-                f"limit {config.max_zip_ratio:g}"
-            )
 
 
 def _check_name(member: zipfile.ZipInfo) -> None:
@@ -141,19 +135,32 @@ def _check_name(member: zipfile.ZipInfo) -> None:
         raise PasswordRequired(f"member {member.filename!r} is encrypted")
 
 
-def _check_markup(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Refuse a DOCTYPE: renderers answer its entities with slides whose text is gone."""
-    overlap = b""
-    with archive.open(member) as markup:
-        while chunk := markup.read(_CHUNK_BYTES):
-            if not overlap:
-                encoding = _ENCODING.match(chunk[:200].removeprefix(b"\xef\xbb\xbf"))
-                if encoding and encoding.group(1).lower() not in _PLAIN_ENCODINGS:
-                    raise DecodeError(f"{member.filename}: XML encoding {encoding.group(1)!r}")
-            window = overlap + chunk
-            if any(doctype in window for doctype in _DOCTYPES):
+def _check_markup(archive: zipfile.ZipFile, member: zipfile.ZipInfo, config: DeckConfig) -> None:
+    """Refuse a DOCTYPE: renderers answer its entities with slides whose text is gone.
+
+    Markup is told by its first bytes, since a part's type does not depend on its name. Pictures
+    are left out of the ratio: a white bitmap packs better than any bomb of markup.
+    """
+    with archive.open(member) as part:
+        window = part.read(_HEAD_BYTES)
+        if not _MARKUP.match(window):
+            return
+        ratio = member.file_size / max(member.compress_size, 1)
+        if member.file_size > _RATIO_FROM_BYTES and ratio > config.max_zip_ratio:
+            raise LimitExceeded(
+                f"decks.max_zip_ratio: {member.filename} unpacks {ratio:.0f} times, "
+                f"limit {config.max_zip_ratio:g}"
+            )
+        encoding = _ENCODING.match(window)
+        if encoding and encoding.group(1).lower() not in _PLAIN_ENCODINGS:
+            raise DecodeError(f"{member.filename}: XML encoding {encoding.group(1)!r}")
+        # Drawings may name their DOCTYPE, as long as it defines nothing.
+        refused = _ENTITIES if member.filename.lower().endswith(".svg") else _DOCTYPES
+        while window:
+            if any(declaration in window for declaration in refused):
                 raise DecodeError(f"{member.filename} has a DOCTYPE, which no deck needs")
-            overlap = window[-32:]
+            chunk = part.read(_CHUNK_BYTES)
+            window = window[-_OVERLAP_BYTES:] + chunk if chunk else b""
 
 
 def _presentation(content: bytes, archive: zipfile.ZipFile) -> Package:
@@ -222,8 +229,9 @@ def _opendocument(content: bytes, archive: zipfile.ZipFile) -> Package:
     changed: dict[str, bytes] = {}
     num_pages = 0
     for name in archive.namelist():
-        if name.endswith(".xml") and not name.startswith("META-INF/"):
-            cut, num_found = _without_hrefs(archive.read(name))
+        markup = archive.read(name) if name.endswith(".xml") else b""
+        if markup.strip():  # some parts are there, but empty
+            cut, num_found = _without_hrefs(markup)
             num_pages += num_found if name == "content.xml" else 0
             if cut is not None:
                 changed[name] = cut

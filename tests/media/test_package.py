@@ -90,6 +90,7 @@ def an_odp(content: str) -> bytes:
     with zipfile.ZipFile(target, "w") as archive:
         archive.writestr("mimetype", sniff.ODP)
         archive.writestr("content.xml", content)
+        archive.writestr("Configurations2/accelerator/current.xml", "")
     return target.getvalue()
 
 
@@ -115,6 +116,16 @@ def test_a_doctype_is_refused(encoding: str) -> None:
 
     with pytest.raises(DecodeError, match="DOCTYPE"):
         check(with_members(a_deck("One"), {SLIDE: slide.encode(encoding)}))
+
+
+def test_a_doctype_in_a_part_of_any_name_is_refused() -> None:
+    entities = b'<!DOCTYPE a [<!ENTITY b "c">]><a/>'
+    drawing = b'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "x"><svg/>'
+
+    for name in ("ppt/slides/slide1.bin", "ppt/media/a.svg"):
+        with pytest.raises(DecodeError, match="DOCTYPE"):
+            check(with_members(a_deck("One"), {name: entities}))
+    check(with_members(a_deck("One"), {"ppt/media/a.svg": drawing}))
 
 
 def test_a_doctype_far_into_a_part_is_refused() -> None:
