@@ -238,7 +238,7 @@ def _opendocument(content: bytes, archive: zipfile.ZipFile) -> Package:
     return Package(
         content=_rewritten(archive, changed) if changed else content,
         num_pages=num_pages,
-        flags=("external_links",) if changed else (),
+        flags=("external_links",) if set(changed) - {"meta.xml"} else (),  # it names a template
     )
 
 
