@@ -41,6 +41,10 @@ class StoreError(PhicorpusError):
     exit_code = 5
 
 
+class StoreBusy(StoreError):
+    """The output store failed for now: throttled, slow, unreachable. Tried again before it ends."""
+
+
 class AccountingError(PhicorpusError):
     """What is about to be published is not what was announced: a defect of this software."""
 

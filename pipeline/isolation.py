@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -107,7 +109,8 @@ class Casebook:
         if self._store is None:
             return
         named = hashlib.blake2b(json.dumps(keys).encode(), digest_size=8).hexdigest()
-        event = json.dumps({"stage": keys[0][0], "alone": alone, "keys": keys}).encode()
+        when = {"at": datetime.now(UTC).isoformat(), "process": os.getpid()}
+        event = json.dumps({"stage": keys[0][0], "alone": alone, "keys": keys, **when}).encode()
         number = 1
         while not self._store.create(f"{self._folder}/{keys[0][0]}-{named}-{number}.json", event):
             number += 1

@@ -16,6 +16,8 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreError
+from pipeline.storage.faults import foreign_errors, says_exists, translated
+from pipeline.storage.steady import SteadyStore
 
 _TEMPORARY = ".tmp-"
 
@@ -64,8 +66,8 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     except (ValueError, ImportError) as error:
         raise StoreError(f"cannot open the output {uri}: {error}") from error
     if isinstance(filesystem, LocalFileSystem):
-        return LocalStore(Path(root))
-    return ObjectStore(filesystem, root)
+        return SteadyStore(LocalStore(Path(root)))
+    return SteadyStore(ObjectStore(filesystem, root, foreign_errors(protocol)))
 
 
 def probe(store: Store) -> None:
@@ -97,19 +99,21 @@ class LocalStore:
         temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
             try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
                 os.link(temporary, target)
-            except FileExistsError:
-                return False
             finally:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
+        except FileExistsError as error:
+            if not target.is_file():  # a file in the place of a folder
+                raise StoreError(f"cannot write {target}: {error.strerror}") from error
+            return False
         except OSError as error:
-            raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+            raise translated(error, f"write {target}") from error
         return True
 
     def read(self, path: str) -> bytes:
@@ -118,7 +122,7 @@ class LocalStore:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StoreError(f"cannot read {self._root / path}: {error.strerror}") from error
+            raise translated(error, f"read {self._root / path}") from error
 
     def list_files(self, folder: str) -> Iterator[str]:
         start = self._root / folder
@@ -138,20 +142,36 @@ def _sync_folder(folder: Path) -> None:
 
 
 class ObjectStore:
-    """S3, GCS, Azure through fsspec: one conditional PUT."""
+    """S3, GCS, Azure through fsspec: one conditional PUT.
 
-    def __init__(self, filesystem: AbstractFileSystem, root: str) -> None:
+    s3fs sends `If-None-Match: *`, gcsfs `ifGenerationMatch=0`, adlfs `overwrite=False`.
+    """
+
+    def __init__(
+        self,
+        filesystem: AbstractFileSystem,
+        root: str,
+        foreign: tuple[type[Exception], ...] = (),
+    ) -> None:
+        """Keep the filesystem.
+
+        Args:
+            filesystem: One whose `pipe_file` takes `mode="create"`; `probe` finds out.
+            root: Bucket and prefix.
+            foreign: What its library raises beside OSError.
+        """
         self._filesystem = filesystem
         self._root = root.rstrip("/")
+        self._failures = (OSError, *foreign)
 
     def create(self, path: str, data: bytes) -> bool:
         target = f"{self._root}/{path}"
         try:
             self._filesystem.pipe_file(target, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise StoreError(f"cannot write {target}: {error}") from error
+        except self._failures as error:
+            if says_exists(error):
+                return False
+            raise translated(error, f"write {target}") from error
         return True
 
     def read(self, path: str) -> bytes:
@@ -160,8 +180,8 @@ class ObjectStore:
             content: Any = self._filesystem.cat_file(target)
         except FileNotFoundError:
             raise
-        except OSError as error:
-            raise StoreError(f"cannot read {target}: {error}") from error
+        except self._failures as error:
+            raise translated(error, f"read {target}") from error
         return content
 
     def list_files(self, folder: str) -> Iterator[str]:
@@ -170,8 +190,8 @@ class ObjectStore:
             found = self._filesystem.find(f"{self._root}/{folder}")
         except FileNotFoundError:
             return
-        except OSError as error:
-            raise StoreError(f"cannot list {self._root}/{folder}: {error}") from error
+        except self._failures as error:
+            raise translated(error, f"list {self._root}/{folder}") from error
         for name in found:
             relative = str(name)[len(self._root) + 1 :]
             if not relative.rpartition("/")[2].startswith("."):

@@ -1,43 +1,17 @@
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
 
 from pipeline.errors import StoreError
 from pipeline.storage.store import LocalStore, Store, open_store, probe
+from tests.storage.server import s3_options
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, dict[str, str]]]:
-    """A real S3 server process on loopback; gives storage options for it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(  # noqa: S603 - our own interpreter
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        endpoint = f"http://127.0.0.1:{port}"
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(endpoint, timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(
-            Bucket="bucket"
-        )
-        options = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
-        yield {"s3": options}
-        server.terminate()
+@pytest.fixture
+def s3(s3_endpoint: str) -> dict[str, dict[str, object]]:
+    """Storage options for a real S3 server process on loopback."""
+    return s3_options(s3_endpoint)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -101,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> Non
         open_store(str(tmp_path / "out")).create("a", b"")
 
 
-def test_a_missing_bucket_is_a_store_error(s3: dict[str, dict[str, str]]) -> None:
+def test_a_missing_bucket_is_a_store_error(s3: dict[str, dict[str, object]]) -> None:
     with pytest.raises(StoreError):
         open_store("s3://no-such-bucket/out", s3).create("a", b"")
 

@@ -1,0 +1,115 @@
+"""A faulty proxy before a real S3 server: throttles, fails, stalls, loses answers, by script."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_ERRORS = {
+    "slow_down": (503, "SlowDown"),
+    "internal": (500, "InternalError"),
+    "conflict": (409, "ConditionalRequestConflict"),
+    "expired": (403, "ExpiredToken"),
+    "denied": (403, "AccessDenied"),
+}
+_HOP = {"connection", "transfer-encoding", "content-length", "content-encoding"}
+
+
+class Faults:
+    """What goes wrong next: per method a list of faults, one per request; then all is well.
+
+    "lost": the request is done, its answer is not given. "cut": the connection ends before the
+    request is done. Others answer with an S3 error. A fault given as `always` never ends.
+    """
+
+    def __init__(self) -> None:
+        self.next: dict[str, list[str]] = {}
+        self.always: dict[str, str] = {}
+        self.seen: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def plan(self, method: str, faults: Sequence[str]) -> None:
+        self.next[method] = list(faults)
+
+    def take(self, method: str) -> str | None:
+        with self._lock:
+            self.seen[method] += 1
+            planned = self.next.get(method)
+            return planned.pop(0) if planned else self.always.get(method)
+
+    def clear(self) -> None:
+        self.next.clear()
+        self.always.clear()
+        self.seen.clear()
+
+
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a connection that the script cut is no error."""
+
+
+@contextmanager
+def faulty_proxy(endpoint: str) -> Iterator[tuple[str, Faults]]:
+    """Serve on loopback before `endpoint`; gives the address and what can be made to fail."""
+    faults = Faults()
+    target = urlsplit(endpoint)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = faults.take(self.command)
+            if fault == "cut":
+                self._hang_up()
+                return
+            if fault in _ERRORS:
+                self._refuse(*_ERRORS[fault])
+                return
+            upstream = http.client.HTTPConnection(str(target.hostname), int(target.port or 80))
+            upstream.request(self.command, self.path, body, dict(self.headers))
+            answer = upstream.getresponse()
+            content = answer.read()
+            upstream.close()
+            if fault == "lost":
+                self._hang_up()
+                return
+            self.send_response(answer.status)
+            kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in _HOP]
+            for name, value in kept:
+                self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else None
+            self.send_header("Content-Length", length or str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _hang_up(self) -> None:
+            self.close_connection = True
+            self.connection.close()
+
+        def _refuse(self, status: int, code: str) -> None:
+            body = f"<Error><Code>{code}</Code><Message>by the script</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815 - the base's names
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+            """Say nothing."""
+
+    server = _Quiet(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", faults
+    finally:
+        server.shutdown()
+        server.server_close()
