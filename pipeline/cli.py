@@ -27,6 +27,7 @@ app = typer.Typer(
 manifest_app = typer.Typer(help="Build and check manifests.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
 
+EXIT_DIFFERS = 1
 EXIT_ERRORS_ABOVE_THRESHOLD = 3
 EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
@@ -96,6 +97,7 @@ def show(
     output: Annotated[str, typer.Argument(help="The output of a job.")],
     *,
     per_task: Annotated[int, typer.Option(help="Rows per task, status and kind.", min=1)] = 3,
+    storage_options: Annotated[str, typer.Option(help="fsspec options by protocol, YAML")] = "{}",
     as_json: JsonFlag = False,
 ) -> None:
     """Print some annotations of each task.
@@ -104,13 +106,37 @@ def show(
     """
     from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
-    rows = console.sample(open_store(output), per_task)
+    store = open_store(output, yaml.safe_load(storage_options))
+    rows = console.sample(store, per_task)
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
         console.show_annotations(rows, title=f"from {output}")
     else:
         console.out.print(f"no annotations in {output} yet")
+
+
+@app.command()
+def report(
+    output: Annotated[str, typer.Argument(help="The output of a job.")],
+    page: Annotated[Path, typer.Option("--output", "-o", help="HTML file.")] = Path("report.html"),
+    *,
+    pictures: Annotated[bool, typer.Option(help="Read assets for small pictures.")] = True,
+    storage_options: Annotated[str, typer.Option(help="fsspec options by protocol, YAML")] = "{}",
+) -> None:
+    """Write one HTML page about an output: counts, errors, samples, runs.
+
+    Example: phicorpus report demo/output -o report.html
+    """
+    from pipeline.config import FetchConfig  # noqa: PLC0415  (with report)
+    from pipeline.report import gather, render  # noqa: PLC0415  (pyarrow, decoders)
+    from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
+
+    options = yaml.safe_load(storage_options)
+    fetch = FetchConfig(storage_options=options) if pictures else None
+    findings = gather(open_store(output, options), output, fetch=fetch)
+    page.write_text(render(findings), "utf-8")
+    typer.echo(f"wrote {page}")
 
 
 @app.command()
@@ -148,6 +174,35 @@ def doctor(*, as_json: JsonFlag = False) -> None:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
         console.out.print(render_findings(findings))
+
+
+@app.command()
+def parity(
+    pack: Annotated[Path, typer.Argument(help="A golden pack, such as tests/goldens/phi3_vision.")],
+    *,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Tolerances are for float32.")] = "float32",
+    as_json: JsonFlag = False,
+) -> None:
+    """Check the models and the engine against what the original code computed.
+
+    Exit codes: 0 all within the tolerances, 1 some are not, 2 the pack is broken.
+
+    Example: phicorpus parity tests/goldens/phi4_multimodal
+    """
+    from dataclasses import asdict  # noqa: PLC0415  (with parity)
+
+    from pipeline.parity import check_pack, render_checks  # noqa: PLC0415  (torch)
+
+    checks = check_pack(pack, device=device, dtype=dtype)
+    failed = [check for check in checks if not check.passed]
+    if as_json:
+        typer.echo(json.dumps([asdict(check) | {"passed": check.passed} for check in checks]))
+    else:
+        console.out.print(render_checks(checks, title=f"parity with {pack}"))
+        console.out.print(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
+    if failed:
+        raise typer.Exit(EXIT_DIFFERS)
 
 
 @app.command("demo-corpus")

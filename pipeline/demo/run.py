@@ -13,6 +13,7 @@ from pipeline.job import annotate
 from pipeline.listing import build
 from pipeline.media.libreoffice import find_soffice
 from pipeline.models.tiny import write_tiny
+from pipeline.report import gather, render
 from pipeline.storage.store import open_store
 
 _SAMPLES_PER_TASK = 2
@@ -43,6 +44,9 @@ def run_demo(folder: Path, *, scale: float = 1.0) -> None:
     console.show_report(report, config.output)
     rows = console.sample(open_store(config.output), _SAMPLES_PER_TASK)
     console.show_annotations(rows, title="some of the annotations")
+    page = folder / "report.html"
+    page.write_text(render(gather(open_store(config.output), config.output, fetch=config.fetch)))
+    console.out.print(f"report    {page}: open it in a browser")
     if config.decks.render == "native":
         console.out.print(
             "Without LibreOffice, PPTX decks were read from their own text and charts "
