@@ -251,8 +251,10 @@ def table(results: dict[str, dict[str, dict[str, float]]], hardware: str) -> str
     """The results as Markdown."""
     lines = [
         f"# Engines\n\n{hardware}. Output tokens per CPU-second, median; in brackets against static"
-        " batches of 16. Host: CPU milliseconds per step outside the decoder.\n",
-        "| work | " + " | ".join(next(iter(results.values()))) + " | host ms | prefill, prompt |",
+        " batches of 16. Host: the engine's CPU milliseconds per step outside the decoder. Prefill:"
+        " tokens that the engine computed, of the prompts' tokens. CPU-seconds can be compared on a"
+        " machine that others use too; wall time, in the JSON, cannot.\n",
+        "| work | " + " | ".join(next(iter(results.values()))) + " | host ms | prefill |",
         "|---" * (len(next(iter(results.values()))) + 3) + "|",
     ]
     for work, by_way in results.items():
@@ -263,7 +265,7 @@ def table(results: dict[str, dict[str, dict[str, float]]], hardware: str) -> str
         ]
         ours, static = by_way["continuous engine"], by_way["static 16"]
         cells.append(f"{ours['host_ms_per_step']:.2f}")
-        cells.append(f"{ours['prefill_tokens']:.0f}, {static['prefill_tokens']:.0f}")
+        cells.append(f"{ours['prefill_tokens']:.0f} of {static['prefill_tokens']:.0f}")
         lines.append(f"| {work} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
