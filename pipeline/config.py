@@ -29,7 +29,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which model answers, and where it runs."""
 
-    name: str = Field(description="Hub name, local folder, or 'tiny' for the demonstration model")
+    name: str = Field(description="Hub name, or local folder")
     revision: str | None = Field(
         default=None, description="Branch, tag or commit; default: the catalogue's"
     )
@@ -205,6 +205,9 @@ class RunConfig(Section):
     model: Annotated[ModelConfig, BeforeValidator(_model_section)]
     tasks: Annotated[Mapping[TaskName, TaskConfig], BeforeValidator(_task_sections)] = Field(
         description="Names, or names with settings", min_length=1
+    )
+    generation: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Another number answers everything anew, beside what is there"
     )
     fetch: FetchConfig = FetchConfig()
     images: ImageConfig = ImageConfig()

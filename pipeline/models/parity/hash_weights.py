@@ -6,7 +6,6 @@ the same bits.
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CheckpointError
+from pipeline.models.shards import read_json
 
 GAMMA = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
@@ -89,9 +89,12 @@ def tensors(weights_json: Path) -> Iterator[tuple[str, npt.NDArray[np.float32]]]
     """Make a pack's whole checkpoint, in the hub's tensor names.
 
     Raises:
-        CheckpointError: at the end, the tensors are not those that the pack was made with.
+        CheckpointError: the description is not complete; or, at the end, the tensors are not those
+            that the pack was made with.
     """
-    pack = json.loads(weights_json.read_text("utf-8"))
+    pack = read_json(weights_json)
+    if lacking := {"tensors", "seed", "rules", "crc32_all"} - set(pack):
+        raise CheckpointError(f"{weights_json} lacks {', '.join(sorted(lacking))}")
     crc = 0
     for name, shape in pack["tensors"].items():
         values = tensor(name, shape, pack["seed"], pack["rules"])

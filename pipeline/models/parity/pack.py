@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,20 @@ from pipeline.errors import CheckpointError
 from pipeline.models.model import Clip
 from pipeline.models.parity import recipes
 from pipeline.models.parity.hash_weights import tensors
-from pipeline.models.shards import SINGLE, read_json
+from pipeline.models.shards import DESCRIPTIONS, SINGLE, read_json
 
 PLACEHOLDERS_BELOW = 0  # Phi-3-vision's original processor writes image k as id -k
+
+
+# What a case is not one without.
+CASE_KEYS = frozenset({"name", "regime", "images"})
+
+
+class Arrays(dict[str, npt.NDArray[Any]]):
+    """The arrays of golden.npz; one that is missing is an error of the pack."""
+
+    def __missing__(self, key: str) -> npt.NDArray[Any]:
+        raise CheckpointError(f"golden.npz lacks {key}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +56,21 @@ class Pack:
         """Read a pack.
 
         Raises:
-            CheckpointError: a file is missing or damaged.
+            CheckpointError: a file is missing or damaged, or a case is not described in full.
         """
         cases = read_json(folder / "cases.json")
+        entries = cases.get("cases")
+        if not isinstance(entries, list) or not entries:
+            raise CheckpointError(f"{folder / 'cases.json'} has no cases")
+        for number, entry in enumerate(entries):
+            if lacking := CASE_KEYS - set(entry):
+                raise CheckpointError(f"cases.json: case {number} lacks {', '.join(lacking)}")
         prompts = folder / "tokenization.json"
-        tokenization = read_json(prompts)["cases"] if prompts.exists() else ()
+        tokenization = read_json(prompts).get("cases", ()) if prompts.exists() else ()
         try:
-            with np.load(folder / "golden.npz") as arrays:
-                golden = dict(arrays)
-        except (OSError, ValueError) as error:
+            with (folder / "golden.npz").open("rb") as file, np.load(file) as arrays:
+                golden = Arrays(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"cannot read {folder / 'golden.npz'}: {error}") from error
         return cls(folder, cases, golden, tuple(tokenization))
 
@@ -64,8 +82,9 @@ class Pack:
         """
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(tensors(self.folder / "weights.json")), folder / SINGLE)
-        for name in ("config.json", "tokenizer.json"):
-            shutil.copyfile(self.folder / name, folder / name)
+        for name in DESCRIPTIONS:
+            if (self.folder / name).is_file():
+                shutil.copyfile(self.folder / name, folder / name)
 
     def image(self, name: str) -> Image.Image:
         """Draw one of the pack's images.
@@ -73,7 +92,7 @@ class Pack:
         Raises:
             CheckpointError: the drawing is not what the pack was made with.
         """
-        entry = self.cases["images"][name]
+        entry = self._input("images", name)
         pixels = recipes.image(*entry["recipe"])
         _check_hash(name, pixels, entry["sha256_16"])
         return Image.fromarray(pixels)
@@ -84,15 +103,28 @@ class Pack:
         Raises:
             CheckpointError: the sound is not what the pack was made with.
         """
-        entry = self.cases["audios"][name]
+        entry = self._input("audios", name)
         samples, seed, tone, sweep, *rest = entry["recipe"]
         wave = recipes.audio(samples, seed, (tone, sweep), *rest)
         _check_hash(name, wave, entry["sha256_16"])
         return Clip(samples=wave.astype(np.float32) / np.float32(32768), key=name)
 
     def case(self, name: str) -> Mapping[str, Any]:
-        """Find a case by name."""
-        return next(case for case in self.cases["cases"] if case["name"] == name)
+        """Find a case by name.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for case in self.cases["cases"]:
+            if case["name"] == name:
+                return case
+        raise CheckpointError(f"cases.json has no case {name!r}, which a batch names")
+
+    def _input(self, kind: str, name: str) -> Mapping[str, Any]:
+        entry = self.cases.get(kind, {}).get(name)
+        if entry is None:
+            raise CheckpointError(f"cases.json has no {name!r} among its {kind}")
+        return entry
 
 
 def max_crops(case: Mapping[str, Any]) -> int:

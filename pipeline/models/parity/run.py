@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,6 @@ CLEAR_MARGIN = 4e-3
 def run_pack(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> list[Check]:
     """Check our model against what the original code computed, for every case of a pack.
 
-    The checkpoint is made in a temporary folder and loaded as any other.
-
     Args:
         folder: The pack.
         device: Where to run.
@@ -43,11 +42,21 @@ def run_pack(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> li
     Raises:
         CheckpointError: the pack is damaged, or is of an architecture that is not supported.
     """
+    with opened(folder, device=device, dtype=dtype) as run:
+        return list(run.checks())
+
+
+@contextmanager
+def opened(folder: Path, *, device: str, dtype: str) -> Iterator[PackRun]:
+    """Make a pack's checkpoint in a temporary folder, to be loaded from there as any other.
+
+    Raises:
+        CheckpointError: the pack is damaged, or is of an architecture that is not supported.
+    """
     pack = Pack.read(folder)
     with tempfile.TemporaryDirectory(prefix="phicorpus-parity-") as temporary:
         pack.write_checkpoint(Path(temporary))
-        resolved = resolve(temporary)
-        return list(_Run(pack, resolved, device=device, dtype=dtype).checks())
+        yield PackRun(pack, resolve(temporary), device=device, dtype=dtype)
 
 
 @dataclass(slots=True)
@@ -58,37 +67,44 @@ class _Answer:
     greedy: Array  # (16,)
 
 
-class _Run:
-    """One pass over a pack; models are loaded once per modality."""
+class PackRun:
+    """One pass over a pack; models are loaded once per modality.
+
+    Attributes:
+        pack: What is checked against.
+    """
 
     def __init__(self, pack: Pack, resolved: Resolved, *, device: str, dtype: str) -> None:
-        self._pack = pack
+        self.pack = pack
         self._resolved = resolved
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype}
         self._models: dict[str, Probed] = {}
 
     def checks(self) -> Iterator[Check]:
+        """Check everything in the pack by plain forward passes."""
         preparation = self._resolved.preparation
         if preparation is not None:
-            yield from media.check_sizes(self._pack, preparation)
-        yield from media.check_audio_sizes(self._pack)
-        yield from text.check(self._pack, self._resolved, self._model)
-        for case in self._pack.cases.get("pixel_only", ()):
+            yield from media.check_sizes(self.pack, preparation)
+        yield from media.check_audio_sizes(self.pack)
+        yield from text.check(self.pack, self._resolved, self.model)
+        for case in self.pack.cases.get("pixel_only", ()):
             canvases = self._canvases([case["image"]], max_crops(case))
-            yield from media.check_pixels(self._pack, case["key"], self._model("vision"), canvases)
-        for case in self._pack.cases["cases"]:
+            yield from media.check_pixels(self.pack, case["key"], self.model("vision"), canvases)
+        for case in self.pack.cases["cases"]:
             yield from self._case(case)
-        for batch in self._pack.cases.get("batches", ()):
+        for batch in self.pack.cases.get("batches", ()):
             yield from self._batch(batch)
 
-    def _model(self, modality: Modality) -> Probed:
+    def model(self, modality: Modality) -> Probed:
+        """Give the model of a modality, loaded at its first use."""
         if modality not in self._models:
             self._models[modality] = probe(
                 load(self._resolved, modality=modality, **self._settings)
             )
         return self._models[modality]
 
-    def _modality(self, case: Mapping[str, Any]) -> Modality:
+    def modality(self, case: Mapping[str, Any]) -> Modality:
+        """Tell which modality's model answers a case."""
         if "adapter" in case:
             return case["adapter"] or "text"
         return "vision" if "vision" in self._resolved.modalities else "text"
@@ -98,11 +114,12 @@ class _Run:
         if preparation is None:
             return []
         bounded = preparation.with_max_crops(crops)
-        return [bounded.canvas(self._pack.image(name)) for name in names]
+        return [bounded.canvas(self.pack.image(name)) for name in names]
 
-    def _slots(self, case: Mapping[str, Any]) -> list[Slot]:
+    def slots(self, case: Mapping[str, Any]) -> list[Slot]:
+        """Prepare a case's media, images before sounds."""
         canvases = self._canvases(case.get("images", ()), max_crops(case))
-        clips = [self._pack.clip(name) for name in case.get("audios", ())]
+        clips = [self.pack.clip(name) for name in case.get("audios", ())]
         kind = "vision_speech" if canvases else "speech"
         images, sounds = case.get("num_img_tokens", ()), case.get("audio_embed_sizes", ())
         return [
@@ -111,17 +128,17 @@ class _Run:
         ]
 
     def _case(self, case: Mapping[str, Any]) -> Iterator[Check]:
-        name, model = case["name"], self._model(self._modality(case))
-        golden = self._pack.golden
-        slots = self._slots(case)
+        name, model = case["name"], self.model(self.modality(case))
+        golden = self.pack.golden
+        slots = self.slots(case)
         canvases = [slot.media for slot in slots if isinstance(slot.media, Canvas)]
         clips = [slot.media for slot in slots if isinstance(slot.media, Clip)]
         if canvases:
-            yield from media.check_pixels(self._pack, name, model, canvases)
-            yield from media.check_tower(self._pack, name, model, canvases)
-        yield from media.check_mels(self._pack, name, clips)
+            yield from media.check_pixels(self.pack, name, model, canvases)
+            yield from media.check_tower(self.pack, name, model, canvases)
+        yield from media.check_mels(self.pack, name, clips)
         rows = model.model.encode(slots)
-        yield from media.check_rows(self._pack, name, slots, rows)
+        yield from media.check_rows(self.pack, name, slots, rows)
         model.model.set_regime(case["regime"])
         embeds = self._embeds(name, model, rows)
         yield compare(
@@ -138,21 +155,21 @@ class _Run:
 
     def _embeds(self, name: str, model: Probed, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embed a case's prompt, shape (length, hidden), media rows in their places."""
-        ids = self._pack.golden[f"{name}/input_ids"].astype(np.int64)
-        places = is_image(ids, self._pack.cases) | is_audio(ids, self._pack.cases)
+        ids = self.pack.golden[f"{name}/input_ids"].astype(np.int64)
+        places = is_image(ids, self.pack.cases) | is_audio(ids, self.pack.cases)
         decoder = model.model.decoder
         with torch.no_grad():
             words = torch.from_numpy(np.where(places, 0, ids)).to(decoder.device)
             embeds = decoder.model.embed_tokens(words)
             if rows:
                 # Images come before sounds in the slots; put each kind in its own places.
-                kinds = [is_image(ids, self._pack.cases), is_audio(ids, self._pack.cases)]
+                kinds = [is_image(ids, self.pack.cases), is_audio(ids, self.pack.cases)]
                 order = np.concatenate([kind.nonzero()[0] for kind in kinds])
                 embeds[torch.from_numpy(order).to(decoder.device)] = torch.cat(list(rows))
         return embeds
 
     def _check_states(self, name: str, model: Probed, states: torch.Tensor) -> Iterator[Check]:
-        golden = self._pack.golden
+        golden = self.pack.golden
         found = _numpy(states)
         projected = found @ projection("hidden", found.shape[-1])
         expected = golden[f"{name}/hidden.rowproj"]
@@ -171,11 +188,11 @@ class _Run:
         """Encode a batch's media together, and decode its rows left-padded, by model and regime."""
         groups: dict[tuple[Modality, str], list[Mapping[str, Any]]] = {}
         for row in batch["rows"]:
-            case = self._pack.case(row)
-            groups.setdefault((self._modality(case), case["regime"]), []).append(case)
+            case = self.pack.case(row)
+            groups.setdefault((self.modality(case), case["regime"]), []).append(case)
         for (modality, regime), cases in groups.items():
-            model = self._model(modality)
-            slots = [self._slots(case) for case in cases]
+            model = self.model(modality)
+            slots = [self.slots(case) for case in cases]
             rows = iter(model.model.encode([slot for own in slots for slot in own]))
             model.model.set_regime("short" if regime == "short" else "long")
             embeds = [
@@ -187,7 +204,7 @@ class _Run:
                     case["name"],
                     f"batch:{batch['name']}:",
                     answer,
-                    self._pack.golden,
+                    self.pack.golden,
                     LOGITS_PADDED,
                 )
 
