@@ -100,8 +100,9 @@ def gather(
                 if row["status"] == "error":
                     group = (row["error_stage"] or "", row["error_type"] or "")
                     error_counts[group] += 1
-                    if len(errors[group]) < _ERROR_EXAMPLES:
-                        errors[group].append((row["uri"], row["error_message"] or ""))
+                    example = (row["uri"], row["error_message"] or "")
+                    if example not in errors[group] and len(errors[group]) < _ERROR_EXAMPLES:
+                        errors[group].append(example)
                 elif wanted:
                     sampled[row["uri"], row["segment_index"]][parsed.task] = row
     findings.errors = [
