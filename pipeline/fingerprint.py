@@ -33,8 +33,10 @@ def fingerprint(question: Question, kind: str, config: RunConfig, model_identity
     section, names = _RENDERING[kind]
     rendering: dict[str, Any] = getattr(config, section).model_dump(include=set(names))
     asks_model = question.prompt is not None
+    again = {"generation": config.generation} if config.generation else {}
     return _digest(
         {
+            **again,
             "answers_version": ANSWERS_VERSION,
             "task": question.task.name,
             "task_version": question.task.version,

@@ -20,6 +20,7 @@ from pipeline.engine.backend import Backend, phi_backend
 from pipeline.manifest import Manifest, check, open_manifest
 from pipeline.plan import Plan, PlanSummary
 from pipeline.publish import Publication, Publisher
+from pipeline.record import write_end, write_start
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, Tally
 from pipeline.storage.store import Store, open_store, probe
@@ -111,37 +112,58 @@ def annotate(
     """
     job = prepare(config, backend)
     started = datetime.now(UTC)
-    run_id = _run_id(config, started)
+    run_id = name_run(config, started)
     if not job.pending.num_pending_units:
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
     probe(job.store)
-    commit = Commit(Publisher(job.store, _publication(job)), assemble)
+    commit = Commit(Publisher(job.store, publication(job, run_id)), assemble)
+    return execute(job, Execution(run_id=run_id, started=started, commit=commit), on_progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """What one run is made of, beside its job."""
+
+    run_id: str
+    started: datetime
+    commit: Commit
+    attempts_folder: str = "attempts/round-0"
+
+
+def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> RunReport:
+    """Run what is planned, between the run's two records."""
     begun = time.monotonic()
+    tally = run.commit.tally
     status = "failed"
+    write_start(job.store, _record(job, run, "running"))
     try:
-        with cluster(config.cluster):
-            flows = flow.flows(config, job.backend, job.questions, RemoteWitness(job.store))
-            flow.run(flows, job.plan, commit, lambda c: on_progress and on_progress(job, c))
+        with cluster(job.config.cluster):
+            witness = RemoteWitness(job.store, run.attempts_folder)
+            flows = flow.flows(job.config, job.backend, job.questions, witness)
+            flow.run(flows, job.plan, run.commit, lambda c: on_progress and on_progress(job, c))
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
         raise
     finally:
         elapsed_s = time.monotonic() - begun
-        record = _record(job, commit.tally, run_id, status, (started, elapsed_s))
-        job.store.create(f"runs/{run_id}.json", json.dumps(record, indent=1).encode())
+        ended = {"ended_at": datetime.now(UTC).isoformat(), "elapsed_s": round(elapsed_s, 3)}
+        write_end(job.store, {**_record(job, run, status), **ended})
     return RunReport(
-        run_id=run_id, status="done", planned=job.pending, tally=commit.tally, elapsed_s=elapsed_s
+        run_id=run.run_id, status="done", planned=job.pending, tally=tally, elapsed_s=elapsed_s
     )
 
 
-def _run_id(config: RunConfig, started: datetime) -> str:
+def name_run(config: RunConfig, started: datetime) -> str:
+    """Name a run by its start and its config: later runs sort later."""
     digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=4).hexdigest()
     return f"{started:%Y%m%dT%H%M%S.%fZ}-{digest}"
 
 
-def _publication(job: Prepared) -> Publication:
+def publication(job: Prepared, run_id: str) -> Publication:
+    """Say what every file of a run has in common."""
     return Publication(
+        run_id=run_id,
         fingerprints=job.plan.fingerprints,
         document_fingerprints=job.plan.document_fingerprints,
         model=job.backend.label,
@@ -150,27 +172,21 @@ def _publication(job: Prepared) -> Publication:
     )
 
 
-def _record(
-    job: Prepared, tally: Tally, run_id: str, status: str, times: tuple[datetime, float]
-) -> dict[str, Any]:
+def _record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
     """Describe a run: RUN's fields."""
-    started, elapsed_s = times
-    counted = {name: value for name, value in asdict(tally).items() if name in RUN.names}
+    counted = {n: value for n, value in asdict(run.commit.tally).items() if n in RUN.names}
     fingerprints = {f"{task}/{kind}": f for (task, kind), f in job.plan.fingerprints.items()}
-    record = {
-        "run_id": run_id,
+    return {
+        "run_id": run.run_id,
         "software_version": importlib.metadata.version("phicorpus"),
-        "started_at": started.isoformat(),
-        "ended_at": datetime.now(UTC).isoformat(),
+        "started_at": run.started.isoformat(),
         "status": status,
         "config": _public(job.config),
         "models": json.dumps({"label": job.backend.label, "identity": job.backend.identity}),
         "fingerprints": json.dumps(fingerprints),
         "versions": json.dumps(_versions()),
-        "elapsed_s": round(elapsed_s, 3),
         **counted,
     }
-    return {name: record.get(name) for name in RUN.names}
 
 
 def _public(config: RunConfig) -> str:

@@ -98,6 +98,10 @@ class Plan:
             if self.summary.count(unit):
                 yield unit
 
+    def every_unit(self) -> Iterator[Unit]:
+        """Read the manifest and give all units, finished or not, in order."""
+        return self._cut()
+
     def _check_modalities(self, backend: Backend) -> None:
         for name, question in self._questions.items():
             if question.prompt is not None and question.task.modality not in backend.modalities:
@@ -204,6 +208,6 @@ def _listing(store: Store) -> Listing:
     for folder in ("annotations", "documents"):
         for path in store.list_files(folder):
             parsed = parse_path(path)
-            if parsed is not None:
+            if parsed is not None and not parsed.round:
                 found[parsed.folder, parsed.task, parsed.fingerprint].add(parsed.unit_id)
     return found

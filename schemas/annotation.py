@@ -20,6 +20,7 @@ ANNOTATION = schema(
         *ANSWER,
         field("model", pa.string(), "Model and revision that answered"),
         field("unit_id", pa.string(), "The unit that this row was committed with", nullable=False),
+        field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its unit"),
     ],
 )
 """`task` and `fingerprint` are in the path: annotations/task=.../fingerprint=.../UNIT.parquet. The

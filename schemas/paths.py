@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 _PATH = re.compile(
     r"^(?P<folder>annotations|documents)(?:/task=(?P<task>[^/]+))?"
-    r"/fingerprint=(?P<fingerprint>[^/]+)/(?P<unit_id>[^/.]+)\.parquet$"
+    r"/fingerprint=(?P<fingerprint>[^/]+)/(?P<unit_id>[^/.]+)(?:\.r(?P<round>[1-9]\d*))?\.parquet$"
 )
 
 
@@ -19,26 +19,33 @@ class OutputPath:
     task: str | None
     fingerprint: str
     unit_id: str
+    round: int = 0
 
 
-def annotation_path(task: str, fingerprint: str, unit_id: str) -> str:
-    """Give the path of one unit's annotations of one task.
+def annotation_path(task: str, fingerprint: str, unit_id: str, number: int = 0) -> str:
+    """Give the path of one unit's annotations of one task, or of a later round of them.
 
     Example:
         >>> annotation_path("ocr", "f3a", "image-07")
         'annotations/task=ocr/fingerprint=f3a/image-07.parquet'
+        >>> annotation_path("ocr", "f3a", "image-07", 2)
+        'annotations/task=ocr/fingerprint=f3a/image-07.r2.parquet'
     """
-    return f"annotations/task={task}/fingerprint={fingerprint}/{unit_id}.parquet"
+    return f"annotations/task={task}/fingerprint={fingerprint}/{unit_id}{_round(number)}.parquet"
 
 
-def document_path(fingerprint: str, unit_id: str) -> str:
-    """Give the path of one unit's documents.
+def document_path(fingerprint: str, unit_id: str, number: int = 0) -> str:
+    """Give the path of one unit's documents, or of a later round of them.
 
     Example:
         >>> document_path("f3a", "deck-07")
         'documents/fingerprint=f3a/deck-07.parquet'
     """
-    return f"documents/fingerprint={fingerprint}/{unit_id}.parquet"
+    return f"documents/fingerprint={fingerprint}/{unit_id}{_round(number)}.parquet"
+
+
+def _round(number: int) -> str:
+    return f".r{number}" if number else ""
 
 
 def parse_path(path: str) -> OutputPath | None:
@@ -47,8 +54,13 @@ def parse_path(path: str) -> OutputPath | None:
     Example:
         >>> parse_path("documents/fingerprint=f3a/deck-07.parquet").unit_id
         'deck-07'
+        >>> parse_path("documents/fingerprint=f3a/deck-07.r2.parquet").round
+        2
         >>> parse_path("annotations/readme.txt") is None
         True
     """
     match = _PATH.match(path)
-    return OutputPath(**match.groupdict()) if match else None
+    if match is None:
+        return None
+    folder, task, fingerprint, unit_id, number = match.groups()
+    return OutputPath(folder, task, fingerprint, unit_id, int(number or 0))

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import AccountingError, SegmentError
-from pipeline.publish import Publisher
+from pipeline.publish import Publisher, merge
 from pipeline.unit import Unit
 from schemas import ANNOTATION, ASSET
 from schemas.error import error_columns
@@ -221,23 +221,27 @@ class Commit:
             raise AccountingError(
                 f"unit {unit.unit_id}, task {task}: {announced} rows announced, but {dict(status)}"
             )
-        if not self._publisher.annotations(unit, task, rows):
+        published = self._publisher.annotations(unit, task, rows)
+        if published is None:
             return False
-        self.tally.num_announced += announced
+        status = Counter(row["status"] for row in published)
+        self.tally.num_announced += len(published)
         self.tally.num_ok += status["ok"]
         self.tally.num_error += status["error"]
         self.tally.num_skipped += status["skipped"]
-        self.tally.prompt_tokens += sum(row["prompt_tokens"] or 0 for row in rows)
-        self.tally.completion_tokens += sum(row["completion_tokens"] or 0 for row in rows)
+        self.tally.prompt_tokens += sum(row["prompt_tokens"] or 0 for row in published)
+        self.tally.completion_tokens += sum(row["completion_tokens"] or 0 for row in published)
         return True
 
     def _publish_documents(self, unit: Unit, fresh: Sequence[dict[str, Any]]) -> None:
         if unit.document_pending:
-            committed = sorted(unit.committed)
-            earlier = [
-                r for task in committed for r in self._publisher.read_annotations(unit, task)
+            rows = [
+                row
+                for task in sorted(unit.committed)
+                for row in self._publisher.read_annotations(unit, task)
             ]
-            self._publisher.documents(unit, self._assemble(unit.kind, [*fresh, *earlier]))
+            merged = merge(rows, fresh)
+            self._publisher.documents(unit, self._assemble(unit.kind, merged.values()))
 
 
 def _contradicts(row: Mapping[str, Any], asset: _OpenAsset) -> bool:

@@ -1,0 +1,68 @@
+"""Who ran what: runs/started/<run_id>.json when a run begins, runs/<run_id>.json when it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import RunConfig, parse_config
+from pipeline.errors import ConfigError
+from pipeline.storage.store import Store
+from schemas import RUN
+
+Fields = Mapping[str, Any]
+
+
+def write_start(store: Store, record: Fields) -> None:
+    """Say that a run begins: its config, model and fingerprints."""
+    _create(store, f"runs/started/{record['run_id']}.json", record)
+
+
+def write_end(store: Store, record: Fields) -> None:
+    """Say how a run ended, with its counts."""
+    _create(store, f"runs/{record['run_id']}.json", record)
+
+
+def _create(store: Store, path: str, record: Fields) -> None:
+    fields = {name: record.get(name) for name in RUN.names}
+    store.create(path, json.dumps(fields, indent=1).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The newest run of an output, as far as it is recorded.
+
+    Attributes:
+        fields: RUN's fields; those of the start where the run has not ended.
+        config: The run's config, with the storage options of whoever asks.
+    """
+
+    fields: Fields
+    config: RunConfig
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run said how it ended; a killed one never does."""
+        return self.fields["ended_at"] is not None
+
+
+def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
+    """Read the newest run of an output.
+
+    Raises:
+        ConfigError: there is none, or its config is not one of this version.
+    """
+    paths = sorted(store.list_files("runs"), key=lambda path: (_run_id(path), path.count("/") == 1))
+    if not paths:
+        raise ConfigError("no run is recorded there: not an output of phicorpus, or none began yet")
+    fields: Fields = json.loads(store.read(paths[-1]))
+    values = json.loads(fields["config"])
+    if options:
+        values.setdefault("fetch", {})["storage_options"] = dict(options)
+    return Recorded(fields, parse_config(values, source=f"run {fields['run_id']}"))
+
+
+def _run_id(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".json")
