@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -29,6 +30,7 @@ app.add_typer(manifest_app, name="manifest")
 
 EXIT_DIFFERS = 1
 EXIT_ERRORS_ABOVE_THRESHOLD = 3
+EXIT_NOT_RIGHT = 4
 EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
 
@@ -90,6 +92,53 @@ def plan(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag = 
         typer.echo(console.plan_json(job))
     else:
         console.show_plan(job)
+
+
+OutputArgument = Annotated[str, typer.Argument(help="The output of a job.")]
+StorageOptions = Annotated[str, typer.Option(help="fsspec options by protocol, YAML")]
+
+
+@app.command()
+def verify(
+    output: OutputArgument, *, storage_options: StorageOptions = "{}", as_json: JsonFlag = False
+) -> None:
+    """Check every file of an output against its newest run's manifest: nothing lost, nothing twice.
+
+    Example: phicorpus verify s3://bucket/annotations --json
+
+    Exit codes: 0 all right, 2 no output or manifest there, 4 something is missing, twice, torn or
+    foreign, 5 the output store refused.
+    """
+    from pipeline.audit import verify as check  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.storage.store import open_store  # noqa: PLC0415
+
+    options = yaml.safe_load(storage_options)
+    found = check(open_store(output, options), options)
+    if as_json:
+        typer.echo(json.dumps(asdict(found) | {"is_right": found.is_right}))
+    else:
+        console.show_verification(found)
+    if not found.is_right:
+        raise typer.Exit(EXIT_NOT_RIGHT)
+
+
+@app.command()
+def status(
+    output: OutputArgument, *, storage_options: StorageOptions = "{}", as_json: JsonFlag = False
+) -> None:
+    """Print what is committed, pending and failed per task, also while a run is going on.
+
+    Example: phicorpus status s3://bucket/annotations
+    """
+    from pipeline.standing import status as look  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.storage.store import open_store  # noqa: PLC0415
+
+    options = yaml.safe_load(storage_options)
+    found = look(open_store(output, options), options)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        console.show_status(found)
 
 
 @app.command()
@@ -165,8 +214,6 @@ def doctor(*, as_json: JsonFlag = False) -> None:
 
     Example: phicorpus doctor --json
     """
-    from dataclasses import asdict  # noqa: PLC0415  (with doctor, which probes the machine)
-
     from pipeline.doctor import diagnose, render_findings  # noqa: PLC0415
 
     findings = diagnose()

@@ -18,8 +18,10 @@ from schemas.paths import parse_path
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.audit import Verification
     from pipeline.job import OnProgress, Prepared, RunReport
     from pipeline.stages.commit import Commit
+    from pipeline.standing import OutputStatus
     from pipeline.storage.store import Store
 
 out = Console()
@@ -141,6 +143,31 @@ def plan_json(job: Prepared) -> str:
             **asdict(job.pending),
         },
     )
+
+
+def show_verification(found: Verification) -> None:
+    """Print what `verify` found."""
+    for problem in found.problems:
+        err.print(f"{problem.kind}: {problem.path}: {problem.what}", markup=False, highlight=False)
+    out.print(
+        f"run {found.run_id}, {found.num_files} files: announced {found.num_announced} = "
+        f"ok {found.num_ok} + error {found.num_error} + skipped {found.num_skipped}; "
+        f"{found.num_pending} files of the plan missing, {found.num_problems} problems"
+    )
+    out.print(
+        "all right" if found.is_right else "not right", style=None if found.is_right else "red"
+    )
+
+
+def show_status(found: OutputStatus) -> None:
+    """Print how far an output is."""
+    table = Table(title=f"run {found.run_id}: {found.run_status}", title_justify="left")
+    table.add_column("task")
+    for heading in ("units", "committed", "assets", "committed", "ok", "error", "skipped"):
+        table.add_column(heading, justify="right")
+    for name, task in found.tasks.items():
+        table.add_row(name, *map(str, asdict(task).values()))
+    out.print(table)
 
 
 def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:

@@ -135,7 +135,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     begun = time.monotonic()
     tally = run.commit.tally
     status = "failed"
-    write_start(job.store, _record(job, run, "running"))
+    write_start(job.store, record(job, run, "running"))
     try:
         with cluster(job.config.cluster):
             witness = RemoteWitness(job.store, run.attempts_folder)
@@ -148,7 +148,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     finally:
         elapsed_s = time.monotonic() - begun
         ended = {"ended_at": datetime.now(UTC).isoformat(), "elapsed_s": round(elapsed_s, 3)}
-        write_end(job.store, {**_record(job, run, status), **ended})
+        write_end(job.store, {**record(job, run, status), **ended})
     return RunReport(
         run_id=run.run_id, status="done", planned=job.pending, tally=tally, elapsed_s=elapsed_s
     )
@@ -172,7 +172,7 @@ def publication(job: Prepared, run_id: str) -> Publication:
     )
 
 
-def _record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
+def record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
     """Describe a run: RUN's fields."""
     counted = {n: value for n, value in asdict(run.commit.tally).items() if n in RUN.names}
     fingerprints = {f"{task}/{kind}": f for (task, kind), f in job.plan.fingerprints.items()}

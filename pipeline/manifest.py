@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.errors import ManifestError
+from pipeline.hashing import hash64
 from pipeline.media.sniff import asset_kind, guess
 from pipeline.tasks import TASKS, fits
 from schemas import ANNOTATION, MANIFEST
@@ -186,7 +187,7 @@ def check(manifest: Manifest, tasks: Sequence[str]) -> int:
     for part in manifest.parts():
         _check_part(part, tasks)
         names = part.rows["asset_id"].to_pylist()
-        ids.append(np.fromiter((_hash64(name) for name in names), np.uint64, len(names)))
+        ids.append(np.fromiter((hash64(name) for name in names), np.uint64, len(names)))
     every = np.concatenate(ids) if ids else np.empty(0, np.uint64)
     values, counts = np.unique(every, return_counts=True)
     if len(values) < len(every):
@@ -194,15 +195,11 @@ def check(manifest: Manifest, tasks: Sequence[str]) -> int:
     return len(every)
 
 
-def _hash64(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
 def _name_duplicate(manifest: Manifest, suspects: set[int]) -> None:
     seen: dict[str, str] = {}
     for part in manifest.parts():
         for row, name in enumerate(part.rows["asset_id"].to_pylist(), start=part.first_row):
-            if _hash64(name) in suspects:
+            if hash64(name) in suspects:
                 here = f"{part.file}, row {row}"
                 if name in seen:
                     raise ManifestError(

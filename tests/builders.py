@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,15 @@ from PIL import Image, ImageDraw
 from pipeline.config import RunConfig, parse_config
 from pipeline.engine.backend import Backend, scripted_backend
 from pipeline.engine.scripted import Script
+from pipeline.errors import FetchError
+from pipeline.job import Execution, prepare, publication, record
 from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.publish import Publisher
+from pipeline.record import write_start
+from pipeline.stages.assemble import assemble
+from pipeline.stages.commit import Commit
 from schemas import REPLY, SEGMENT
+from schemas.error import error_columns
 from schemas.segment import FETCHED
 
 PREPARATION = ImagePreparation(crop_size_px=56, patch_size_px=14, max_crops=4)
@@ -142,3 +150,24 @@ def annotation_rows(output: Path) -> list[dict[str, Any]]:
         table = pq.ParquetFile(path).read().to_pylist()
         rows += [{**row, "task": task, "fingerprint": fingerprint} for row in table]
     return sorted(rows, key=lambda row: (row["asset_id"], row["segment_index"], row["task"]))
+
+
+def a_finished_output(folder: Path, num_images: int, failed: Sequence[str] = ()) -> Path:
+    """An output as a run leaves it, made by the commit stage alone, without Ray or a model."""
+    config = a_config(folder, tasks=["ocr", "caption"])
+    write_manifest(
+        folder / "manifest.parquet",
+        [{"uri": f"/{i}.png", "asset_id": str(i)} for i in range(num_images)],
+    )
+    job = prepare(config, a_backend())
+    commit = Commit(Publisher(job.store, publication(job, "run-1")), assemble)
+    execution = Execution(run_id="run-1", started=datetime.now(UTC), commit=commit)
+    write_start(job.store, record(job, execution, "running"))
+    for unit in job.plan.units():
+        commit.expect(unit)
+        for asset_id, tasks in unit.asked.items():
+            for task in tasks:
+                bad = {"status": "error", "text": None} | error_columns(FetchError("gone"))
+                row = a_reply(unit_id=unit.unit_id, asset_id=asset_id, task=task)
+                commit.add(replies(row | bad if asset_id in failed else row))
+    return Path(config.output)

@@ -17,6 +17,8 @@ COMMANDS = [
     ["annotate"],
     ["plan"],
     ["show"],
+    ["verify"],
+    ["status"],
     ["schema"],
     ["report"],
     ["doctor"],

@@ -1,0 +1,229 @@
+"""Recompute from the files and the manifest what an output must be."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.hashing import hash64
+from pipeline.plan import Plan
+from pipeline.publish import merge
+from pipeline.record import newest
+from pipeline.standing import plan_again
+from pipeline.storage.store import Store
+from pipeline.unit import Unit
+from schemas.paths import OutputPath, parse_path
+
+_COLUMNS = ["asset_id", "segment_index", "segment_count", "sha256", "status", "unit_id"]
+_MAX_PROBLEMS = 1000
+
+FileKey = tuple[str, str, str]
+"""Task, fingerprint, unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it must be.
+
+    Attributes:
+        kind: torn, foreign, hole, duplicate, or missing where a unit was not committed.
+        path: The file, or the file that is missing.
+        what: With values.
+    """
+
+    kind: str
+    path: str
+    what: str
+
+
+@dataclass(slots=True)
+class Verification:
+    """What `verify` found. The identity: announced = ok + error + skipped."""
+
+    run_id: str = ""
+    num_files: int = 0
+    num_announced: int = 0
+    num_ok: int = 0
+    num_error: int = 0
+    num_skipped: int = 0
+    num_pending: int = 0
+    num_problems: int = 0
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    @property
+    def is_right(self) -> bool:
+        """Everything announced is there once, and nothing else is."""
+        committed = self.num_ok + self.num_error + self.num_skipped
+        return not self.num_problems and self.num_announced == committed
+
+    def note(self, kind: str, path: str, what: str) -> None:
+        """Count a problem; keep the first thousand."""
+        self.num_problems += 1
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(Problem(kind, path, what))
+
+
+def verify(store: Store, options: Mapping[str, Any] | None = None) -> Verification:
+    """Check every file of an output, and the newest run's manifest against them.
+
+    Raises:
+        ConfigError: no run is recorded there.
+        ManifestError: the run's manifest cannot be read.
+        StoreError: the output cannot be read.
+    """
+    recorded = newest(store, options)
+    found = Verification(run_id=recorded.fields["run_id"])
+    assets = _check_files(store, found)
+    _check_plan(plan_again(recorded, store), assets, found)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Assets:
+    """The assets of a (unit, task): how many, and their hashes' sum. Small: all are kept."""
+
+    count: int
+    hashes: int
+    announced: int
+    status: Mapping[str, int]
+
+
+def _check_files(store: Store, found: Verification) -> dict[FileKey, _Assets]:
+    """Check each file by itself, each unit's rounds together, and each task's assets for twins."""
+    rounds: dict[FileKey, list[int]] = defaultdict(list)
+    for path in store.list_files("annotations"):
+        parsed = parse_path(path)
+        if parsed is None or parsed.task is None:
+            found.note("foreign", path, "not a file that phicorpus writes")
+            continue
+        rounds[parsed.task, parsed.fingerprint, parsed.unit_id].append(parsed.round)
+    checked: dict[FileKey, _Assets] = {}
+    seen: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    for key, numbers in rounds.items():
+        rows: list[list[dict[str, Any]]] = []
+        for number in sorted(numbers):
+            content = _read(store, OutputPath("annotations", *key, number), found)
+            if content is not None:
+                rows.append(content)
+        if len(rows) == len(numbers):
+            checked[key], assets = _check_unit(key, rows, found)
+            seen[key[:2]].append(np.array(sorted(assets), np.uint64))
+    for (task, fingerprint), parts in seen.items():
+        values, counts = np.unique(np.concatenate(parts), return_counts=True)
+        if twice := int((counts > 1).sum()):
+            folder = f"annotations/task={task}/fingerprint={fingerprint}"
+            found.note("duplicate", folder, f"{twice} of {len(values)} assets are in two units")
+    _check_documents(store, found)
+    return checked
+
+
+def _check_documents(store: Store, found: Verification) -> None:
+    for path in store.list_files("documents"):
+        parsed = parse_path(path)
+        if parsed is None:
+            found.note("foreign", path, "not a file that phicorpus writes")
+        else:
+            _read(store, parsed, found)
+
+
+def _read(store: Store, parsed: OutputPath, found: Verification) -> list[dict[str, Any]] | None:
+    """Read a file, and check it against its name and its own description."""
+    path = path_of(parsed)
+    found.num_files += 1
+    try:
+        table = pq.read_table(pa.BufferReader(store.read(path)))
+    except (pa.ArrowInvalid, pa.ArrowException) as error:
+        found.note("torn", path, str(error))
+        return None
+    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    expected = {"unit_id": parsed.unit_id, "fingerprint": parsed.fingerprint}
+    expected |= {"task": parsed.task} if parsed.task else {}
+    expected |= {"num_rows": str(table.num_rows)}
+    for name, value in expected.items():
+        if metadata.get(f"phicorpus.{name}") != value:
+            said = metadata.get(f"phicorpus.{name}")
+            found.note("foreign", path, f"its description says {name} = {said}, it is {value}")
+            return None
+    if parsed.folder == "documents":
+        return []
+    return [{**row, "task": parsed.task} for row in table.select(_COLUMNS).to_pylist()]
+
+
+def path_of(parsed: OutputPath) -> str:
+    """Give the path that was taken apart."""
+    task = f"/task={parsed.task}" if parsed.task else ""
+    number = f".r{parsed.round}" if parsed.round else ""
+    place = f"{parsed.folder}{task}/fingerprint={parsed.fingerprint}"
+    return f"{place}/{parsed.unit_id}{number}.parquet"
+
+
+def _check_unit(
+    key: FileKey, rounds: Sequence[list[dict[str, Any]]], found: Verification
+) -> tuple[_Assets, set[int]]:
+    """Check one unit's rows of one task, later rounds laid over earlier ones."""
+    path = path_of(OutputPath("annotations", *key))
+    answered: Counter[tuple[str, int]] = Counter()
+    merged: dict[Any, dict[str, Any]] = {}
+    for rows in rounds:
+        keys = Counter((row["asset_id"], row["segment_index"]) for row in rows)
+        for (asset, index), count in keys.items():
+            if count > 1:
+                found.note("duplicate", path, f"asset {asset}, segment {index}: {count} rows")
+        answered.update(k for k, r in zip(_keys(rows), rows, strict=True) if r["status"] != "error")
+        merged = merge(merged.values(), rows)
+    for (asset, index), count in answered.items():
+        if count > 1:
+            found.note("duplicate", path, f"asset {asset}, segment {index}: {count} answers")
+    by_asset: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in merged.values():
+        by_asset[row["asset_id"]].append(row)
+    announced = sum(_check_asset(path, name, rows, found) for name, rows in by_asset.items())
+    hashes = {name: hash64(name) for name in by_asset}
+    twins = {hash64(f"{name}\x1f{rows[-1]['sha256']}") for name, rows in by_asset.items()}
+    status = Counter(row["status"] for row in merged.values())
+    total = sum(hashes.values()) % 2**64
+    return _Assets(len(by_asset), total, announced, status), twins
+
+
+def _keys(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    return ((row["asset_id"], row["segment_index"]) for row in rows)
+
+
+def _check_asset(path: str, name: str, rows: Sequence[dict[str, Any]], found: Verification) -> int:
+    """Check that an asset's segments are all there; give how many it announced."""
+    announced = max(row["segment_count"] for row in rows)
+    indexes = {row["segment_index"] for row in rows}
+    if missing := sorted(set(range(announced)) - indexes):
+        found.note("hole", path, f"asset {name}: segments {missing[:5]} of {announced} missing")
+    if strange := sorted(index for index in indexes if not 0 <= index < announced):
+        found.note("duplicate", path, f"asset {name}: segments {strange[:5]} of {announced}")
+    return announced
+
+
+def _check_plan(plan: Plan, checked: Mapping[FileKey, _Assets], found: Verification) -> None:
+    """Check what the manifest asks for against what was found."""
+    for unit in plan.every_unit():
+        for task in sorted(unit.pending | unit.committed):
+            key = (task, plan.fingerprints[task, unit.kind], unit.unit_id)
+            path = path_of(OutputPath("annotations", *key))
+            if task in unit.pending:
+                found.num_pending += 1
+                found.note("missing", path, f"{unit.rows.num_rows} assets are not committed yet")
+            elif key in checked:
+                _check_asked(path, unit, task, checked[key], found)
+
+
+def _check_asked(path: str, unit: Unit, task: str, there: _Assets, found: Verification) -> None:
+    asked = [name for name, tasks in unit.asked.items() if task in tasks]
+    if (len(asked), sum(map(hash64, asked)) % 2**64) != (there.count, there.hashes):
+        found.note("hole", path, f"{len(asked)} assets were asked, {there.count} are there")
+    found.num_announced += there.announced
+    found.num_ok += there.status.get("ok", 0)
+    found.num_error += there.status.get("error", 0)
+    found.num_skipped += there.status.get("skipped", 0)

@@ -1,0 +1,122 @@
+"""How far an output is, by its newest run's record, its manifest and its files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.engine.backend import Backend
+from pipeline.engine.engine import Engine
+from pipeline.manifest import open_manifest
+from pipeline.models.model import Modality
+from pipeline.plan import Plan
+from pipeline.record import Recorded, newest
+from pipeline.storage.store import Store
+from pipeline.tasks import TASKS
+from pipeline.tasks.question import questions
+from pipeline.unit import KINDS
+from schemas.paths import parse_path
+
+FileKey = tuple[str, str, str]
+"""Task, fingerprint, unit."""
+
+
+@dataclass(slots=True)
+class TaskStatus:
+    """How far one task is."""
+
+    units: int = 0
+    units_committed: int = 0
+    assets: int = 0
+    assets_committed: int = 0
+    ok: int = 0
+    error: int = 0
+    skipped: int = 0
+
+
+@dataclass(slots=True)
+class OutputStatus:
+    """How far the newest run of an output is."""
+
+    run_id: str
+    run_status: str
+    tasks: dict[str, TaskStatus] = field(default_factory=dict[str, TaskStatus])
+
+
+def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStatus:
+    """Tell per task what is committed, what is pending and what failed, of the newest run's plan.
+
+    Raises:
+        ConfigError: no run is recorded there.
+        ManifestError: the run's manifest cannot be read.
+        StoreError: the output cannot be read.
+    """
+    recorded = newest(store, options)
+    ended = recorded.fields["status"] if recorded.has_ended else "running or killed"
+    found = OutputStatus(recorded.fields["run_id"], ended)
+    plan = plan_again(recorded, store)
+    counts = _counts(store, set(plan.fingerprints.values()))
+    for unit in plan.every_unit():
+        for task in sorted(unit.pending | unit.committed):
+            size = sum(task in names for names in unit.asked.values())
+            here = found.tasks.setdefault(task, TaskStatus())
+            here.units += 1
+            here.assets += size
+            if task in unit.committed:
+                here.units_committed += 1
+                here.assets_committed += size
+                counted = counts[task, plan.fingerprints[task, unit.kind], unit.unit_id]
+                here.ok += counted["ok"]
+                here.error += counted["error"]
+                here.skipped += counted["skipped"]
+    return found
+
+
+def plan_again(recorded: Recorded, store: Store) -> Plan:
+    """Plan as the recorded run did; its model is known by the identity that was recorded."""
+    config = recorded.config
+    manifest = open_manifest(config.manifest, config.fetch.storage_options)
+    asked = questions(config.tasks, TASKS)
+    return Plan(config, manifest, _as_recorded(recorded), asked, store)
+
+
+def _as_recorded(recorded: Recorded) -> Backend:
+    model = json.loads(recorded.fields["models"])
+    return Backend(
+        label=model["label"],
+        identity=model["identity"],
+        modalities=frozenset(KINDS.values()),
+        preparation=None,
+        load=_no_model,
+    )
+
+
+def _no_model(modality: Modality) -> Engine:
+    raise NotImplementedError(f"a record of a run answers nothing ({modality})")
+
+
+def _counts(store: Store, fingerprints: Set[str]) -> Mapping[FileKey, Counter[str]]:
+    """Read what the files say of themselves; a later round turns errors into answers."""
+    counts: dict[FileKey, Counter[str]] = defaultdict(Counter)
+    for path in store.list_files("annotations"):
+        parsed = parse_path(path)
+        if parsed is None or parsed.task is None or parsed.fingerprint not in fingerprints:
+            continue
+        metadata = pq.read_schema(pa.BufferReader(store.read(path))).metadata or {}
+        here = Counter(
+            {
+                name: int(metadata.get(f"phicorpus.num_{name}".encode(), b"0"))
+                for name in ("ok", "error", "skipped")
+            }
+        )
+        counted = counts[parsed.task, parsed.fingerprint, parsed.unit_id]
+        counted.update(here)
+        if parsed.round:
+            counted["error"] -= sum(here.values())
+    return counts

@@ -1,0 +1,220 @@
+"""Kill drivers and workers at random while they annotate, until the work is done; then compare.
+
+Run it as `python -m tests.chaos.soak --runs 20 --kills 11`; `make chaos` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipeline.audit import verify
+from pipeline.config import RunConfig
+from pipeline.storage.store import open_store
+from tests.builders import (
+    a_config,
+    a_pdf,
+    a_tone,
+    an_image,
+    annotation_rows,
+    write_files,
+    write_manifest,
+)
+
+_ROOT = Path(__file__).parent.parent.parent
+_CONTENT = ("asset_id", "segment_index", "task", "status", "text", "error_type", "unit_id")
+
+
+@dataclass(slots=True)
+class Soak:
+    """What was survived."""
+
+    num_runs: int = 0
+    num_starts: int = 0
+    num_segments: int = 0
+    kills: Counter[str] = field(default_factory=Counter[str])
+    rows_lost: int = 0
+    rows_twice: int = 0
+    rows_other: int = 0
+    files_torn: int = 0
+    problems: int = 0
+
+    @property
+    def num_kills(self) -> int:
+        return sum(self.kills.values())
+
+    @property
+    def is_right(self) -> bool:
+        wrong = (self.rows_lost, self.rows_twice, self.rows_other, self.files_torn, self.problems)
+        return not any(wrong)
+
+
+def a_large_corpus(folder: Path, num_images: int, num_decks: int, num_recordings: int) -> None:
+    files = {f"image{i}.png": an_image(f"image {i}") for i in range(num_images)}
+    files |= {f"deck{i}.pdf": a_pdf(3 + i % 5) for i in range(num_decks)}
+    files |= {f"tone{i}.wav": a_tone(2.0 + i) for i in range(num_recordings)}
+    files["broken.png"] = an_image()[:60]
+    write_files(folder, files)
+    write_manifest(folder / "manifest.parquet", [{"uri": name} for name in files])
+
+
+def content(output: Path) -> Counter[tuple[Any, ...]]:
+    """Count the rows of an output by everything that must not depend on what died."""
+    return Counter(tuple(row[name] for name in _CONTENT) for row in annotation_rows(output))
+
+
+def content_hash(output: Path) -> str:
+    """Hash the rows of an output, in key order."""
+    rows = json.dumps(sorted(map(list, content(output).elements()), key=str))
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def start_driver(config: RunConfig, address: str, script: Mapping[str, Any]) -> subprocess.Popen:
+    settings = config.model_dump(mode="json")
+    settings["cluster"]["address"] = address
+    job = json.dumps({"config": settings, "script": dict(script)})
+    return subprocess.Popen(  # noqa: S603 - our own interpreter
+        [sys.executable, "-m", "tests.driver", job],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def workers() -> Iterator[tuple[int, str]]:
+    """Find this cluster's busy worker processes: those that its raylet started."""
+    raylets = {
+        pid for pid, parent, name in _processes() if parent == os.getpid() and "raylet" in name
+    }
+    for pid, parent, name in _processes():
+        if parent in raylets and name.startswith("ray::") and "IDLE" not in name:
+            yield pid, "witness" if "Casebook" in name else "worker"
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                name = (entry / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+            except OSError:
+                continue
+            yield int(entry.name), int(stat.rpartition(")")[2].split()[1]), name
+
+
+def kill_one(driver: subprocess.Popen, chance: random.Random, soak: Soak) -> bool:
+    """Kill the driver or one of its workers; tell whether there was anybody to kill."""
+    if chance.random() < 0.2:
+        driver.kill()
+        soak.kills["driver"] += 1
+        return True
+    found = list(workers())
+    if not found:
+        return False
+    pid, kind = chance.choice(found)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    soak.kills[kind] += 1
+    return True
+
+
+def disturbed_run(
+    config: RunConfig, address: str, num_kills: int, chance: random.Random, soak: Soak
+) -> None:
+    """Run a job to its end, through so many kills; start it again whenever its driver died."""
+    script = {"delay_s": 0.02, "delay_spread_s": 0.3}
+    before, soak.num_runs = soak.num_kills, soak.num_runs + 1
+    while True:
+        soak.num_starts += 1
+        with start_driver(config, address, script) as driver:
+            while driver.poll() is None and soak.num_kills - before < num_kills:
+                time.sleep(chance.uniform(0.3, 2.5))
+                if driver.poll() is None:
+                    kill_one(driver, chance, soak)
+            _, said = driver.communicate(timeout=600)
+        if driver.returncode == 0:
+            return
+        if driver.returncode != -signal.SIGKILL:
+            raise RuntimeError(
+                f"the driver ended with {driver.returncode}: {said.decode()[-2000:]}"
+            )
+
+
+def compare(output: Path, undisturbed: Counter[tuple[Any, ...]], soak: Soak) -> None:
+    """Count what was lost, what is there twice, what is different."""
+    rows = content(output)
+    wanted, found = ({row[:3] for row in side} for side in (undisturbed, rows))
+    soak.rows_lost += len(wanted - found)
+    soak.rows_twice += sum(Counter(row[:3] for row in rows.elements()).values()) - len(found)
+    soak.rows_other += len(rows - undisturbed)
+    soak.num_segments += len({row[:2] for row in rows})
+    verified = verify(open_store(str(output)))
+    soak.files_torn += sum(problem.kind == "torn" for problem in verified.problems)
+    soak.problems += verified.num_problems
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=11, help="per run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--machine", default="", help="in plain words, for the record")
+    parser.add_argument("--output", type=Path, help="JSON file for the record")
+    options = parser.parse_args()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    context: Any = ray.init(
+        num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    soak, chance, begun = Soak(), random.Random(options.seed), time.monotonic()  # noqa: S311
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        a_large_corpus(home, num_images=120, num_decks=12, num_recordings=6)
+        units = {"image": 8, "deck": 2, "audio": 2}
+        calm = a_config(home, output=str(home / "calm"), units=units)
+        disturbed_run(calm, context.address_info["gcs_address"], 0, chance, Soak())
+        undisturbed = content(home / "calm")
+        for number in range(options.runs):
+            output = home / f"run{number}"
+            config = a_config(home, output=str(output), units=units)
+            disturbed_run(config, context.address_info["gcs_address"], options.kills, chance, soak)
+            compare(output, undisturbed, soak)
+            _say(soak, time.monotonic() - begun, options)
+    ray.shutdown()
+    sys.exit(0 if soak.is_right else 1)
+
+
+def _say(soak: Soak, elapsed_s: float, options: argparse.Namespace) -> None:
+    sys.stdout.write(
+        f"{soak.num_runs} runs, {soak.num_starts} starts, {soak.num_kills} kills survived "
+        f"({dict(soak.kills)}): {soak.rows_lost} rows lost, {soak.rows_twice} twice, "
+        f"{soak.rows_other} different, {soak.files_torn} files torn; {elapsed_s:.0f} s\n"
+    )
+    sys.stdout.flush()
+    if options.output:
+        record = asdict(soak) | {"num_kills": soak.num_kills, "is_right": soak.is_right}
+        record |= {"elapsed_s": round(elapsed_s), "machine": options.machine, "seed": options.seed}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
