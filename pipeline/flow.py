@@ -29,7 +29,7 @@ from pipeline.errors import EngineDied
 from pipeline.isolation import MAX_DEATHS
 from pipeline.media.decode import DecodeConfig
 from pipeline.models.model import Modality
-from pipeline.plan import Plan
+from pipeline.plan import Work
 from pipeline.stages.commit import Attempts, Commit
 from pipeline.stages.decode import decode
 from pipeline.stages.fetch import fetch
@@ -139,7 +139,7 @@ class Replica:
 
 
 def run(
-    flows: Mapping[Modality, Flow], plan: Plan, commit: Commit, on_progress: OnProgress
+    flows: Mapping[Modality, Flow], plan: Work, commit: Commit, on_progress: OnProgress
 ) -> None:
     """Run everything that is planned, modality by modality, until nothing is left to do.
 

@@ -18,9 +18,9 @@ from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend, phi_backend
 from pipeline.manifest import Manifest, check, open_manifest
-from pipeline.plan import Plan, PlanSummary
+from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
-from pipeline.record import write_end, write_start
+from pipeline.record import NothingRecorded, newest, write_end, write_start
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, Tally
 from pipeline.storage.store import Store, open_store, probe
@@ -117,7 +117,22 @@ def annotate(
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
     probe(job.store)
     commit = Commit(Publisher(job.store, publication(job, run_id)), assemble)
-    return execute(job, Execution(run_id=run_id, started=started, commit=commit), on_progress)
+    return execute(
+        job, Execution(run_id=run_id, started=started, work=job.plan, commit=commit), on_progress
+    )
+
+
+def with_new_generation(config: RunConfig) -> RunConfig:
+    """Give the config of a run that answers everything anew, or goes on with one that began to."""
+    store = open_store(config.output, config.fetch.storage_options)
+    try:
+        last = newest(store, config.fetch.storage_options)
+    except NothingRecorded:
+        return config
+    unfinished = last.config.generation > 0 and last.fields["status"] != "done"
+    return config.model_copy(
+        update={"generation": last.config.generation + (0 if unfinished else 1)}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +141,7 @@ class Execution:
 
     run_id: str
     started: datetime
+    work: Work
     commit: Commit
     attempts_folder: str = "attempts/round-0"
 
@@ -140,7 +156,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
         with cluster(job.config.cluster):
             witness = RemoteWitness(job.store, run.attempts_folder)
             flows = flow.flows(job.config, job.backend, job.questions, witness)
-            flow.run(flows, job.plan, run.commit, lambda c: on_progress and on_progress(job, c))
+            flow.run(flows, run.work, run.commit, lambda c: on_progress and on_progress(job, c))
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"

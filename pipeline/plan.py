@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -60,6 +61,17 @@ class PlanSummary:
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:
     counts[name] = counts.get(name, 0) + count
+
+
+class Work(Protocol):
+    """Units to run, and the names of what they become."""
+
+    fingerprints: Mapping[tuple[str, str], str]
+    document_fingerprints: Mapping[str, str]
+
+    def units(self) -> Iterator[Unit]:
+        """Give the units that have something left to do, in order."""
+        ...
 
 
 class Plan:

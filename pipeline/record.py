@@ -48,15 +48,22 @@ class Recorded:
         return self.fields["ended_at"] is not None
 
 
+class NothingRecorded(ConfigError):
+    """No run of this output has begun yet."""
+
+
 def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
     """Read the newest run of an output.
 
     Raises:
-        ConfigError: there is none, or its config is not one of this version.
+        NothingRecorded: there is none.
+        ConfigError: its config is not one of this version.
     """
     paths = sorted(store.list_files("runs"), key=lambda path: (_run_id(path), path.count("/") == 1))
     if not paths:
-        raise ConfigError("no run is recorded there: not an output of phicorpus, or none began yet")
+        raise NothingRecorded(
+            "no run is recorded there: not an output of phicorpus, or none began yet"
+        )
     fields: Fields = json.loads(store.read(paths[-1]))
     values = json.loads(fields["config"])
     if options:

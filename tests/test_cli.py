@@ -18,6 +18,7 @@ COMMANDS = [
     ["plan"],
     ["show"],
     ["verify"],
+    ["retry"],
     ["status"],
     ["schema"],
     ["report"],

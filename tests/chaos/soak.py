@@ -38,6 +38,7 @@ from tests.builders import (
 )
 
 _ROOT = Path(__file__).parent.parent.parent
+_MAX_STARTS = 50
 _CONTENT = ("asset_id", "segment_index", "task", "status", "text", "error_type", "unit_id")
 
 
@@ -47,6 +48,7 @@ class Soak:
 
     num_runs: int = 0
     num_starts: int = 0
+    num_clusters_lost: int = 0
     num_segments: int = 0
     kills: Counter[str] = field(default_factory=Counter[str])
     rows_lost: int = 0
@@ -136,15 +138,40 @@ def kill_one(driver: subprocess.Popen, chance: random.Random, soak: Soak) -> boo
     return True
 
 
+class Cluster:
+    """A local Ray that is started again when it was lost."""
+
+    def __init__(self) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        self.address = self._start()
+
+    def again(self) -> None:
+        """End what is left of it, and start another."""
+        ray.shutdown()
+        self.address = self._start()
+
+    def _start(self) -> str:
+        patience = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}
+        context: Any = ray.init(
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+            _system_config=patience,  # a busy machine is not a dead one
+        )
+        return context.address_info["gcs_address"]
+
+
 def disturbed_run(
-    config: RunConfig, address: str, num_kills: int, chance: random.Random, soak: Soak
+    config: RunConfig, cluster: Cluster, num_kills: int, chance: random.Random, soak: Soak
 ) -> None:
     """Run a job to its end, through so many kills; start it again whenever its driver died."""
     script = {"delay_s": 0.02, "delay_spread_s": 0.3}
     before, soak.num_runs = soak.num_kills, soak.num_runs + 1
-    while True:
+    for _ in range(_MAX_STARTS):
         soak.num_starts += 1
-        with start_driver(config, address, script) as driver:
+        with start_driver(config, cluster.address, script) as driver:
             while driver.poll() is None and soak.num_kills - before < num_kills:
                 time.sleep(chance.uniform(0.3, 2.5))
                 if driver.poll() is None:
@@ -153,9 +180,10 @@ def disturbed_run(
         if driver.returncode == 0:
             return
         if driver.returncode != -signal.SIGKILL:
-            raise RuntimeError(
-                f"the driver ended with {driver.returncode}: {said.decode()[-2000:]}"
-            )
+            sys.stdout.write(f"the driver ended with {driver.returncode}: {said[-500:]!r}\n")
+            soak.num_clusters_lost += 1
+            cluster.again()
+    raise RuntimeError(f"not done after {_MAX_STARTS} starts")
 
 
 def compare(output: Path, undisturbed: Counter[tuple[Any, ...]], soak: Soak) -> None:
@@ -179,23 +207,19 @@ def main() -> None:
     parser.add_argument("--machine", default="", help="in plain words, for the record")
     parser.add_argument("--output", type=Path, help="JSON file for the record")
     options = parser.parse_args()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    context: Any = ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )  # fmt: skip
+    cluster = Cluster()
     soak, chance, begun = Soak(), random.Random(options.seed), time.monotonic()  # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         a_large_corpus(home, num_images=120, num_decks=12, num_recordings=6)
         units = {"image": 8, "deck": 2, "audio": 2}
         calm = a_config(home, output=str(home / "calm"), units=units)
-        disturbed_run(calm, context.address_info["gcs_address"], 0, chance, Soak())
+        disturbed_run(calm, cluster, 0, chance, Soak())
         undisturbed = content(home / "calm")
         for number in range(options.runs):
             output = home / f"run{number}"
             config = a_config(home, output=str(output), units=units)
-            disturbed_run(config, context.address_info["gcs_address"], options.kills, chance, soak)
+            disturbed_run(config, cluster, options.kills, chance, soak)
             compare(output, undisturbed, soak)
             _say(soak, time.monotonic() - begun, options)
     ray.shutdown()

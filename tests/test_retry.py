@@ -1,0 +1,131 @@
+"""Errors run again: what succeeds is added once, what is there stays, documents follow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.audit import verify
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.job import RunReport, annotate, with_new_generation
+from pipeline.retry import choose, retry
+from pipeline.storage.store import open_store
+from tests.builders import (
+    a_backend,
+    a_config,
+    a_finished_output,
+    a_pdf,
+    an_image,
+    annotation_rows,
+    write_files,
+    write_manifest,
+)
+
+ray = pytest.mark.usefixtures("cluster")
+
+
+def again(config: RunConfig, kinds: str = "all", *where: str, **script: Any) -> RunReport:
+    return retry(config, choose(kinds, where), backend=a_backend(**script))
+
+
+def an_output_with_a_missing_deck(folder: Path) -> RunConfig:
+    write_files(folder, {f"{i}.png": an_image(str(i)) for i in range(3)})
+    rows = [{"uri": f"{i}.png"} for i in range(3)] + [{"uri": "deck.pdf"}, {"uri": "none.png"}]
+    write_manifest(folder / "manifest.parquet", rows)
+    config = a_config(folder, tasks=["ocr", "caption"])
+    annotate(config, backend=a_backend(fail_when=("What is shown",)))
+    return config
+
+
+@ray
+def test_what_now_succeeds_is_added_and_what_was_there_stays(tmp_path: Path) -> None:
+    config = an_output_with_a_missing_deck(tmp_path)
+    before = {p: p.read_bytes() for p in (tmp_path / "output").glob("*/*/*/*.parquet")}
+    write_files(tmp_path, {"deck.pdf": a_pdf(3)})
+
+    report = again(config)
+
+    rows = annotation_rows(tmp_path / "output")
+    ok = Counter((r["uri"], r["segment_index"], r["task"]) for r in rows if r["status"] == "ok")
+    names = Counter((Path(uri).name, task) for uri, _, task in ok)
+    assert set(ok.values()) == {1}
+    assert names == {
+        **{(f"{i}.png", task): 1 for i in range(3) for task in ("ocr", "caption")},
+        **{("deck.pdf", task): 3 for task in ("ocr", "caption")},
+    }
+    assert all(p.read_bytes() == content for p, content in before.items())
+    assert report.tally.num_ok == 3 + 6
+    found = verify(open_store(config.output))
+    assert found.is_right
+    assert (found.num_ok, found.num_error) == (12, 2)
+    deck = document(tmp_path / "output", "deck.pdf")
+    assert (deck["status"], deck["num_segments"], deck["round"]) == ("ok", 3, 1)
+    assert again(config, "timeout").status == "nothing_to_do"
+    assert again(config).tally.num_committed == 0
+
+
+def document(output: Path, name: str) -> dict[str, Any]:
+    """The newest document of an asset."""
+    rows = [r for p in output.glob("documents/*/*.parquet") for r in pq.read_table(p).to_pylist()]
+    return max((r for r in rows if r["uri"].endswith(name)), key=lambda row: row["round"])
+
+
+@ray
+def test_only_what_was_chosen_is_run(tmp_path: Path) -> None:
+    config = an_output_with_a_missing_deck(tmp_path)
+
+    report = again(config, "infer", "uri=*/1.png", die_when=("Extract all text",))
+
+    assert (report.planned.num_assets, report.tally.num_ok) == (1, 1)
+
+
+@ray
+def test_a_new_generation_answers_everything_beside_what_is_there(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.png": an_image()})
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "a.png"}])
+    config = a_config(tmp_path, tasks=["ocr"])
+    annotate(with_new_generation(config), backend=a_backend())
+
+    annotate(with_new_generation(config), backend=a_backend(answer="better"))
+
+    rows = annotation_rows(tmp_path / "output")
+    assert len({row["fingerprint"] for row in rows}) == len(rows) == 2
+    assert annotate(config, backend=a_backend()).status == "nothing_to_do"
+
+
+def test_an_output_without_errors_has_nothing_to_retry(tmp_path: Path) -> None:
+    a_finished_output(tmp_path, num_images=2)
+    config = a_config(tmp_path, tasks=["ocr", "caption"])
+
+    assert again(config).status == "nothing_to_do"
+
+
+@pytest.mark.parametrize(("kinds", "where"), [("singing", []), ("", []), ("all", ["uri"])])
+def test_a_choice_that_is_none_is_refused(kinds: str, where: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--(errors|where)"):
+        choose(kinds, where)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "error_type", "stage", "taken"),
+    [
+        ("timeout", "SandboxTimeout", "decode", True),
+        ("crash", "Crashed", "infer", True),
+        ("fetch,crash", "AssetMissing", "fetch", True),
+        ("retryable", "AssetMissing", "fetch", False),
+        ("retryable", "LostInFlight", "commit", True),
+        ("DecodeError", "SandboxTimeout", "decode", False),
+    ],
+)
+def test_errors_are_chosen_by_stage_class_or_group(
+    kinds: str, error_type: str, stage: str, *, taken: bool
+) -> None:
+    row = {"status": "error", "error_type": error_type, "error_stage": stage, "uri": "/a"}
+
+    assert choose(kinds).takes(row) is taken
+    assert not choose(kinds, ["uri=/b*"]).takes(row)
