@@ -33,6 +33,9 @@ class ModelConfig(Section):
     revision: str | None = Field(
         default=None, description="Branch, tag or commit; default: the catalogue's"
     )
+    adapters: tuple[str, ...] = Field(
+        default=(), description="Hub names or folders of peft LoRA adapters, merged on top"
+    )
     device: Device = "auto"
     dtype: DType = Field(
         default="auto", description="auto: bfloat16 where the device is fast at it"
@@ -68,6 +71,10 @@ class ImageConfig(Section):
     """Decoding images."""
 
     max_pixels: Annotated[int, Field(gt=0)] = 100_000_000
+    max_memory_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=1280 * 1024**2,
+        description="Estimated for decoding: WebP, JPEG 2000 and AVIF take twice what PNG takes",
+    )
     max_frames: Annotated[int, Field(gt=0)] = Field(default=500, description="Pages of a TIFF")
     max_crops: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None, description="Crops per image; default: the model's"

@@ -42,12 +42,14 @@ def phi_backend(config: RunConfig) -> Backend:
     Raises:
         CheckpointError: there is no such model, or it is not one that this project runs.
     """
-    resolved = resolve(config.model.name, config.model.revision)
+    resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
     preparation = resolved.preparation
     if preparation is not None and config.images.max_crops is not None:
         preparation = preparation.with_max_crops(config.images.max_crops)
+    names = "+".join([resolved.name, *(adapter.name for adapter in resolved.adapters)])
+    version = resolved.digest if resolved.adapters else resolved.revision or resolved.digest
     return Backend(
-        label=f"{resolved.name}@{(resolved.revision or resolved.digest)[:12]}",
+        label=f"{names}@{version[:12]}",
         identity=resolved.digest,
         modalities=frozenset(resolved.modalities),
         preparation=preparation,

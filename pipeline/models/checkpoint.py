@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +15,12 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline.errors import CheckpointError
-from pipeline.models import shards
+from pipeline.models import peft, shards
 from pipeline.models.catalog import CATALOG
 from pipeline.models.model import Modality
 from pipeline.models.phi3_vision import image as phi3_vision_image
 from pipeline.models.phi4_multimodal import image as phi4_multimodal_image
+from pipeline.models.phi4_multimodal import native
 from pipeline.models.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ Architecture = Literal["phi4_multimodal", "phi3_vision", "phi3"]
 # By `model_type` of config.json.
 ARCHITECTURES: Mapping[str, Architecture] = {
     "phi4mm": "phi4_multimodal",
+    native.MODEL_TYPE: "phi4_multimodal",  # in transformers' own layout
     "phi3_v": "phi3_vision",
     "phi3": "phi3",
 }
@@ -42,9 +45,24 @@ PREPARATIONS: Mapping[Architecture, Callable[[Json, Json], Preparation]] = {
     "phi4_multimodal": phi4_multimodal_image.ImagePreparation.from_json,
     "phi3_vision": phi3_vision_image.ImagePreparation.from_json,
 }
-# Adapters come with the shards; the folders beside them hold copies for other programs.
 WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
+# In the hub's layout adapters come with the shards; folders beside them are for other programs.
 UNWANTED_FILES = ("*/*",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedAdapter:
+    """A low-rank adapter of the user's, found and identified; picklable.
+
+    Attributes:
+        name: Hub name, or folder.
+        path: The folder, if it is a local one; None for the hub.
+        digest: The hub's commit, or a hash of the folder's content.
+    """
+
+    name: str
+    path: Path | None
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +76,9 @@ class Resolved:
         architecture: Which of our loaders reads it.
         modalities: What it can be loaded for.
         preparation: How it wants images; None if it takes none.
-        digest: Identifies the weights: the commit, or a hash of the folder's content.
+        digest: Identifies the weights: the commit, or a hash of the folder's content; with
+            adapters, a hash of that and theirs.
+        adapters: Merged on top of the checkpoint, in this order.
     """
 
     name: str
@@ -68,9 +88,10 @@ class Resolved:
     modalities: tuple[Modality, ...]
     preparation: Preparation | None
     digest: str
+    adapters: tuple[ResolvedAdapter, ...] = ()
 
 
-def resolve(name: str, revision: str | None = None) -> Resolved:
+def resolve(name: str, revision: str | None = None, adapters: Sequence[str] = ()) -> Resolved:
     """Find a checkpoint and read what it is, but not its weights.
 
     A name that is an existing folder is one; any other is looked up on the Hugging Face hub, or in
@@ -79,10 +100,21 @@ def resolve(name: str, revision: str | None = None) -> Resolved:
     Args:
         name: Folder, or "owner/name".
         revision: Branch, tag or commit of a hub name; None: the catalogue's, else the newest.
+        adapters: Folders or hub names of low-rank adapters in peft's layout, to be merged on top.
 
     Raises:
         CheckpointError: it cannot be found, or is of an architecture that is not supported.
     """
+    resolved = _resolve(name, revision)
+    if not adapters:
+        return resolved
+    found = tuple(_resolve_adapter(adapter) for adapter in adapters)
+    together = ",".join([resolved.digest, *(adapter.digest for adapter in found)])
+    digest = hashlib.sha256(together.encode()).hexdigest()[:32]
+    return replace(resolved, adapters=found, digest=digest)
+
+
+def _resolve(name: str, revision: str | None) -> Resolved:
     path = Path(name)
     if path.is_dir():
         if revision is not None:
@@ -96,6 +128,17 @@ def resolve(name: str, revision: str | None = None) -> Resolved:
     if _architecture(name, folder) in PREPARATIONS:
         _download(name, "preprocessor_config.json", folder.name)
     return _described(name, folder, digest=folder.name, is_local=False)
+
+
+def _resolve_adapter(name: str) -> ResolvedAdapter:
+    path = Path(name)
+    if path.is_dir():
+        folder = path.resolve()
+        peft.read_low_rank(name, folder)  # a broken one is found before any worker starts
+        digest = shards.digest_of([folder / peft.CONFIG, folder / peft.WEIGHTS])
+        return ResolvedAdapter(name=name, path=folder, digest=digest)
+    commit = _download(name, peft.CONFIG, None).parent.name
+    return ResolvedAdapter(name=name, path=None, digest=commit)
 
 
 def load(
@@ -130,14 +173,17 @@ def load(
             f"{resolved.name} serves {', '.join(resolved.modalities)}, not {modality}"
         )
     placement = place(device=device, dtype=dtype, attention=attention, encode_batch=encode_batch)
-    source = Source.from_folder(resolved.name, _folder(resolved))
+    adapters = tuple(
+        peft.read_low_rank(adapter.name, _adapter_folder(adapter)) for adapter in resolved.adapters
+    )
+    source = Source.from_folder(resolved.name, _folder(resolved), adapters)
     return LOADERS[resolved.architecture](source, modality, placement)
 
 
 def _described(name: str, folder: Path, *, digest: str, is_local: bool) -> Resolved:
     architecture = _architecture(name, folder)
     prepare = PREPARATIONS.get(architecture)
-    config = shards.read_json(folder / "config.json")
+    config = native.hub_config(shards.read_json(folder / "config.json"))
     return Resolved(
         name=name,
         path=folder if is_local else None,
@@ -163,17 +209,33 @@ def _folder(resolved: Resolved) -> Path:
     """Find the checkpoint's files on this disk, downloading those that are not there."""
     if resolved.path is not None:
         return resolved.path
+    folder = _snapshot(resolved.name, resolved.revision, WANTED_FILES, UNWANTED_FILES)
+    if native.is_native(shards.read_json(folder / "config.json")):
+        _snapshot(resolved.name, resolved.revision, (shards.ADAPTER_FILES,))
+    return folder
+
+
+def _adapter_folder(adapter: ResolvedAdapter) -> Path:
+    if adapter.path is not None:
+        return adapter.path
+    return _snapshot(adapter.name, adapter.digest, (peft.CONFIG, peft.WEIGHTS))
+
+
+def _snapshot(
+    name: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str] = ()
+) -> Path:
+    """Download files of a hub repository, from the cache where they are there already."""
     try:
         return Path(
             snapshot_download(
-                resolved.name,
-                revision=resolved.revision,
-                allow_patterns=list(WANTED_FILES),
-                ignore_patterns=list(UNWANTED_FILES),
+                name,
+                revision=revision,
+                allow_patterns=list(wanted),
+                ignore_patterns=list(unwanted),
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"cannot download {resolved.name}: {error}") from error
+        raise CheckpointError(f"cannot download {name}: {error}") from error
 
 
 def _download(name: str, file: str, revision: str | None) -> Path:

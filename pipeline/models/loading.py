@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import CheckpointError
+from pipeline.models.peft import LowRank
 from pipeline.models.shards import Tensor, preprocessor, read_json, tensors
 from pipeline.models.tokenizer import PromptTokenizer
 
@@ -25,6 +26,8 @@ class Source:
         stop_ids: The end-of-sequence ids of generation_config.json and config.json.
         tensors: Every tensor of its files.
         tokenizer: From tokenizer.json.
+        folder: Where all this was read.
+        adapters: To be merged on top of the checkpoint's own.
     """
 
     name: str
@@ -33,9 +36,11 @@ class Source:
     stop_ids: frozenset[int]
     tensors: Mapping[str, Tensor]
     tokenizer: PromptTokenizer
+    folder: Path
+    adapters: tuple[LowRank, ...] = ()
 
     @classmethod
-    def from_folder(cls, name: str, folder: Path) -> Source:
+    def from_folder(cls, name: str, folder: Path, adapters: tuple[LowRank, ...] = ()) -> Source:
         """Read a checkpoint's descriptions and headers.
 
         Raises:
@@ -52,6 +57,8 @@ class Source:
             stop_ids=stop_ids,
             tensors=tensors(folder),
             tokenizer=PromptTokenizer.from_folder(folder),
+            folder=folder,
+            adapters=adapters,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from pipeline.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# A checkpoint's own adapters, where they are not in its shards.
+ADAPTER_FILES = "*-lora/adapter_*"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 WHOLE_DIGEST_BYTES = 64 * 1024**2
@@ -29,10 +31,12 @@ DESCRIPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor is, and its shape."""
+    """Where a tensor is: its file, its name there; its shape and type."""
 
     file: Path
+    name: str
     shape: tuple[int, ...]
+    dtype: str
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -71,10 +75,10 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for file in weight_files(folder):
-        for name, shape in _header(file).items():
+        for name, tensor in header(file).items():
             if name in found:
                 raise CheckpointError(f"{name} is in both {found[name].file.name} and {file.name}")
-            found[name] = Tensor(file, shape)
+            found[name] = tensor
     if (folder / INDEX).exists():
         promised = set(read_json(folder / INDEX)["weight_map"])
         if promised != set(found):
@@ -124,10 +128,16 @@ def digest(folder: Path) -> str:
     Raises:
         CheckpointError: as `weight_files`.
     """
-    files = weight_files(folder)
-    whole = sum(file.stat().st_size for file in files) <= WHOLE_DIGEST_BYTES
+    files = [*weight_files(folder), *sorted(folder.glob(ADAPTER_FILES))]
+    return digest_of([*(folder / name for name in DESCRIPTIONS), *files])
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Hash files by name and content, as `digest`; those that are not there are left out."""
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    whole = sum(file.stat().st_size for file in weights) <= WHOLE_DIGEST_BYTES
     state = hashlib.sha256()
-    for path in [*(folder / name for name in DESCRIPTIONS), *files]:
+    for path in files:
         if not path.is_file():
             continue
         size = path.stat().st_size
@@ -148,8 +158,12 @@ def _update_with_samples(state: hashlib._Hash, path: Path, size: int) -> None:
             state.update(file.read(SAMPLE_BYTES))
 
 
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Read names and shapes from a safetensors header."""
+def header(file: Path) -> dict[str, Tensor]:
+    """Read what is in a safetensors file from its header.
+
+    Raises:
+        CheckpointError: it is damaged or cut short.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -157,14 +171,19 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
         if header_bytes > min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointError(f"{file} is not a safetensors file, or is cut short")
         try:
-            header = json.loads(stream.read(header_bytes))
+            entries = json.loads(stream.read(header_bytes))
         except ValueError as error:
             raise CheckpointError(f"{file}: its safetensors header is damaged: {error}") from error
-    header.pop("__metadata__", None)
-    end = 8 + header_bytes + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    entries.pop("__metadata__", None)
+    end = (
+        8 + header_bytes + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    )
     if end != size:
         raise CheckpointError(f"{file} has {size} bytes, its header says {end}: cut short?")
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+    return {
+        name: Tensor(file, name, tuple(entry["shape"]), entry["dtype"])
+        for name, entry in entries.items()
+    }
 
 
 def few(names: Iterable[str], limit: int = 8) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import safe_open
 from torch import nn
 
 from pipeline.errors import CheckpointError
+from pipeline.models.peft import LowRank
 from pipeline.models.shards import Tensor, few
 
 # What adapters put between a layer's name and its weight.
@@ -61,6 +63,7 @@ class Plan:
         unused: Patterns, matched from the start, of tensors that no answer depends on.
         tied: Parameters (full names) that the checkpoint may leave out, because they are another's.
         float32: Tensors (full names) that stay float32 whatever the dtype.
+        on_top: Further adapters, merged after the checkpoint's own.
     """
 
     targets: list[Target]
@@ -70,6 +73,7 @@ class Plan:
     unused: tuple[str, ...] = ()
     tied: frozenset[str] = frozenset()
     float32: frozenset[str] = field(default_factory=frozenset)
+    on_top: tuple[LowRank, ...] = ()
 
 
 def fill(
@@ -89,14 +93,18 @@ def fill(
         for name, tensor in target.module.state_dict().items()
     }
     sources = _match(tensors, places, plan)
+    _check_on_top(places, plan)
     adapter = next((adapter for adapter in plan.adapters if adapter.name == plan.merged), None)
-    with ExitStack() as stack:
-        reader = _Reader(tensors, stack)
-        for place, source in sources.items():
+    # One file after the other: the pages of a file count as this process's memory while it is open.
+    in_order = sorted(sources.items(), key=lambda item: str(tensors[item[1]].file))
+    with _Reader() as reader:
+        for place, source in in_order:
             target, name, _ = places[place]
             if not target.wanted:
                 continue
-            value = _merged(reader, source, adapter, device=device)
+            value = reader(tensors[source]).to(device)
+            for changed in _changes(tensors, place, source, (adapter, plan.on_top)):
+                value = _merged(reader, value, changed)
             kept = torch.float32 if place in plan.float32 else dtype
             _assign(target.module, name, value.to(device=device, dtype=kept))
 
@@ -182,30 +190,69 @@ def _halves(base: str, adapter: str) -> tuple[str, str]:
     return f"{stem}.lora_A.{adapter}.weight", f"{stem}.lora_B.{adapter}.weight"
 
 
+Change = tuple[Tensor, Tensor, float]  # A, B, scale
+
+
+def _check_on_top(places: Mapping[str, tuple[Target, str, torch.Tensor]], plan: Plan) -> None:
+    """Check that further adapters change what the model has; a lost part would fail silently."""
+    for adapter in plan.on_top:
+        lost = [place for place in adapter.halves if place not in places or place in plan.tied]
+        wrong = [
+            place
+            for place, (half_a, half_b) in adapter.halves.items()
+            if place in places
+            and tuple(places[place][2].shape) != (half_b.shape[0], half_a.shape[1])
+        ]
+        if lost or wrong:
+            raise CheckpointError(
+                f"adapter {adapter.name} is not one of this model; places that it lacks:"
+                f" {few(sorted(lost))}; places of another shape: {few(sorted(wrong))}"
+            )
+
+
+def _changes(
+    tensors: Mapping[str, Tensor],
+    place: str,
+    source: str,
+    adapters: tuple[Adapter | None, tuple[LowRank, ...]],
+) -> Iterator[Change]:
+    """Find what is merged into a place: the checkpoint's own adapter, then the further ones."""
+    own, on_top = adapters
+    if own is not None and source.endswith(BASE):
+        half_a, half_b = _halves(source, own.name)
+        yield tensors[half_a], tensors[half_b], own.scale
+    for adapter in on_top:
+        if place in adapter.halves:
+            yield (*adapter.halves[place], adapter.scale)
+
+
 class _Reader:
-    """Reads tensors by name, each file opened once."""
+    """Reads tensors, one file open at a time."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], stack: ExitStack) -> None:
-        self._tensors = tensors
-        self._stack = stack
-        self._open: dict[Path, safe_open] = {}
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._file: Path | None = None
+        self._open: safe_open | None = None
 
-    def __call__(self, name: str) -> torch.Tensor:
-        file = self._tensors[name].file
-        if file not in self._open:
-            self._open[file] = self._stack.enter_context(safe_open(str(file), framework="pt"))
-        return self._open[file].get_tensor(name)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(self, tensor: Tensor) -> torch.Tensor:
+        opened = self._open
+        if opened is None or tensor.file != self._file:
+            self._stack.close()
+            opened = self._stack.enter_context(safe_open(str(tensor.file), framework="pt"))
+            self._file, self._open = tensor.file, opened
+        return opened.get_tensor(tensor.name)
 
 
-def _merged(
-    reader: _Reader, source: str, adapter: Adapter | None, *, device: torch.device
-) -> torch.Tensor:
-    """Read a tensor, with its adapter merged in float32 where it has one."""
-    value = reader(source).to(device)
-    if adapter is None or not source.endswith(BASE):
-        return value
-    half_a, half_b = (reader(part).to(device).float() for part in _halves(source, adapter.name))
-    return value.float().addmm_(half_b, half_a, alpha=adapter.scale)
+def _merged(reader: _Reader, value: torch.Tensor, change: Change) -> torch.Tensor:
+    """Add a low-rank change in float32."""
+    half_a, half_b = (reader(half).to(value.device).float() for half in change[:2])
+    return value.float().addmm(half_b, half_a, alpha=change[2])
 
 
 def _assign(module: nn.Module, name: str, value: torch.Tensor) -> None:

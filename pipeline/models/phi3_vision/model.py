@@ -78,6 +78,7 @@ def load(source: Source, modality: Modality, placement: Placement) -> LanguageMo
             re.escape(f"{tower}post_layernorm."),
         ),
         tied=decoders.tied(config),
+        on_top=source.adapters,
     )
     fill(source.tensors, plan, device=placement.device, dtype=placement.dtype)
     decoders.finish(decoder, placement.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from pipeline.models import decoder as decoders
 from pipeline.models.language_model import LanguageModel
 from pipeline.models.loading import Placement, Source
 from pipeline.models.model import Canvas, Clip, Modality, Slot
+from pipeline.models.peft import LowRank, inlined, read_low_rank, renamed
+from pipeline.models.phi4_multimodal import native
 from pipeline.models.phi4_multimodal.audio import log_mel
 from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
 from pipeline.models.phi4_multimodal.conformer import ConformerConfig
@@ -101,15 +103,16 @@ class Modules:
 
 
 def load(source: Source, modality: Modality, placement: Placement) -> Phi4Multimodal:
-    """Load a checkpoint in the hub's original layout, one modality's adapter merged.
+    """Load a checkpoint in the hub's or transformers' layout, one modality's adapter merged.
 
     Raises:
         CheckpointError: config, tensors or tokenizer are not those of this architecture.
     """
+    source = in_hub_layout(source)
     preparation = ImagePreparation.from_json(source.config, source.preprocessor)
     prompt = PromptFormat(source.tokenizer, preparation, modality)
     modules = _build(source.config, preparation, placement.attention)
-    plan = _plan(modules, source.config, modality)
+    plan = _plan(modules, source, modality)
     fill(source.tensors, plan, device=placement.device, dtype=placement.dtype)
     decoders.finish(modules.decoder, placement.device)
     return Phi4Multimodal(source, modality, modules=modules, prompt=prompt, placement=placement)
@@ -136,7 +139,34 @@ def _frozen(part: Part) -> Part:
     return part.requires_grad_(requires_grad=False).eval()
 
 
-def _plan(modules: Modules, config: Mapping[str, Any], modality: Modality) -> Plan:
+def in_hub_layout(source: Source) -> Source:
+    """Read a checkpoint of either layout as the hub's, its adapters among its tensors.
+
+    Adapters that are not in the shards are looked for in the folders `vision-lora`, `speech-lora`.
+
+    Raises:
+        CheckpointError: such a folder is damaged, or not this checkpoint's.
+    """
+    config = native.hub_config(source.config)
+    tensors = {native.hub_name(name): tensor for name, tensor in source.tensors.items()}
+    for name in ADAPTERS:
+        folder = source.folder / f"{name}-lora"
+        if folder.is_dir() and not any(f".lora_A.{name}." in key for key in tensors):
+            adapter = _in_hub_names(read_low_rank(f"{source.name}/{folder.name}", folder))
+            tensors = inlined(tensors, adapter, name)
+            config[f"{name}_lora"] = {
+                "r": adapter.rank,
+                "lora_alpha": adapter.scale * adapter.rank,
+            }
+    adapters = tuple(map(_in_hub_names, source.adapters))
+    return replace(source, config=config, tensors=tensors, adapters=adapters)
+
+
+def _in_hub_names(adapter: LowRank) -> LowRank:
+    return renamed(adapter, {place: native.hub_name(place) for place in adapter.halves})
+
+
+def _plan(modules: Modules, source: Source, modality: Modality) -> Plan:
     num_used = len(modules.image.img_processor.encoder.layers)
     tower = IMAGE_PREFIX + "img_processor."
     return Plan(
@@ -145,7 +175,7 @@ def _plan(modules: Modules, config: Mapping[str, Any], modality: Modality) -> Pl
             Target(modules.image, IMAGE_PREFIX, wanted=modality == "vision"),
             Target(modules.audio, AUDIO_PREFIX, wanted=modality != "text"),
         ],
-        adapters=tuple(adapter(config, name) for name in ADAPTERS),
+        adapters=tuple(adapter(source.config, name) for name in ADAPTERS),
         adapted=ADAPTED,
         merged=None if modality == "text" else modality,
         unused=(
@@ -155,6 +185,7 @@ def _plan(modules: Modules, config: Mapping[str, Any], modality: Modality) -> Pl
         ),
         tied=decoders.tied(modules.decoder.config),
         float32=frozenset(f"{AUDIO_PREFIX}encoder.encoder_embedding.{n}" for n in NORMALISATION),
+        on_top=source.adapters,
     )
 
 
