@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint fuzz clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ lint: $(VENV)/installed  ## Format, lint, types, import rules
 
 test: lint  ## Everything that CI runs
 	$(BIN)/pytest
+
+fuzz: $(VENV)/installed  ## Decode 10,000 damaged files; fails on an error without a name
+	$(BIN)/python -m tests.hostile.fuzz
 
 clean:  ## Remove the virtual environment and the demo
 	rm -rf $(VENV) $(DEMO)

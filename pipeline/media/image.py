@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps, ImageSequence, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline.config import ImageConfig
@@ -21,17 +22,7 @@ from pipeline.errors import DecodeError, LimitExceeded, UnsupportedMedia
 from pipeline.media import sniff
 from pipeline.media.piece import Piece
 
-FORMATS: Final = (
-    "PNG",
-    "JPEG",
-    "GIF",
-    "WEBP",
-    "TIFF",
-    "BMP",
-    "JPEG2000",
-    "AVIF",
-    "PPM",
-)
+FORMATS: Final = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM")
 """What Pillow may open. EPS, WMF and the like, which start other programs, stay shut.
 
 JPEG opens MPO too."""
@@ -58,6 +49,10 @@ _BITS_PER_SAMPLE = 258  # TIFF 6.0
 _NEW_SUBFILE_TYPE = 254  # TIFF 6.0; bit 0: a reduced copy of another picture of the file
 _ORIENTATION = 0x0112  # Exif 2.3
 _UINT16_MAX = 65535
+# What decoding was measured to hold, beside the file: 34 bytes of WebP can be 100 million pixels.
+_BYTES_PER_PIXEL: Final = {"WEBP": 25, "JPEG2000": 20, "AVIF": 18, "HEIF": 18}
+_USUAL_BYTES_PER_PIXEL = 12
+_STRIP_ROWS = 256  # converted at once: a copy of 100 million pixels in double precision is 800 MB
 
 
 def pieces(content: bytes, config: ImageConfig, *, max_side_px: int | None) -> Iterator[Piece]:
@@ -78,7 +73,8 @@ def pieces(content: bytes, config: ImageConfig, *, max_side_px: int | None) -> I
     Raises:
         DecodeError: not an image, or truncated.
         UnsupportedMedia: an image format that is not read, or HEIC without its extra.
-        LimitExceeded: more than `images.max_pixels` pixels or `images.max_frames` pages.
+        LimitExceeded: more than `images.max_pixels` pixels, `images.max_memory_bytes` of memory
+            or `images.max_frames` pages.
     """
     heic = sniff.sniff(content) == "image/heic"
     image = _open_heif(content, config) if heic else _open(content)
@@ -113,14 +109,14 @@ def _open_heif(content: bytes, config: ImageConfig) -> Image.Image:
         ) from error
     try:
         picture = pillow_heif.open_heif(content, convert_hdr_to_8bit=True)
-        _check_size(picture.size, config)
+        _check_size(picture.size, "HEIF", config)
         return picture.to_pillow()
     except _BROKEN as error:
         raise DecodeError(f"broken HEIC: {_words(error)}") from error
 
 
 def _only(image: Image.Image, config: ImageConfig, max_side_px: int | None) -> Piece:
-    _check_size(image.size, config)
+    _check_size(image.size, image.format, config)
     try:
         animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
     except _BROKEN:
@@ -143,7 +139,7 @@ def _pages(image: Image.Image, config: ImageConfig) -> Iterator[Piece]:
         common = {"index": index, "count": len(frames), "kind": "image", "page_number": number}
         try:
             _seek(image, frame)
-            _check_size(image.size, config)
+            _check_size(image.size, image.format, config)
             picture, flags = _finish(image)
         except (DecodeError, LimitExceeded) as error:
             yield Piece(**common, error=error)
@@ -175,12 +171,18 @@ def _seek(image: Image.Image, frame: int) -> None:
         image.seek(frame)
 
 
-def _check_size(size: tuple[int, int], config: ImageConfig) -> None:
+def _check_size(size: tuple[int, int], kind: str | None, config: ImageConfig) -> None:
     width_px, height_px = size
     if width_px * height_px > config.max_pixels:
         raise LimitExceeded(
             f"images.max_pixels: {width_px} x {height_px} is {width_px * height_px} pixels, "
             f"limit {config.max_pixels}"
+        )
+    needed_bytes = width_px * height_px * _BYTES_PER_PIXEL.get(kind or "", _USUAL_BYTES_PER_PIXEL)
+    if needed_bytes > config.max_memory_bytes:
+        raise LimitExceeded(
+            f"images.max_memory_bytes: {width_px} x {height_px} pixels of {kind} take about "
+            f"{needed_bytes} bytes to decode, limit {config.max_memory_bytes}"
         )
     if width_px < 1 or height_px < 1:
         raise DecodeError(f"an image without pixels: {width_px} x {height_px}")
@@ -197,7 +199,7 @@ def _finish(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         flags: list[str] = []
         bits = _bits_per_sample(image)
         try:
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # else it copies an upright image too
         except _BROKEN:
             flags.append("exif_ignored")
         try:
@@ -241,9 +243,11 @@ def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image
     profile = image.info.get("icc_profile")
-    layered = image.convert("RGBA")
-    flat = Image.new("RGB", layered.size, "white")
-    flat.paste(layered, mask=layered.getchannel("A"))
+    flat = Image.new("RGB", image.size, "white")
+    for top in range(0, image.height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, image.height)
+        layered = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        flat.paste(layered, (0, top), mask=layered.getchannel("A"))
     if profile and image.mode in {"RGBA", "RGB", "P"}:
         flat.info["icc_profile"] = profile
     return flat
@@ -255,15 +259,26 @@ def _scaled(image: Image.Image, bits: int) -> Image.Image:
     Integers of 16 bits keep their scale (12-bit TIFF: its own); wider integers and floats outside
     [0, 1] have none, and are spread from their least to their greatest value.
     """
-    values = np.asarray(image, dtype=np.float64)
-    values = np.where(np.isfinite(values), values, 0.0)
-    low, high = float(values.min()), float(values.max())
+    spans = [(float(values.min()), float(values.max())) for _, values in _strips(image)]
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
     if image.mode == "F":
         low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     elif low >= 0 and high <= _UINT16_MAX:
         low, high = 0.0, float(2**bits - 1)
     span = high - low or 1.0
-    return Image.fromarray(np.clip((values - low) / span * 255 + 0.5, 0, 255).astype(np.uint8))
+    scaled = Image.new("L", image.size)
+    for top, values in _strips(image):
+        tones = np.clip((values - low) / span * 255 + 0.5, 0, 255).astype(np.uint8)
+        scaled.paste(Image.fromarray(tones), (0, top))
+    return scaled
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    """Give the rows of a one-channel image, some at a time; what is no number as 0."""
+    for top in range(0, image.height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, image.height)
+        values = np.asarray(image.crop((0, top, image.width, bottom)), dtype=np.float64)
+        yield top, np.where(np.isfinite(values), values, 0.0)
 
 
 def _bits_per_sample(image: Image.Image) -> int:

@@ -53,7 +53,11 @@ _JITTER_S = 0.1  # time stamps of containers are rounded; only a longer hole is 
 _MIN_RATE_HZ, _MAX_RATE_HZ = 2000, 1_000_000  # outside lie damaged headers
 _TRUNCATED_S = 0.5  # encoder delay and padding are below it
 _TRUNCATED_RATIO = 0.02
-_BROKEN = (av.error.FFmpegError, ValueError, OSError, MemoryError, OverflowError, RuntimeError)
+# IndexError: a damaged table of streams
+_BROKEN = (
+    *(av.error.FFmpegError, ValueError, IndexError, OSError),
+    *(MemoryError, OverflowError, RuntimeError),
+)
 
 
 class Recording:

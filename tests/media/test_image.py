@@ -234,3 +234,10 @@ def test_decoding_does_not_need_the_file_to_stay_open() -> None:
     content = io.BytesIO(saved(an_image())).getvalue()
     picture = the_picture(content)
     assert picture.getpixel((1, 1)) == (255, 0, 0)
+
+
+def test_a_format_that_takes_much_memory_is_refused_before_it_is_decoded() -> None:
+    content = saved(an_image(size=(400, 400)), "WEBP")
+
+    with pytest.raises(LimitExceeded, match=r"images\.max_memory_bytes: 400 x 400 pixels of WEBP"):
+        list(image.pieces(content, ImageConfig(max_memory_bytes=2_000_000), max_side_px=None))
