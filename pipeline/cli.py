@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +16,7 @@ import yaml
 from pipeline import console
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import PhicorpusError
+from pipeline.interrupt import EXIT_SIGINT, SIGNALS
 from pipeline.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ app.add_typer(manifest_app, name="manifest")
 EXIT_DIFFERS = 1
 EXIT_ERRORS_ABOVE_THRESHOLD = 3
 EXIT_NOT_RIGHT = 4
-EXIT_SIGINT = 130
-EXIT_SIGTERM = 143
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 SetOption = Annotated[
@@ -419,14 +416,9 @@ def manifest_check(config: ConfigArgument, *, set_: SetOption = None) -> None:
     typer.echo(f"{settings.manifest}: {check(manifest, list(settings.tasks))} assets, all right")
 
 
-def _on_sigterm(_number: int, _frame: FrameType | None) -> None:
-    """End as Ctrl-C does, with the exit code of SIGTERM."""
-    raise SystemExit(EXIT_SIGTERM)
-
-
 def main(run: Callable[[], None] = app) -> None:
     """Run the command, and turn this project's errors into one line and an exit code."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    SIGNALS.install()
     try:
         run()
     except PhicorpusError as error:

@@ -17,6 +17,7 @@ from pipeline import flow
 from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend, phi_backend
+from pipeline.interrupt import SIGNALS
 from pipeline.manifest import Manifest, check, open_manifest
 from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
@@ -116,7 +117,8 @@ def annotate(
     if not job.pending.num_pending_units:
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
     probe(job.store)
-    commit = Commit(Publisher(job.store, publication(job, run_id)), assemble)
+    publisher = Publisher(job.store, publication(job, run_id))
+    commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
     return execute(
         job, Execution(run_id=run_id, started=started, work=job.plan, commit=commit), on_progress
     )
@@ -154,6 +156,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     write_start(job.store, record(job, run, "running"))
     try:
         with cluster(job.config.cluster):
+            SIGNALS.reclaim()
             witness = RemoteWitness(job.store, run.attempts_folder)
             flows = flow.flows(job.config, job.backend, job.questions, witness)
             flow.run(flows, run.work, run.commit, lambda c: on_progress and on_progress(job, c))

@@ -15,6 +15,7 @@ from pipeline import errors
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend
 from pipeline.errors import ConfigError, SegmentError
+from pipeline.interrupt import SIGNALS
 from pipeline.job import (
     Execution,
     OnProgress,
@@ -254,7 +255,7 @@ def retry(
         run_id=run_id,
         started=started,
         work=plan,
-        commit=Commit(publisher, assemble),
+        commit=Commit(publisher, assemble, shield=SIGNALS.shielded),
         attempts_folder=f"attempts/round-{rounds.highest + 1}",
     )
     return execute(job, execution, on_progress)

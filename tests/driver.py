@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import sys
 
+from pipeline.cli import main
 from pipeline.config import parse_config
 from pipeline.job import annotate
 from tests.builders import a_backend
 
-if __name__ == "__main__":
+
+def run() -> None:
     job = json.loads(sys.argv[1])
     report = annotate(parse_config(job["config"]), backend=a_backend(**job["script"]))
     sys.stdout.write(report.status)
+
+
+if __name__ == "__main__":
+    main(run)

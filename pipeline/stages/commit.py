@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from schemas.error import error_columns
 
 log = logging.getLogger(__name__)
 
+Shield = Callable[[], AbstractContextManager[None]]
 Assemble = Callable[[str, Iterable[Mapping[str, Any]]], list[dict[str, Any]]]
 
 
@@ -112,7 +114,17 @@ class Commit:
     Raises  StoreError: the output refused; what was published stays right.
     """
 
-    def __init__(self, publisher: Publisher, assemble: Assemble) -> None:
+    def __init__(
+        self, publisher: Publisher, assemble: Assemble, shield: Shield = nullcontext
+    ) -> None:
+        """Start with nothing open.
+
+        Args:
+            publisher: Writes the files.
+            assemble: Annotations to documents.
+            shield: Keeps signals away while a unit is published.
+        """
+        self._shield = shield
         self._publisher = publisher
         self._assemble = assemble
         self._open: dict[str, _OpenUnit] = {}
@@ -184,6 +196,10 @@ class Commit:
         return opened.num_open == 0
 
     def _close(self, opened: _OpenUnit) -> None:
+        with self._shield():
+            self._publish_unit(opened)
+
+    def _publish_unit(self, opened: _OpenUnit) -> None:
         """Publish a complete unit: its annotations task by task, then its documents."""
         unit = opened.unit
         fresh = [

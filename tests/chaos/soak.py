@@ -105,7 +105,8 @@ def workers() -> Iterator[tuple[int, str]]:
         pid for pid, parent, name in _processes() if parent == os.getpid() and "raylet" in name
     }
     for pid, parent, name in _processes():
-        if parent in raylets and name.startswith("ray::") and "IDLE" not in name:
+        agent = "Agent" in name  # a node does not outlive its agents: that would be node loss
+        if parent in raylets and name.startswith("ray::") and "IDLE" not in name and not agent:
             yield pid, "witness" if "Casebook" in name else "worker"
 
 
