@@ -50,7 +50,9 @@ class Soak:
     num_starts: int = 0
     num_clusters_lost: int = 0
     num_segments: int = 0
-    kills: Counter[str] = field(default_factory=Counter[str])
+    kills: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("driver", "worker", "witness"), 0)
+    )
     rows_lost: int = 0
     rows_twice: int = 0
     rows_other: int = 0
@@ -230,7 +232,7 @@ def main() -> None:
 def _say(soak: Soak, elapsed_s: float, options: argparse.Namespace) -> None:
     sys.stdout.write(
         f"{soak.num_runs} runs, {soak.num_starts} starts, {soak.num_kills} kills survived "
-        f"({dict(soak.kills)}): {soak.rows_lost} rows lost, {soak.rows_twice} twice, "
+        f"({soak.kills}): {soak.rows_lost} rows lost, {soak.rows_twice} twice, "
         f"{soak.rows_other} different, {soak.files_torn} files torn; {elapsed_s:.0f} s\n"
     )
     sys.stdout.flush()
