@@ -170,13 +170,13 @@ def disturbed_run(
     config: RunConfig, cluster: Cluster, num_kills: int, chance: random.Random, soak: Soak
 ) -> None:
     """Run a job to its end, through so many kills; start it again whenever its driver died."""
-    script = {"delay_s": 0.02, "delay_spread_s": 0.3}
+    script = {"delay_s": 0.02, "delay_spread_s": 0.2}
     before, soak.num_runs = soak.num_kills, soak.num_runs + 1
     for _ in range(_MAX_STARTS):
         soak.num_starts += 1
         with start_driver(config, cluster.address, script) as driver:
             while driver.poll() is None and soak.num_kills - before < num_kills:
-                time.sleep(chance.uniform(0.3, 2.5))
+                time.sleep(chance.uniform(0.2, 1.6))
                 if driver.poll() is None:
                     kill_one(driver, chance, soak)
             _, said = driver.communicate(timeout=600)
@@ -206,6 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--kills", type=int, default=11, help="per run")
+    parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--machine", default="", help="in plain words, for the record")
     parser.add_argument("--output", type=Path, help="JSON file for the record")
@@ -214,7 +215,7 @@ def main() -> None:
     soak, chance, begun = Soak(), random.Random(options.seed), time.monotonic()  # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        a_large_corpus(home, num_images=120, num_decks=12, num_recordings=6)
+        a_large_corpus(home, num_images=options.images, num_decks=8, num_recordings=4)
         units = {"image": 8, "deck": 2, "audio": 2}
         calm = a_config(home, output=str(home / "calm"), units=units)
         disturbed_run(calm, cluster, 0, chance, Soak())
