@@ -48,6 +48,8 @@ class Answer:
             self._started = time.monotonic()
         if math.isnan(logprob):
             self.failure = "the decoder computed nan"
+        elif math.isinf(logprob):
+            self.failure = "no token is allowed"
         elif self.reason is None:
             if token_id in self._stop_ids:
                 self.reason = "stop"
@@ -60,6 +62,11 @@ class Answer:
     def cancel(self) -> None:
         """End the answer at its next token."""
         self._cancelled = True
+
+    def complete(self) -> None:
+        """End the answer with its last token: it cannot go on."""
+        if self.failure is None:
+            self.reason = "stop"
 
     def completion(self, *, prompt_tokens: int, regime: Regime) -> Completion:
         """Make the completion of an answer that is over."""

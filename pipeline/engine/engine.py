@@ -12,6 +12,25 @@ Regime = Literal["short", "long"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """What an answer has to match; exactly one of the three.
+
+    A guided answer that ends by "stop" matches. One that ends by "length" may be torn: bound the
+    strings, arrays and numbers of a schema. JSON comes in one line, with one space behind each
+    comma and colon.
+
+    Attributes:
+        json_schema: A JSON Schema, as JSON.
+        regex: A regular expression for the whole answer, without look-around.
+        choices: The possible answers.
+    """
+
+    json_schema: str | None = None
+    regex: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One question to the model.
 
@@ -22,6 +41,8 @@ class Request:
         temperature: 0 is greedy.
         seed: Of the sampling; the answer does not depend on what else is in the batch.
         stop: Texts that end the answer; not part of it.
+        guide: What the answer has to match.
+        no_repeat_ngram: No so many tokens of the answer come twice in it; 0: they may.
     """
 
     request_id: str
@@ -30,6 +51,8 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    guide: Guide | None = None
+    no_repeat_ngram: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 MAX_PERIOD = 64
-MIN_REPEATS = 4
+MIN_REPEATS = 3
 MIN_LOOP_TOKENS = 128
+NGRAM = 16
+WINDOW_TOKENS = 512
+MAX_COMPRESSION = 9.0
 
-_CHECK_EVERY = 16
+_COMPARED_FIRST = 3
+_COMPRESS_EVERY = 64
 _TAIL_TOKENS = 8
 _BYTES_PER_CHARACTER = 4
 
@@ -18,7 +23,7 @@ _BYTES_PER_CHARACTER = 4
 def loop_period(token_ids: Sequence[int]) -> int | None:
     """Find the period with which the end of an answer repeats itself.
 
-    A loop is a block of k <= 64 tokens, repeated at least 4 times and over at least 128 tokens: a
+    A loop is a block of k <= 64 tokens, seen at least 3 times and over at least 128 tokens: a
     dotted leader, a ruled line or some equal rows of a table are none.
 
     Args:
@@ -31,16 +36,64 @@ def loop_period(token_ids: Sequence[int]) -> int | None:
         >>> loop_period([9, *[1, 2, 3] * 43]), loop_period([7] * 127)
         (3, None)
     """
-    last = len(token_ids) - 1
-    for period in range(1, MAX_PERIOD + 1):
-        span = max(MIN_LOOP_TOKENS, MIN_REPEATS * period)
-        if span > len(token_ids):
-            return None
-        if token_ids[last] != token_ids[last - period]:
+    if len(token_ids) < MIN_LOOP_TOKENS:
+        return None
+    end = token_ids[-_COMPARED_FIRST:]
+    recent = token_ids[-MAX_PERIOD - _COMPARED_FIRST :]
+    last = end[-1]
+    for place in range(len(recent) - 2, _COMPARED_FIRST - 2, -1):
+        if recent[place] != last or recent[place - _COMPARED_FIRST + 1 : place + 1] != end:
             continue
-        if token_ids[-span:-period] == token_ids[period - span :]:
+        period = len(recent) - 1 - place
+        span = max(MIN_LOOP_TOKENS, MIN_REPEATS * period)
+        if len(token_ids) >= span and token_ids[-span:-period] == token_ids[period - span :]:
             return period
     return None
+
+
+class LongLoops:
+    """Finds loops of more than 64 tokens, by where each run of 16 tokens was last seen.
+
+    Example:
+        >>> loops, block = LongLoops(), list(range(100))
+        >>> [place for place, token in enumerate(block * 4) if loops.add(token)][0]
+        299
+    """
+
+    def __init__(self) -> None:
+        self._last_seen: dict[tuple[int, ...], int] = {}
+        self._recent: list[int] = []
+        self._count = 0
+        self._period = 0
+        self._run = 0  # tokens at the end that equal those one period before
+
+    def add(self, token_id: int) -> bool:
+        """Take the next token; True where the end is one block, seen 3 times."""
+        self._count += 1
+        self._recent = [*self._recent[1 - NGRAM :], token_id]
+        if len(self._recent) < NGRAM:
+            return False
+        ngram = tuple(self._recent)
+        seen = self._last_seen.get(ngram)
+        self._last_seen[ngram] = self._count
+        if seen is None:
+            self._run = 0
+            return False
+        period = self._count - seen
+        self._run = self._run + 1 if self._run and period == self._period else NGRAM
+        self._period = period
+        return period > MAX_PERIOD and self._run >= (MIN_REPEATS - 1) * period
+
+
+def compression(text: str) -> float:
+    """Tell how much shorter a text becomes by deflate: bytes before by bytes after.
+
+    Example:
+        >>> compression("abcdefg") < 1 < compression("again and " * 50)
+        True
+    """
+    whole = text.encode()
+    return len(whole) / len(zlib.compress(whole)) if whole else 0.0
 
 
 def cut_at_stop(text: str, stop_texts: Sequence[str]) -> tuple[str, bool]:
@@ -69,19 +122,27 @@ class Guard:
     def __init__(self, stop_texts: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
         self._stop_texts = tuple(stop for stop in stop_texts if stop)
         self._decode = decode
+        self._long_loops = LongLoops()
         longest = max(map(len, self._stop_texts), default=0)
         self._tail = math.ceil(longest * _BYTES_PER_CHARACTER) + _TAIL_TOKENS
 
     def check(self, token_ids: Sequence[int]) -> Literal["stop", "loop"] | None:
-        """Say whether the answer has to end after its last token, and why.
+        """Say whether the answer has to end after its last token, and why; asked at each token.
 
-        Loops are looked for at every 16th token, so that the verdict is a function of the tokens
-        and costs little; stop texts at each token, in as much of the tail as may hold them.
+        A loop is a block that is there for the third time, or a text of 512 tokens that differs
+        from one only in little, such as a counter: it can be compressed to a ninth. The verdict
+        is a function of the tokens alone.
         """
-        if len(token_ids) % _CHECK_EVERY == 0 and loop_period(token_ids) is not None:
+        long_loop = bool(token_ids) and self._long_loops.add(token_ids[-1])
+        if long_loop or loop_period(token_ids) is not None or self._is_monotonous(token_ids):
             return "loop"
         if self._stop_texts:
             tail = self._decode(token_ids[-self._tail :])
             if any(stop in tail for stop in self._stop_texts):
                 return "stop"
         return None
+
+    def _is_monotonous(self, token_ids: Sequence[int]) -> bool:
+        if len(token_ids) < WINDOW_TOKENS or len(token_ids) % _COMPRESS_EVERY:
+            return False
+        return compression(self._decode(token_ids[-WINDOW_TOKENS:])) > MAX_COMPRESSION

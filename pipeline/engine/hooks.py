@@ -31,7 +31,7 @@ from transformers.generation.continuous_batching.requests import (
 from pipeline.config import EngineConfig
 from pipeline.engine import attention, kernel_check
 from pipeline.engine.kernel_check import Heads
-from pipeline.engine.sampling import Sampler, Steering
+from pipeline.engine.sampling import Chooser, Steering
 
 SUPPORTED_VERSION = "5.23"
 
@@ -88,7 +88,7 @@ def _reads_pages(decoder: Phi3ForCausalLM, page_size: int) -> bool:
 class Watch(Protocol):
     """Follows one request inside the loop. Called from the loop's thread."""
 
-    sampler: Sampler | None
+    chooser: Chooser | None
 
     def on_token(self, token_id: int, logprob: float) -> bool:
         """Take a token and its ln p; True ends the request."""
@@ -131,7 +131,7 @@ class SteeringProcessor(ContinuousBatchingLogitsProcessor):
     def __init__(self, steering: Steering) -> None:
         self.num_decoded = 0  # tokens that were fed one by one
         self._steering = steering
-        self._samplers: list[Sampler | None] = []
+        self._choosers: list[Chooser | None] = []
         self._logprobs = torch.empty(0)
         self._on_host: list[float] | None = None
 
@@ -143,18 +143,18 @@ class SteeringProcessor(ContinuousBatchingLogitsProcessor):
         self, requests_with_new_token: list[FutureRequestState]
     ) -> torch.Tensor:
         """Note which request has which row of the step's logits."""
-        self._samplers = []
+        self._choosers = []
         for row, request in enumerate(requests_with_new_token):
             state = request.state
             watch = state.watch if isinstance(state, WatchedState) else None
-            self._samplers.append(watch.sampler if watch is not None else None)
+            self._choosers.append(watch.chooser if watch is not None else None)
             if isinstance(state, WatchedState):
                 state.row = row
         return torch.zeros(len(requests_with_new_token), dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Steer logits of shape (rows, vocabulary)."""
-        scores, self._logprobs = self._steering.steer(scores, self._samplers)
+        scores, self._logprobs = self._steering.steer(scores, self._choosers)
         self._on_host = None
         return scores
 

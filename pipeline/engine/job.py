@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pipeline.engine.answer import Answer
 from pipeline.engine.engine import Completion, Regime, Request
 from pipeline.engine.features import Features
-from pipeline.engine.sampling import Sampler
+from pipeline.engine.sampling import Chooser
 from pipeline.models.model import Slot
 
 
@@ -82,15 +82,15 @@ class Attempt:
 
     Args:
         answer: Takes the tokens.
-        sampler: None is greedy.
+        chooser: Of the tokens; None is greedy.
         on_first: Called at the first token, when the whole prompt is in the KV cache.
     """
 
     def __init__(
-        self, answer: Answer, sampler: Sampler | None, on_first: Callable[[], None] | None = None
+        self, answer: Answer, chooser: Chooser | None, on_first: Callable[[], None] | None = None
     ) -> None:
         self.answer = answer
-        self.sampler = sampler
+        self.chooser = chooser
         self._on_first = on_first
 
     def on_token(self, token_id: int, logprob: float) -> bool:
@@ -98,4 +98,14 @@ class Attempt:
         if self._on_first is not None:
             self._on_first()
             self._on_first = None
-        return self.answer.add(token_id, logprob)
+        over = self.answer.add(token_id, logprob)
+        if self.chooser is not None and self.answer.reason != "stop":
+            complete = self.chooser.take(token_id)
+            if self.chooser.failure is not None:
+                self.answer.failure = self.chooser.failure
+            elif complete:
+                self.answer.complete()
+            over = over or complete
+        if over:
+            self.chooser = None
+        return over

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tokenizers import Tokenizer as Backend
+
 from pipeline.config import EngineConfig
 from pipeline.engine.answer import Answer
-from pipeline.engine.engine import Request
+from pipeline.engine.engine import Guide, Request
 from pipeline.engine.features import word_embedding
+from pipeline.engine.grammar import Grammars, Matcher
 from pipeline.engine.job import Attempt, Job
-from pipeline.engine.sampling import Sampler
+from pipeline.engine.sampling import Chooser, NoRepeat, Sampler
 from pipeline.errors import RequestRefused
 from pipeline.models.model import Model, Slot
 
@@ -105,6 +108,12 @@ class Reception:
         self.limits = Limits.of(model, config, share=kv_share)
         self._model = model
         self._deadline_s = config.deadline_s
+        backend = getattr(model.tokenizer, "backend", None)
+        self._grammars = Grammars(
+            backend if isinstance(backend, Backend) else None,
+            stop_ids=model.stop_ids,
+            vocabulary=self.limits.vocabulary,
+        )
         self._lock = threading.Lock()  # the library's tokenizers are not thread-safe
 
     def admit(self, request: Request) -> Job:
@@ -113,6 +122,8 @@ class Reception:
         Raises:
             RequestRefused: it cannot be run.
         """
+        if request.guide is not None:
+            self._matcher(request, request.guide)
         with self._lock:
             prompt = self._model.tokenize(request.turns)
         return self.limits.admit(request, prompt)
@@ -127,11 +138,26 @@ class Reception:
             decode=self._decode,
             deadline_s=self._deadline_s,
         )
+        return Attempt(job.answer, self._chooser(request), on_first)
+
+    def _chooser(self, request: Request) -> Chooser | None:
         sampler = None
         if request.temperature > 0:
             device = self._model.decoder.device
             sampler = Sampler(temperature=request.temperature, seed=request.seed, device=device)
-        return Attempt(job.answer, sampler, on_first)
+        guide, size = request.guide, request.no_repeat_ngram
+        matcher = self._matcher(request, guide) if guide is not None else None
+        no_repeat = NoRepeat(size) if size > 0 else None
+        if sampler is matcher is no_repeat is None:
+            return None
+        return Chooser(sampler=sampler, matcher=matcher, no_repeat=no_repeat)
+
+    def _matcher(self, request: Request, guide: Guide) -> Matcher:
+        """Begin an answer under a guide, which is compiled when it is first seen."""
+        try:
+            return self._grammars.matcher(guide)
+        except RequestRefused as error:
+            raise RequestRefused(f"{request.request_id}: {error}") from error
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         with self._lock:

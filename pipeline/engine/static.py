@@ -221,11 +221,11 @@ class _Watch:
         self.stop = cast("StoppingCriteria", self._stop)
         self._steering = steering
         self._attempts = attempts
-        self._samplers = [attempt.sampler for attempt in attempts]
         self._logprobs: list[float] = []
 
     def _steer(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores, logprobs = self._steering.steer(scores, self._samplers)
+        choosers = [attempt.chooser for attempt in self._attempts]
+        scores, logprobs = self._steering.steer(scores, choosers)
         self._logprobs = logprobs.tolist()
         return scores
 

@@ -8,7 +8,14 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from transformers import Phi3Config, Phi3ForCausalLM
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import (
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
 
 from pipeline.config import EngineConfig
 from pipeline.engine.engine import Completion, Engine, Regime, Request
@@ -29,9 +36,27 @@ torch.set_num_threads(1)
 class ByteTokenizer:
     """Bytes as ids; what is not a byte is a special token."""
 
+    def __init__(self) -> None:
+        self.backend = byte_level()
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         assert skip_special_tokens
         return bytes(byte for byte in token_ids if byte < 256).decode("latin-1")
+
+
+def byte_level() -> Backend:
+    """The same as a tokenizer of the library, where each byte has a printable character."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable}
+    characters |= {byte: chr(256 + place) for place, byte in enumerate(others)}
+    backend = Backend(models.BPE(vocab={characters[b]: b for b in range(256)}, merges=[]))
+    parts = cast("Any", backend)  # its stubs know no setters
+    parts.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    parts.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|stop|>"])
+    assert backend.token_to_id("<|stop|>") == STOP_ID
+    return backend
 
 
 class FakeModel:
@@ -211,6 +236,8 @@ def reference(request: Request, *, regime: Regime = "short", stops: bool = True)
         feature_rows(part.media) if isinstance(part, Slot) else embed(torch.tensor([part]))
         for part in model.tokenize(request.turns)
     ]
+    size = request.no_repeat_ngram
+    no_repeat = [NoRepeatNGramLogitsProcessor(size)] if size else []
     with torch.no_grad():
         embedded = torch.cat(parts)[None]
         generated = cast("Any", model.decoder).generate(
@@ -220,6 +247,7 @@ def reference(request: Request, *, regime: Regime = "short", stops: bool = True)
             do_sample=False,
             eos_token_id=STOP_ID if stops else None,
             suppress_tokens=[BANNED_ID],
+            logits_processor=LogitsProcessorList(no_repeat),
         )
     ids = generated[0].tolist()
     return ids[:-1] if stops and ids and ids[-1] == STOP_ID else ids

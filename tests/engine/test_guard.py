@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,3 +100,35 @@ def test_the_guard_sees_a_loop_within_sixteen_tokens() -> None:
     ends = [end for end in range(len(token_ids)) if guard.check(token_ids[:end]) == "loop"]
 
     assert 3 + MIN_LOOP_TOKENS <= ends[0] < 3 + MIN_LOOP_TOKENS + 16
+
+
+@pytest.mark.parametrize("period", [1, 2, 7, 43, 50, 64, 65, 100, 300])
+def test_an_injected_loop_is_cut_within_three_periods(period: int) -> None:
+    text = [1000 + token * token % 7919 for token in range(200)]
+    token_ids = [*text, *list(range(period)) * 200]
+    guard = Guard([], letters)
+
+    ends = (end for end in range(1, len(token_ids)) if guard.check(token_ids[:end]) == "loop")
+
+    assert next(ends) - len(text) <= max(MIN_LOOP_TOKENS, 3 * period)
+
+
+def test_a_loop_that_only_counts_up_is_seen_by_how_far_it_compresses() -> None:
+    text = "".join(f"{number}. the image shows a table\n" for number in range(100, 200))
+    pieces = [text[first : first + 4] for first in range(0, len(text), 4)]
+    guard = Guard([], lambda token_ids: "".join(pieces[token] for token in token_ids))
+
+    verdicts = [guard.check(range(end)) for end in range(1, len(pieces))]
+
+    assert verdicts.index("loop") < 640
+
+
+def test_pages_that_are_monotonous_by_nature_are_no_loops() -> None:
+    draw = np.random.default_rng(0)
+    numbers = "".join(f"| {draw.random():.3f} | {draw.random():.3f} |\n" for _ in range(120))
+    contents = "".join(f"{n}.{n % 7} Part {draw.random():.4f} {'.' * 40} {n}\n" for n in range(50))
+    for text in (numbers, contents):
+        guard = Guard([], lambda token_ids: "".join(map(chr, token_ids)))
+        token_ids = list(text.encode())
+
+        assert {guard.check(token_ids[: end + 1]) for end in range(len(token_ids))} == {None}

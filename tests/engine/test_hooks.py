@@ -17,15 +17,15 @@ from transformers.generation.continuous_batching.requests import RequestState
 
 from pipeline.engine import attention
 from pipeline.engine.hooks import DecodeLoop, SteeringProcessor, why_unsupported
-from pipeline.engine.sampling import Sampler, Steering
+from pipeline.engine.sampling import Chooser, Steering
 from tests.engine.builders import BANNED_ID, FakeModel, a_config, a_decoder, a_request, reference
 
 
 class Recorder:
     """A watch that keeps what it is told, and ends the request after some tokens."""
 
-    def __init__(self, num_tokens: int, sampler: Sampler | None = None) -> None:
-        self.sampler = sampler
+    def __init__(self, num_tokens: int, chooser: Chooser | None = None) -> None:
+        self.chooser = chooser
         self.token_ids: list[int] = []
         self._num_tokens = num_tokens
 
