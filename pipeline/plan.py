@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -204,12 +205,15 @@ def _unit_ids(kind: str, rows: pa.Table) -> list[str]:
     """Name the unit of the first row, of the first two, ... of all, by one running hash."""
     hashed = hashlib.blake2b(digest_size=8)
     names: list[str] = []
-    for row in rows.select(["asset_id", "uri", "sha256", "tasks"]).to_pylist():
-        identity = [row["asset_id"], row["sha256"], row["tasks"]]
-        hashed.update(json.dumps(identity, ensure_ascii=False).encode())
+    columns = (rows[name].to_pylist() for name in ("asset_id", "sha256", "tasks"))
+    for identity in zip(*columns, strict=True):
+        hashed.update(_ENCODE(identity).encode())
         names.append(f"{kind}-{hashed.hexdigest()}")
     return names
 
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+"""Made once: json.dumps with settings makes an encoder per call."""
 
 Listing = dict[tuple[str, str | None, str], set[str]]
 
@@ -221,5 +225,7 @@ def _listing(store: Store) -> Listing:
         for path in store.list_files(folder):
             parsed = parse_path(path)
             if parsed is not None and not parsed.round:
-                found[parsed.folder, parsed.task, parsed.fingerprint].add(parsed.unit_id)
+                # One unit is named in several folders: its name is kept once.
+                unit_id = sys.intern(parsed.unit_id)
+                found[parsed.folder, parsed.task, parsed.fingerprint].add(unit_id)
     return found
