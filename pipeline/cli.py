@@ -32,6 +32,7 @@ manifest_app = typer.Typer(help="Build and check manifests.", no_args_is_help=Tr
 app.add_typer(manifest_app, name="manifest")
 
 EXIT_DIFFERS = 1
+EXIT_BROKEN = 2
 EXIT_ERRORS_ABOVE_THRESHOLD = 3
 EXIT_NOT_RIGHT = 4
 
@@ -287,11 +288,26 @@ def schema(
 
 
 @app.command()
-def doctor(*, as_json: JsonFlag = False) -> None:
+def doctor(
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="Hub name or folder of a checkpoint to look at instead.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Tell what this machine has, what is missing, what then stops working, how to install it.
 
-    Example: phicorpus doctor --json
+    With --model: what a checkpoint is, what would be loaded of it, the memory that takes, and what
+    is wrong with it; exit code 2 if something is.
+
+    Example: phicorpus doctor --model microsoft/Phi-4-multimodal-instruct
     """
+    if model is not None:
+        from pipeline.models.examination import examine, in_words  # noqa: PLC0415  (hub)
+
+        found = examine(model)
+        typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(in_words(found)))
+        raise typer.Exit(EXIT_BROKEN if found.problems else 0)
     from pipeline.doctor import diagnose, render_findings  # noqa: PLC0415
 
     findings = diagnose()

@@ -120,14 +120,14 @@ def _resolve(name: str, revision: str | None) -> Resolved:
         if revision is not None:
             raise CheckpointError(f"{name} is a folder; revision {revision!r} applies to hub names")
         folder = path.resolve()
-        return _described(name, folder, digest=shards.digest(folder), is_local=True)
+        return describe(name, folder, digest=shards.digest(folder))
     if revision is None and name in CATALOG:
         revision = CATALOG[name].commit
     # The hub's cache keeps each file in a folder named after its commit.
     folder = _download(name, "config.json", revision).parent
     if _architecture(name, folder) in PREPARATIONS:
         _download(name, "preprocessor_config.json", folder.name)
-    return _described(name, folder, digest=folder.name, is_local=False)
+    return describe(name, folder, digest=folder.name, is_local=False)
 
 
 def _resolve_adapter(name: str) -> ResolvedAdapter:
@@ -180,7 +180,18 @@ def load(
     return LOADERS[resolved.architecture](source, modality, placement)
 
 
-def _described(name: str, folder: Path, *, digest: str, is_local: bool) -> Resolved:
+def describe(name: str, folder: Path, *, digest: str, is_local: bool = True) -> Resolved:
+    """Read what a checkpoint is from its descriptions alone, whether its weights are there or not.
+
+    Args:
+        name: For errors and labels.
+        folder: With config.json.
+        digest: Identifies the weights.
+        is_local: The folder is the user's; not the hub's cache.
+
+    Raises:
+        CheckpointError: config.json is missing, damaged, or of an architecture not supported.
+    """
     architecture = _architecture(name, folder)
     prepare = PREPARATIONS.get(architecture)
     config = native.hub_config(shards.read_json(folder / "config.json"))
@@ -193,6 +204,15 @@ def _described(name: str, folder: Path, *, digest: str, is_local: bool) -> Resol
         preparation=prepare(config, shards.preprocessor(folder)) if prepare else None,
         digest=digest,
     )
+
+
+def descriptions(resolved: Resolved) -> Path:
+    """Find the folder of a checkpoint's config.json; of a hub name, in the hub's cache.
+
+    Raises:
+        CheckpointError: it cannot be downloaded.
+    """
+    return resolved.path or _download(resolved.name, "config.json", resolved.revision).parent
 
 
 def _architecture(name: str, folder: Path) -> Architecture:

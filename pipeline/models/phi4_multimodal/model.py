@@ -17,19 +17,17 @@ from pipeline.models import decoder as decoders
 from pipeline.models.language_model import LanguageModel
 from pipeline.models.loading import Placement, Source
 from pipeline.models.model import Canvas, Clip, Modality, Slot
-from pipeline.models.peft import LowRank, inlined, read_low_rank, renamed
-from pipeline.models.phi4_multimodal import native
 from pipeline.models.phi4_multimodal.audio import log_mel
 from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
 from pipeline.models.phi4_multimodal.conformer import ConformerConfig
 from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.models.phi4_multimodal.layout import ADAPTERS, in_hub_layout, in_hub_names
 from pipeline.models.phi4_multimodal.prompt import PromptFormat
 from pipeline.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
 from pipeline.models.weights import Adapter, Plan, Target, fill
 
 IMAGE_PREFIX = "model.embed_tokens_extend.image_embed."
 AUDIO_PREFIX = "model.embed_tokens_extend.audio_embed."
-ADAPTERS = ("vision", "speech")
 ADAPTED = r"\Amodel\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)\.weight\Z"
 NORMALISATION = ("global_mean", "global_invstd")
 
@@ -108,7 +106,7 @@ def load(source: Source, modality: Modality, placement: Placement) -> Phi4Multim
     Raises:
         CheckpointError: config, tensors or tokenizer are not those of this architecture.
     """
-    source = in_hub_layout(source)
+    source = _in_hub_layout(source)
     preparation = ImagePreparation.from_json(source.config, source.preprocessor)
     prompt = PromptFormat(source.tokenizer, preparation, modality)
     modules = _build(source.config, preparation, placement.attention)
@@ -139,31 +137,10 @@ def _frozen(part: Part) -> Part:
     return part.requires_grad_(requires_grad=False).eval()
 
 
-def in_hub_layout(source: Source) -> Source:
-    """Read a checkpoint of either layout as the hub's, its adapters among its tensors.
-
-    Adapters that are not in the shards are looked for in the folders `vision-lora`, `speech-lora`.
-
-    Raises:
-        CheckpointError: such a folder is damaged, or not this checkpoint's.
-    """
-    config = native.hub_config(source.config)
-    tensors = {native.hub_name(name): tensor for name, tensor in source.tensors.items()}
-    for name in ADAPTERS:
-        folder = source.folder / f"{name}-lora"
-        if folder.is_dir() and not any(f".lora_A.{name}." in key for key in tensors):
-            adapter = _in_hub_names(read_low_rank(f"{source.name}/{folder.name}", folder))
-            tensors = inlined(tensors, adapter, name)
-            config[f"{name}_lora"] = {
-                "r": adapter.rank,
-                "lora_alpha": adapter.scale * adapter.rank,
-            }
-    adapters = tuple(map(_in_hub_names, source.adapters))
+def _in_hub_layout(source: Source) -> Source:
+    config, tensors = in_hub_layout(source.name, source.folder, source.config, source.tensors)
+    adapters = tuple(map(in_hub_names, source.adapters))
     return replace(source, config=config, tensors=tensors, adapters=adapters)
-
-
-def _in_hub_names(adapter: LowRank) -> LowRank:
-    return renamed(adapter, {place: native.hub_name(place) for place in adapter.halves})
 
 
 def _plan(modules: Modules, source: Source, modality: Modality) -> Plan:

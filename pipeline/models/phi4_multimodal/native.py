@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MODEL_TYPE = "phi4_multimodal"
+HUB_MODEL_TYPE = "phi4mm"
 _AUDIO = r"(\Amodel\.embed_tokens_extend\.audio_embed\.)"
 _IMAGE = r"(\Amodel\.embed_tokens_extend\.image_embed\.)"
 _BLOCK = _AUDIO[:-1] + r"encoder\.encoders\.\d+\.)"
@@ -108,6 +109,7 @@ def hub_config(config: Mapping[str, Any]) -> dict[str, Any]:
     audio = AUDIO_DEFAULTS | (config.get("audio_config") or {})
     return {
         **{key: value for key, value in config.items() if not key.endswith("_config")},
+        "model_type": HUB_MODEL_TYPE,
         "embd_layer": {"image_embd_layer": {"crop_size": vision.get("crop_size", 448)}},
         "vision_tiny_overrides": {key: vision[key] for key in VISION_DEFAULTS},
         "audio_processor": {

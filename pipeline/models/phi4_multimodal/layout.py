@@ -1,0 +1,49 @@
+"""Where a Phi-4-multimodal checkpoint keeps its tensors and adapters. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.models.peft import LowRank, inlined, read_low_rank, renamed
+from pipeline.models.phi4_multimodal import native
+from pipeline.models.shards import Tensor
+
+ADAPTERS = ("vision", "speech")
+
+
+def in_hub_layout(
+    name: str, folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a checkpoint of either layout as the hub's, its adapters among its tensors.
+
+    Adapters that are not in the shards are looked for in the folders `vision-lora`, `speech-lora`.
+
+    Args:
+        name: For errors.
+        folder: Of the checkpoint.
+        config: config.json, in either layout's keys.
+        tensors: In either layout's names.
+
+    Returns:
+        Config and tensors, in the hub's.
+
+    Raises:
+        CheckpointError: such a folder is damaged, or not this checkpoint's.
+    """
+    found = native.hub_config(config)
+    whole = {native.hub_name(key): tensor for key, tensor in tensors.items()}
+    for adapter_name in ADAPTERS:
+        own = folder / f"{adapter_name}-lora"
+        if own.is_dir() and not any(f".lora_A.{adapter_name}." in key for key in whole):
+            adapter = in_hub_names(read_low_rank(f"{name}/{own.name}", own))
+            whole = inlined(whole, adapter, adapter_name)
+            alpha = adapter.scale * adapter.rank
+            found[f"{adapter_name}_lora"] = {"r": adapter.rank, "lora_alpha": alpha}
+    return found, whole
+
+
+def in_hub_names(adapter: LowRank) -> LowRank:
+    """Read an adapter of either layout as the hub's."""
+    return renamed(adapter, {place: native.hub_name(place) for place in adapter.halves})
