@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+)
 
 from pipeline.errors import ConfigError
 
@@ -43,6 +50,17 @@ class ModelConfig(Section):
     attention: Literal["auto", "flash", "sdpa"] = "auto"
 
 
+class RetryConfig(Section):
+    """Asking again when an answer is a loop, is empty where it may not be, or cannot be read."""
+
+    temperatures: tuple[Annotated[float, Field(gt=0, le=2)], ...] = Field(
+        default=(0.2, 0.6), max_length=8, description="One more attempt at each; []: none"
+    )
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=16, description="Tokens that no further attempt says twice; 0: it may"
+    )
+
+
 class TaskConfig(Section):
     """How one task is asked."""
 
@@ -50,6 +68,7 @@ class TaskConfig(Section):
     max_new_tokens: Annotated[int, Field(ge=1, le=16384)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     seed: int = 0
+    retry: RetryConfig = RetryConfig()
 
 
 class FetchConfig(Section):
@@ -61,7 +80,13 @@ class FetchConfig(Section):
     )
     max_asset_bytes: Annotated[int, Field(gt=0)] = 2 * 1024**3
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
-    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="Longest wait for an asset's next bytes"
+    )
+    allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
+        default=(),
+        description="Networks that are not public and that http(s) may reach: 10.1.0.0/16",
+    )
     storage_options: Mapping[str, Any] = Field(
         default_factory=dict, description="Passed to fsspec, by protocol: {s3: {endpoint_url: ...}}"
     )

@@ -97,6 +97,12 @@ class UriRefused(FetchError):
     retryable = False
 
 
+class CredentialsMissing(FetchError):
+    """The store wants credentials and was given none, or wrong ones: every asset there fails."""
+
+    retryable = False
+
+
 class ChecksumMismatch(FetchError):
     """The bytes are not the ones that the manifest's sha256 names."""
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from posixpath import normpath
-from typing import Any
+from pathlib import Path
 
 import fsspec
-from fsspec import AbstractFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pipeline.config import FetchConfig
@@ -16,12 +20,17 @@ from pipeline.errors import (
     AssetMissing,
     AssetTooLarge,
     ChecksumMismatch,
+    CredentialsMissing,
     FetchError,
     SegmentError,
     UriRefused,
 )
+from pipeline.storage import web
+from pipeline.storage.faults import foreign_errors, is_transient, lacks_credentials
+from pipeline.storage.policy import check_local, check_uri, split_uri
 
 _CHUNK_BYTES = 8 * 1024**2
+_MIN_BYTES_PER_S = 10_000  # on average, once fetch.timeout_s is over: who drips, holds a worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,52 +41,28 @@ class Asset:
     sha256: str
 
 
-def check_uri(uri: str, config: FetchConfig) -> None:
-    """Refuse a URI outside the schemes and prefixes that the config allows.
-
-    Raises:
-        UriRefused: says which rule, and the setting that would allow it.
-    """
-    scheme, separator, path = uri.partition("://")
-    if not separator:
-        scheme, path = "file", uri
-    if scheme not in config.allowed_schemes:
-        raise UriRefused(
-            f"scheme {scheme!r} of {uri} is not in fetch.allowed_schemes {config.allowed_schemes}"
-        )
-    if ".." in path.split("/"):
-        raise UriRefused(f"{uri} climbs out of its folder with '..'")
-    if config.allowed_prefixes and not any(_is_under(uri, p) for p in config.allowed_prefixes):
-        raise UriRefused(f"{uri} is under none of fetch.allowed_prefixes {config.allowed_prefixes}")
-
-
-def _is_under(uri: str, prefix: str) -> bool:
-    plain, base = uri.removeprefix("file://"), prefix.removeprefix("file://")
-    if "://" not in plain:
-        plain = normpath(plain)
-    return plain == base or plain.startswith(base if base.endswith("/") else base + "/")
-
-
 def read_asset(uri: str, config: FetchConfig, *, sha256: str | None = None) -> Asset:
     """Read all bytes of an asset.
 
     Args:
         uri: Absolute path, or URI with a scheme.
-        config: What is allowed, how large, how often to try.
+        config: What is allowed, how large, how often to try, how long to wait.
         sha256: Checksum that the bytes must have, if the manifest gives one.
 
     Raises:
         UriRefused: not an allowed place.
         AssetMissing: there is no such object.
         AssetTooLarge: more than `fetch.max_asset_bytes`; found while reading, nothing is kept.
+        CredentialsMissing: the store wants other credentials; not tried again.
         ChecksumMismatch: the bytes are not those of the manifest's checksum.
-        FetchError: the store failed `fetch.max_attempts` times.
+        FetchError: the store failed `fetch.max_attempts` times: an error of its own, no bytes for
+            `fetch.timeout_s`, or an object that changed or broke off while it was read.
     """
     check_uri(uri, config)
     attempts = Retrying(
         stop=stop_after_attempt(config.max_attempts),
         wait=wait_random_exponential(multiplier=0.2, max=10),
-        retry=retry_if_exception(_is_transient),
+        retry=retry_if_exception(_may_pass),
         reraise=True,
     )
     content = attempts(_read_once, uri, config)
@@ -87,36 +72,126 @@ def read_asset(uri: str, config: FetchConfig, *, sha256: str | None = None) -> A
     return Asset(content=content, sha256=found)
 
 
-def _is_transient(error: BaseException) -> bool:
+def _may_pass(error: BaseException) -> bool:
     return isinstance(error, SegmentError) and error.retryable
 
 
 def _read_once(uri: str, config: FetchConfig) -> bytes:
-    protocol = uri.partition("://")[0] if "://" in uri else "file"
+    """Read in a thread, which is left behind when it hangs: clients wait as long as they like."""
+    stream: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
+    abandoned = threading.Event()
+    started_s = time.monotonic()
+    reader = threading.Thread(
+        target=_pass_on, args=(uri, config, stream, abandoned), daemon=True, name="read asset"
+    )
+    reader.start()
+    parts: list[bytes] = []
+    total = 0
     try:
-        filesystem, path = fsspec.url_to_fs(uri, **config.storage_options.get(protocol, {}))
-        return _read_capped(filesystem, path, uri, config.max_asset_bytes)
+        while (part := stream.get(timeout=config.timeout_s)) is not None:
+            if isinstance(part, Exception):
+                raise part
+            parts.append(part)
+            total += len(part)
+            elapsed_s = time.monotonic() - started_s
+            if elapsed_s > config.timeout_s and total < elapsed_s * _MIN_BYTES_PER_S:
+                raise FetchError(f"{uri} gave {total} bytes in {elapsed_s:.0f} s: too slow")
+    except queue.Empty as error:
+        raise FetchError(
+            f"{uri} gave no bytes for fetch.timeout_s = {config.timeout_s:g} s"
+        ) from error
+    finally:
+        abandoned.set()
+    return b"".join(parts)
+
+
+def _pass_on(
+    uri: str,
+    config: FetchConfig,
+    stream: queue.SimpleQueue[bytes | Exception | None],
+    abandoned: threading.Event,
+) -> None:
+    try:
+        for part in _capped(_translated(uri, config), uri, config.max_asset_bytes):
+            if abandoned.is_set():
+                return
+            stream.put(part)
+        stream.put(None)
+    except Exception as error:  # noqa: BLE001 - raised again by the thread that waits for it
+        stream.put(error)
+
+
+def _capped(parts: Iterator[bytes], uri: str, max_bytes: int) -> Iterator[bytes]:
+    total = 0
+    for part in parts:
+        total += len(part)
+        if total > max_bytes:
+            raise AssetTooLarge(f"{uri} is larger than fetch.max_asset_bytes = {max_bytes:,} bytes")
+        yield part
+
+
+def _translated(uri: str, config: FetchConfig) -> Iterator[bytes]:
+    scheme, _ = split_uri(uri)
+    try:
+        yield from _parts(uri, config)
     except FileNotFoundError as error:
         raise AssetMissing(f"{uri} does not exist") from error
-    except IsADirectoryError as error:
-        raise AssetMissing(f"{uri} is a folder, not an asset") from error
-    except PermissionError as error:
-        raise UriRefused(f"{uri}: access denied ({error})") from error
-    except (ValueError, ImportError) as error:
-        raise UriRefused(f"cannot open {uri}: {error}") from error
-    except (OSError, TimeoutError) as error:
-        raise FetchError(f"cannot read {uri}: {type(error).__name__}: {error}") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise AssetMissing(f"{uri} is a folder, or under a file") from error
+    except (OSError, ValueError, ImportError, *foreign_errors(scheme)) as error:
+        raise _named(error, uri, scheme) from error
 
 
-def _read_capped(filesystem: AbstractFileSystem, path: str, uri: str, max_bytes: int) -> bytes:
-    parts: list[Any] = []
+def _named(error: Exception, uri: str, scheme: str) -> FetchError:
+    """Choose the error that says what to do: give credentials, allow, or try again."""
+    if lacks_credentials(error):
+        return CredentialsMissing(
+            f"{uri}: {error}; give credentials in fetch.storage_options.{scheme}, "
+            "or in the environment of every worker"
+        )
+    if isinstance(error, PermissionError):
+        return UriRefused(f"{uri}: access denied ({error})")
+    if isinstance(error, ValueError | ImportError) or not is_transient(error):
+        return UriRefused(f"cannot open {uri}: {error}")
+    return FetchError(f"cannot read {uri}: {type(error).__name__}: {error}")
+
+
+def _parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
+    scheme, path = split_uri(uri)
+    if scheme in web.WEB_SCHEMES:
+        return web.parts(uri, config)
+    if scheme == "file":
+        return _local_parts(Path(path), config)
+    return _store_parts(uri, config)
+
+
+def _local_parts(path: Path, config: FetchConfig) -> Iterator[bytes]:
+    check_local(path, config)
+    before = path.stat()
+    if stat.S_ISDIR(before.st_mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(before.st_mode):  # a pipe or a device could give bytes for ever, or none
+        raise UriRefused(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        while part := file.read(_CHUNK_BYTES):
+            yield part
+        after = os.fstat(file.fileno())
+    if (after.st_ino, after.st_size, after.st_mtime_ns) != (
+        *(before.st_ino, before.st_size, before.st_mtime_ns),
+    ):
+        raise FetchError(f"{path} changed while it was read")
+
+
+def _store_parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
+    scheme, _ = split_uri(uri)
+    # Not fsspec.url_to_fs: it would follow "::" in a URI from an allowed place to any other.
+    filesystem = fsspec.filesystem(scheme, **config.storage_options.get(scheme, {}))
+    path = filesystem._strip_protocol(uri)
     total = 0
     with filesystem.open(path, "rb", block_size=_CHUNK_BYTES, cache_type="readahead") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            total += len(chunk)
-            if total > max_bytes:
-                raise AssetTooLarge(
-                    f"{uri} is larger than fetch.max_asset_bytes = {max_bytes:,} bytes"
-                )
-            parts.append(chunk)
-    return b"".join(parts)
+        announced = getattr(file, "size", None)
+        while part := file.read(_CHUNK_BYTES):
+            total += len(part)
+            yield part
+    if announced is not None and total != announced:
+        raise FetchError(f"{uri} breaks off after {total} of {announced} bytes")

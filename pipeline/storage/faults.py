@@ -36,6 +36,13 @@ _CONNECTION_ERRORS = frozenset(
 )
 """Of those libraries, by name: the request or its answer was lost on the way."""
 
+_CREDENTIAL_ERRORS = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
+    | {"TokenRetrievalError", "SSOError", "ProfileNotFound"}
+    | {"DefaultCredentialsError", "RefreshError", "ClientAuthenticationError"}
+)
+_UNAUTHORIZED = 401  # HTTP
+
 
 def foreign_errors(protocol: str) -> tuple[type[Exception], ...]:
     """Give the exceptions that a protocol's library raises beside OSError.
@@ -77,6 +84,17 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno not in _PERMANENT
     return any(base.__name__ in _CONNECTION_ERRORS for base in type(error).__mro__)
+
+
+def lacks_credentials(error: Exception) -> bool:
+    """Tell whether a store wants credentials, or other ones: then every asset there fails.
+
+    Example:
+        >>> lacks_credentials(OSError("connection reset"))
+        False
+    """
+    named = any(base.__name__ in _CREDENTIAL_ERRORS for base in type(error).__mro__)
+    return named or _status(error) == _UNAUTHORIZED
 
 
 def says_exists(error: Exception) -> bool:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config import AudioConfig, DeckConfig, ImageConfig
@@ -171,7 +171,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elapsed_s = time.monotonic() - started_s
     sys.stdout.write("\n".join(_lines(tally, elapsed_s)) + "\n")
     if chosen.output is not None:
-        figures = asdict(tally) | {"num_files": tally.num_files, "elapsed_s": round(elapsed_s, 1)}
+        figures = {
+            "num_files": tally.num_files,
+            "elapsed_s": round(elapsed_s, 1),
+            "jobs": chosen.jobs,
+            "seed": chosen.seed,
+            "outcomes": dict(tally.outcomes.most_common()),
+            "unnamed": tally.unnamed,
+            "slowest_batch_s": round(tally.slowest_s, 2),
+            "peak_bytes": tally.peak_bytes,
+        }
         chosen.output.write_text(json.dumps(figures, indent=2) + "\n")
     return 1 if tally.unnamed or tally.outcomes["nothing"] else 0
 

@@ -1,0 +1,62 @@
+"""Which URIs a job may read: allowed schemes and prefixes, and no way out of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from posixpath import normpath
+from urllib.parse import unquote
+
+from pipeline.config import FetchConfig
+from pipeline.errors import UriRefused
+
+
+def check_uri(uri: str, config: FetchConfig) -> None:
+    """Refuse a URI outside the schemes and prefixes that the config allows.
+
+    Raises:
+        UriRefused: says which rule, and the setting that would allow it.
+    """
+    scheme, path = split_uri(uri)
+    if scheme not in config.allowed_schemes:
+        raise UriRefused(
+            f"scheme {scheme!r} of {uri} is not in fetch.allowed_schemes {config.allowed_schemes}"
+        )
+    if any(".." in spelled.replace("\\", "/").split("/") for spelled in (path, unquote(path))):
+        raise UriRefused(f"{uri} climbs out of its folder with '..'")
+    if config.allowed_prefixes and not any(_is_under(uri, p) for p in config.allowed_prefixes):
+        raise UriRefused(f"{uri} is under none of fetch.allowed_prefixes {config.allowed_prefixes}")
+
+
+def check_local(path: Path, config: FetchConfig) -> None:
+    """Refuse a local file that is a way out of the allowed prefixes, by a symbolic link.
+
+    Raises:
+        UriRefused: names where it leads.
+    """
+    if not config.allowed_prefixes:
+        return
+    target = path.resolve()
+    folders = [Path(prefix.removeprefix("file://")) for prefix in config.allowed_prefixes]
+    if not any(target.is_relative_to(f.resolve()) for f in folders if f.is_absolute()):
+        raise UriRefused(
+            f"{path} leads to {target}, under none of "
+            f"fetch.allowed_prefixes {config.allowed_prefixes}"
+        )
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Split a URI into its scheme and the rest; a plain path is a file.
+
+    Example:
+        >>> split_uri("s3://bucket/a"), split_uri("/a")
+        (('s3', 'bucket/a'), ('file', '/a'))
+    """
+    scheme, separator, path = uri.partition("://")
+    return (scheme, path) if separator else ("file", uri)
+
+
+def _is_under(uri: str, prefix: str) -> bool:
+    plain, base = uri.removeprefix("file://"), prefix.removeprefix("file://")
+    if "://" not in plain:
+        plain = normpath(plain)
+    return plain == base or plain.startswith(base if base.endswith("/") else base + "/")

@@ -1,0 +1,162 @@
+"""Read from http(s), where a stranger's URI may point at anything: public addresses only.
+
+A name is resolved once, its addresses are checked, and the connection goes to the checked one, so
+that a name that answers differently the next time (DNS rebinding) changes nothing. A redirect is a
+new URI, checked like the first.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from pipeline.config import FetchConfig
+from pipeline.errors import AssetMissing, CredentialsMissing, FetchError, UriRefused
+from pipeline.storage.policy import check_uri
+
+WEB_SCHEMES: Final = ("http", "https")
+MAX_REDIRECTS: Final = 5
+
+_REDIRECTS = {301, 302, 303, 307, 308}  # HTTP
+_CHUNK_BYTES = 256 * 1024
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+_COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1
+_IPV4_MASK = 0xFFFFFFFF
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
+    """Stream what a URI, or what it redirects to, holds.
+
+    Raises:
+        UriRefused: not an allowed place, or one that it redirects to is not.
+        AssetMissing, CredentialsMissing: the server says so.
+        FetchError: the server cannot be reached, fails, or breaks off.
+    """
+    for _ in range(MAX_REDIRECTS + 1):
+        check_uri(uri, config)
+        connection, split = _connected(uri, config)
+        try:
+            with closing(connection), _asked(connection, split) as response:
+                target = _target(response)
+                if target is None:
+                    _check_status(response.status, uri)
+                    yield from _body(response, uri)
+                    return
+        except http.client.HTTPException as error:
+            raise FetchError(f"{uri}: {type(error).__name__}: {error}") from error
+        uri = _redirected(uri, target)
+    raise UriRefused(f"{uri} is the end of more than {MAX_REDIRECTS} redirects")
+
+
+def is_public(address: Address) -> bool:
+    """Tell whether an address is one of the public internet, also the IPv4 one inside an IPv6 one.
+
+    Example:
+        >>> is_public(ipaddress.ip_address("8.8.8.8")), is_public(ipaddress.ip_address("10.0.0.1"))
+        (True, False)
+        >>> is_public(ipaddress.ip_address("64:ff9b::169.254.169.254"))
+        False
+    """
+    inner = _embedded(address)
+    if inner is not None:
+        return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    if not isinstance(address, ipaddress.IPv6Address):
+        return None
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+        return ipaddress.IPv4Address(int(address) & _IPV4_MASK)
+    tunnel = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (tunnel[1] if tunnel else None)
+
+
+def _connected(uri: str, config: FetchConfig) -> tuple[http.client.HTTPConnection, SplitResult]:
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise UriRefused(f"cannot read {uri}: {error}") from error
+    if not host or parts.username is not None or parts.password is not None:
+        raise UriRefused(f"{uri}: a host without user and password is needed")
+    port = port or (443 if parts.scheme == "https" else 80)
+    address = _resolved(host, port, uri, config)
+    try:
+        plain = socket.create_connection((str(address), port), timeout=config.timeout_s)
+        connection = http.client.HTTPConnection(host, port, timeout=config.timeout_s)
+        connection.sock = (
+            ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+            if parts.scheme == "https"
+            else plain
+        )
+    except OSError as error:
+        raise FetchError(f"cannot reach {uri} at {address}: {error}") from error
+    return connection, parts
+
+
+def _resolved(host: str, port: int, uri: str, config: FetchConfig) -> Address:
+    """Resolve a name, and refuse it if any of its addresses is one that must not be reached."""
+    try:
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise UriRefused(f"cannot read the host of {uri}: {error}") from error
+    except OSError as error:
+        raise FetchError(f"cannot resolve the host of {uri}: {error}") from error
+    addresses = [ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
+    for address in addresses:
+        allowed = any(address in network for network in config.allowed_networks)
+        if not allowed and not is_public(address):
+            raise UriRefused(
+                f"{uri} leads to {address}, which is not a public address; "
+                "fetch.allowed_networks would allow it"
+            )
+    return addresses[0]
+
+
+def _asked(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = {"Accept-Encoding": "identity", "User-Agent": "phicorpus", "Connection": "close"}
+    connection.request("GET", target, headers=headers)
+    return connection.getresponse()
+
+
+def _target(response: http.client.HTTPResponse) -> str | None:
+    return response.headers.get("Location") if response.status in _REDIRECTS else None
+
+
+def _redirected(uri: str, target: str) -> str:
+    new = urljoin(uri, target)
+    scheme = urlsplit(new).scheme
+    if scheme not in WEB_SCHEMES or (uri.startswith("https:") and scheme == "http"):
+        raise UriRefused(f"{uri} redirects to {new}")
+    return new
+
+
+def _check_status(status: int, uri: str) -> None:
+    if status in {404, 410}:
+        raise AssetMissing(f"{uri} does not exist: HTTP {status}")
+    if status in {401, 407}:
+        raise CredentialsMissing(f"{uri} wants credentials: HTTP {status}")
+    if status == 403:  # noqa: PLR2004 - HTTP
+        raise UriRefused(f"{uri}: access denied: HTTP {status}")
+    if status != 200:  # noqa: PLR2004 - HTTP
+        raise FetchError(f"{uri}: HTTP {status}")
+
+
+def _body(response: http.client.HTTPResponse, uri: str) -> Iterator[bytes]:
+    announced = response.length
+    received = 0
+    while chunk := response.read1(_CHUNK_BYTES):
+        received += len(chunk)
+        yield chunk
+    if announced is not None and received != announced:
+        raise FetchError(f"{uri} breaks off after {received} of {announced} bytes")
