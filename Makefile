@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
 
-.PHONY: help demo test lint fuzz clean
+.PHONY: help demo test lint fuzz chaos clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -30,6 +30,9 @@ test: lint  ## Everything that CI runs
 
 fuzz: $(VENV)/installed  ## Decode 10,000 damaged files; fails on an error without a name
 	$(BIN)/python -m tests.hostile.fuzz
+
+chaos: $(VENV)/installed  ## Kill drivers and workers at random, over 200 times, and count what is lost
+	$(BIN)/python -m tests.chaos.soak --runs 21 --kills 10 --output benchmarks/results/chaos.json
 
 clean:  ## Remove the virtual environment and the demo
 	rm -rf $(VENV) $(DEMO)

@@ -444,3 +444,7 @@ def main(run: Callable[[], None] = app) -> None:
     except KeyboardInterrupt:
         console.err.print("interrupted; run the same command again to go on")
         sys.exit(EXIT_SIGINT)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,9 +9,11 @@ from pipeline.cli import main
 from pipeline.config import parse_config
 from pipeline.job import annotate
 from tests.builders import a_backend
+from tests.chaos.filesystem import register
 
 
 def run() -> None:
+    register()
     job = json.loads(sys.argv[1])
     report = annotate(parse_config(job["config"]), backend=a_backend(**job["script"]))
     sys.stdout.write(report.status)

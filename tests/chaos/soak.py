@@ -38,6 +38,8 @@ from tests.builders import (
 )
 
 _ROOT = Path(__file__).parent.parent.parent
+Driver = subprocess.Popen[bytes]
+
 _MAX_STARTS = 50
 _CONTENT = ("asset_id", "segment_index", "task", "status", "text", "error_type", "unit_id")
 
@@ -89,7 +91,7 @@ def content_hash(output: Path) -> str:
     return hashlib.sha256(rows.encode()).hexdigest()
 
 
-def start_driver(config: RunConfig, address: str, script: Mapping[str, Any]) -> subprocess.Popen:
+def start_driver(config: RunConfig, address: str, script: Mapping[str, Any]) -> Driver:
     settings = config.model_dump(mode="json")
     settings["cluster"]["address"] = address
     job = json.dumps({"config": settings, "script": dict(script)})
@@ -123,7 +125,7 @@ def _processes() -> Iterator[tuple[int, int, str]]:
             yield int(entry.name), int(stat.rpartition(")")[2].split()[1]), name
 
 
-def kill_one(driver: subprocess.Popen, chance: random.Random, soak: Soak) -> bool:
+def kill_one(driver: Driver, chance: random.Random, soak: Soak) -> bool:
     """Kill the driver or one of its workers; tell whether there was anybody to kill."""
     if chance.random() < 0.2:
         driver.kill()

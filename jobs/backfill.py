@@ -1,0 +1,108 @@
+"""A backfill: one run per manifest of a date range, a few at a time.
+
+Run it as `python -m jobs.backfill jobs/backfill.yaml`. Each date's run is an ordinary `phicorpus
+annotate` in a process of its own, so that one that fails or dies leaves the others alone; running
+the same backfill again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError
+
+Reprocess = Literal["none", "failed", "all"]
+
+
+class Backfill(BaseModel):
+    """Which dates, and how many at once.
+
+    `{date}` in `manifest` and `output` stands for the date; without it in `output`, all dates share
+    one output, which is as right.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: Path = Field(description="The YAML of the annotate job")
+    manifest: str = Field(pattern=r"\{date")
+    output: str
+    first: date
+    last: date
+    max_runs_at_once: int = Field(default=2, ge=1, le=64)
+    reprocess: Reprocess = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one date's run ended: its exit code is that of `phicorpus annotate`."""
+
+    day: str
+    exit_code: int
+
+
+Run = Callable[[Sequence[str]], int]
+
+
+def load_backfill(path: Path) -> Backfill:
+    """Read a backfill's YAML.
+
+    Raises:
+        ConfigError: unreadable, unknown keys, or values out of range.
+    """
+    try:
+        backfill = Backfill.model_validate(yaml.safe_load(path.read_text("utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if backfill.last < backfill.first:
+        raise ConfigError(f"{path}: last {backfill.last} is before first {backfill.first}")
+    return backfill
+
+
+def days(first: date, last: date) -> Iterator[date]:
+    """Give every date from first to last.
+
+    Example:
+        >>> [day.day for day in days(date(2026, 2, 27), date(2026, 3, 1))]
+        [27, 28, 1]
+    """
+    for offset in range((last - first).days + 1):
+        yield first + timedelta(days=offset)
+
+
+def command(backfill: Backfill, day: date) -> list[str]:
+    """Give the command line of one date's run."""
+    return [
+        *(sys.executable, "-m", "pipeline.cli", "annotate", str(backfill.job), "--json"),
+        *("--set", f"manifest={backfill.manifest.format(date=day)}"),
+        *("--set", f"output={backfill.output.format(date=day)}"),
+        *("--reprocess", backfill.reprocess),
+    ]
+
+
+def run(backfill: Backfill, start: Run) -> list[Ended]:
+    """Run every date, a few at a time; a date that fails does not keep the others from running."""
+    planned = list(days(backfill.first, backfill.last))
+    with ThreadPoolExecutor(backfill.max_runs_at_once) as pool:
+        codes = pool.map(lambda day: start(command(backfill, day)), planned)
+        return [Ended(str(day), code) for day, code in zip(planned, codes, strict=True)]
+
+
+def _start(arguments: Sequence[str]) -> int:
+    return subprocess.run(list(arguments), check=False).returncode  # noqa: S603 - our own program
+
+
+if __name__ == "__main__":
+    ended = run(load_backfill(Path(sys.argv[1])), _start)
+    sys.stdout.write(json.dumps([asdict(one) for one in ended]) + "\n")
+    sys.exit(max(one.exit_code for one in ended))

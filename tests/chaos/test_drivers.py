@@ -1,0 +1,94 @@
+"""Drivers that die at named points, race each other, and are told to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.audit import verify
+from pipeline.config import RunConfig
+from pipeline.job import annotate
+from pipeline.storage.store import open_store
+from tests.builders import a_backend, a_config, a_corpus
+from tests.chaos.soak import content, start_driver
+
+pytestmark = pytest.mark.ray
+
+
+def undisturbed(folder: Path, **settings: object) -> Counter[tuple[object, ...]]:
+    config = a_config(folder, output=str(folder / "undisturbed"), **settings)
+    annotate(config, backend=a_backend())
+    return content(folder / "undisturbed")
+
+
+def check(config: RunConfig, rows: Counter[tuple[object, ...]]) -> None:
+    output = Path(config.output)
+    assert content(output) == rows
+    found = verify(open_store(str(output)))
+    assert (found.problems, found.is_right) == ([], True)
+
+
+@pytest.mark.parametrize(
+    "point", ["before:annotations:2", "after:annotations:3", "before:documents:2", "after:runs:2"]
+)
+def test_a_driver_killed_at_a_named_point_and_run_again_gives_the_same_rows(
+    tmp_path: Path, cluster: str, point: str
+) -> None:
+    a_corpus(tmp_path, num_images=3)
+    options = {"storage_options": {"crash": {"point": point}}}
+    crashing = a_config(tmp_path, output=f"crash://{tmp_path}/output", fetch=options)
+
+    with start_driver(crashing, cluster, {}) as driver:
+        driver.communicate(timeout=120)
+
+    assert driver.returncode == -signal.SIGKILL
+    annotate(a_config(tmp_path), backend=a_backend())
+    check(a_config(tmp_path), undisturbed(tmp_path))
+
+
+def test_of_eight_drivers_on_one_output_each_unit_is_committed_by_one(
+    tmp_path: Path, cluster: str
+) -> None:
+    a_corpus(tmp_path, num_images=4)
+    config = a_config(tmp_path, tasks=["ocr", "native"])
+
+    drivers = [start_driver(config, cluster, {}) for _ in range(8)]
+    for driver in drivers:
+        driver.communicate(timeout=280)
+
+    assert [driver.returncode for driver in drivers] == [0] * 8
+    check(config, undisturbed(tmp_path, tasks=["ocr", "native"]))
+    runs = [json.loads(p.read_text()) for p in (tmp_path / "output" / "runs").glob("*.json")]
+    rows = content(tmp_path / "output").total()
+    assert sum(run["num_announced"] for run in runs) == rows
+
+
+def test_a_driver_that_is_told_to_stop_commits_whole_units_and_says_so(
+    tmp_path: Path, cluster: str
+) -> None:
+    a_corpus(tmp_path, num_images=12)
+    config = a_config(tmp_path)
+
+    driver = start_driver(config, cluster, {"delay_s": 0.1, "delay_spread_s": 0.5})
+    wait_for(driver, tmp_path / "output", "annotations/*/*/*.parquet")
+    driver.send_signal(signal.SIGTERM)
+    driver.communicate(timeout=120)
+
+    assert driver.returncode == 143
+    (record,) = (tmp_path / "output" / "runs").glob("*.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    annotate(config, backend=a_backend())
+    check(config, undisturbed(tmp_path))
+
+
+def wait_for(driver: subprocess.Popen[bytes], folder: Path, pattern: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and driver.poll() is None and not list(folder.glob(pattern)):
+        time.sleep(0.02)
+    assert driver.poll() is None

@@ -1,0 +1,96 @@
+"""A backfill runs each date once, a few at a time, and reports each date's exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from jobs.backfill import Backfill, Ended, command, load_backfill, run
+from pipeline.config import load_config
+from pipeline.errors import ConfigError
+
+
+def a_backfill(**settings: object) -> Backfill:
+    values: dict[str, object] = {
+        "job": Path("jobs/annotate.yaml"),
+        "manifest": "s3://b/date={date:%Y-%m-%d}/",
+        "output": "s3://b/out/{date}",
+        "first": "2026-02-27",
+        "last": "2026-03-02",
+    }
+    return Backfill.model_validate(values | settings)
+
+
+def test_every_date_is_run_once_with_its_manifest_and_output() -> None:
+    started: list[str] = []
+
+    def start(arguments: Sequence[str]) -> int:
+        started.append(" ".join(arguments))
+        return 0
+
+    ended = run(a_backfill(), start)
+
+    assert [one.day for one in ended] == ["2026-02-27", "2026-02-28", "2026-03-01", "2026-03-02"]
+    assert sum("manifest=s3://b/date=2026-03-01/" in line for line in started) == 1
+    assert sum("output=s3://b/out/2026-03-01" in line for line in started) == 1
+
+
+def test_no_more_runs_go_on_at_once_than_the_limit() -> None:
+    at_once, most = 0, 0
+    lock = threading.Lock()
+
+    def start(_: Sequence[str]) -> int:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with lock:
+            at_once -= 1
+        return 0
+
+    run(a_backfill(max_runs_at_once=2), start)
+
+    assert most == 2
+
+
+def test_a_date_that_fails_does_not_keep_the_others_from_running() -> None:
+    ended = run(a_backfill(), lambda arguments: 3 if "2026-02-28" in " ".join(arguments) else 0)
+
+    assert Ended("2026-02-28", 3) in ended
+    assert [one.exit_code for one in ended] == [0, 3, 0, 0]
+
+
+def test_the_command_is_one_that_the_command_line_takes(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("nothing: here")
+    backfill = a_backfill(job=tmp_path / "job.yaml")
+
+    ended = subprocess.run(  # noqa: S603 - our own program
+        command(backfill, backfill.first), capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 2
+    assert "unknown key 'nothing'" in " ".join(ended.stderr.split())
+
+
+def test_the_shipped_example_is_right() -> None:
+    folder = Path(__file__).parent.parent.parent / "jobs"
+
+    backfill = load_backfill(folder / "backfill.yaml")
+
+    assert load_config(folder / backfill.job.name).tasks
+
+
+@pytest.mark.parametrize(
+    "text", ["first: 2026-01-01", "- a", "{job: a, manifest: m, output: o, first: x, last: y}"]
+)
+def test_a_wrong_backfill_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "backfill.yaml").write_text(text)
+
+    with pytest.raises(ConfigError):
+        load_backfill(tmp_path / "backfill.yaml")
