@@ -44,6 +44,7 @@ def fingerprint(question: Question, kind: str, config: RunConfig, model_identity
             "max_new_tokens": question.max_new_tokens,
             "temperature": question.temperature,
             "seed": question.seed,
+            "retry": question.retry.model_dump(mode="json") if asks_model else None,
             "model": model_identity if asks_model else None,
             "rendering": rendering if asks_model else None,
             "kind": kind,

@@ -82,6 +82,7 @@ ANSWER = [
     field("mean_logprob", pa.float32(), "Mean ln p of the generated tokens", unit="nats"),
     field("prompt_tokens", pa.int32(), "Tokens and feature rows of the prompt", unit="tokens"),
     field("completion_tokens", pa.int32(), "Tokens generated", unit="tokens"),
+    field("attempts", pa.int32(), "Times that the model was asked; the best answer is kept"),
     field("regime", pa.string(), "LongRoPE factors of the request: short or long"),
     *_ERROR,
 ]

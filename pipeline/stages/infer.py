@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine.engine import Completion, Engine, Request
+from pipeline.engine import ladder
+from pipeline.engine.engine import Engine, Request
+from pipeline.engine.ladder import Reply
 from pipeline.errors import EngineDied, SegmentError
 from pipeline.media.piece import Native
 from pipeline.models.model import Canvas, Clip, Turn
@@ -81,9 +83,9 @@ class Infer:
             return {"status": "skipped"}
         if self._engine is None:
             raise EngineDied(f"task {question.task.name} asks a model, and none was loaded")
-        completion = await self._engine.submit(_request(segment, question, question.prompt))
-        answer = question.task.parse(completion.text)
-        return _ok(segment, answer) | _figures(segment, answer, completion)
+        request = _request(segment, question, question.prompt)
+        reply = await ladder.ask(self._engine, request, question)
+        return _ok(segment, reply.answer) | _figures(segment, reply)
 
 
 def _segments(batch: pa.Table) -> list[dict[str, Any]]:
@@ -131,12 +133,15 @@ def _ok(segment: dict[str, Any], answer: Answer) -> dict[str, Any]:
     return {"status": "ok", "text": answer.text, "answer": value, "flags": flags}
 
 
-def _figures(segment: dict[str, Any], answer: Answer, completion: Completion) -> dict[str, Any]:
+def _figures(segment: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    completion = reply.completion
     cut = {"length": "cut_at_max_new_tokens", "loop": "loop", "deadline": "deadline"}
     why = [cut[completion.finish_reason]] if completion.finish_reason in cut else []
+    degenerate = ["degenerate"] if reply.is_degenerate else []
     return {
         "source": "model",
-        "flags": [*(segment["flags"] or ()), *answer.flags, *why],
+        "flags": [*(segment["flags"] or ()), *reply.answer.flags, *why, *degenerate],
+        "attempts": reply.attempts,
         "finish_reason": completion.finish_reason,
         "mean_logprob": completion.mean_logprob,
         "prompt_tokens": completion.prompt_tokens,

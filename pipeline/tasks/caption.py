@@ -12,4 +12,5 @@ CAPTION = Task(
     prompt="What is shown in this image? Answer in one sentence.",
     max_new_tokens=96,
     parse=parse_text,
+    may_be_empty=False,
 )

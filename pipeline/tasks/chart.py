@@ -54,4 +54,5 @@ CHART = Task(
     max_new_tokens=512,
     parse=parse,
     from_native=from_native,
+    may_be_empty=False,
 )

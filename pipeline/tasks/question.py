@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.config import TaskConfig
+from pipeline.config import RetryConfig, TaskConfig
 from pipeline.errors import ConfigError
 from pipeline.tasks.task import Task
 
@@ -19,6 +19,7 @@ class Question:
     max_new_tokens: int
     temperature: float
     seed: int
+    retry: RetryConfig
 
 
 def questions(
@@ -43,5 +44,6 @@ def questions(
             max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
             temperature=settings.temperature,
             seed=settings.seed,
+            retry=settings.retry,
         )
     return asked

@@ -40,6 +40,7 @@ class Task:
         parse: The model's text to an answer.
         from_native: The answer that the file itself gives, or None where it gives none; used for
             pages that have no pixels, and by tasks without a prompt.
+        may_be_empty: Whether no words can be the right answer; if not, the model is asked again.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     max_new_tokens: int
     parse: Callable[[str], Answer]
     from_native: Callable[[Native], Answer | None] | None = None
+    may_be_empty: bool = True
 
 
 def parse_text(text: str) -> Answer:

@@ -134,3 +134,19 @@ def test_an_empty_answer_is_flagged_and_the_segments_own_flags_stay() -> None:
 def test_a_dead_engine_ends_the_stage() -> None:
     with pytest.raises(EngineDied):
         answered(a_segment(), die_when=("",))
+
+
+def test_what_stays_no_answer_is_kept_and_told_with_the_number_of_attempts() -> None:
+    (row,) = answered(a_segment(tasks=["caption"]), answer="  ")
+
+    assert (row["status"], row["attempts"]) == ("ok", 3)
+    assert row["flags"] == ["empty", "degenerate"]
+
+
+def test_an_answer_that_comes_at_a_further_attempt_is_an_ordinary_one() -> None:
+    def answer(request: Request) -> str:
+        return "a cat" if request.temperature > 0.5 else ""
+
+    (row,) = answered(a_segment(tasks=["caption"]), answer=answer)
+
+    assert (row["text"], row["attempts"], row["flags"]) == ("a cat", 3, [])
