@@ -72,17 +72,19 @@ class PackRun:
 
     Attributes:
         pack: What is checked against.
+        preparation: How the pack's model wants images; None if it takes none.
     """
 
     def __init__(self, pack: Pack, resolved: Resolved, *, device: str, dtype: str) -> None:
         self.pack = pack
+        self.preparation = resolved.preparation
         self._resolved = resolved
         self._settings: dict[str, Any] = {"device": device, "dtype": dtype}
         self._models: dict[str, Probed] = {}
 
     def checks(self) -> Iterator[Check]:
         """Check everything in the pack by plain forward passes."""
-        preparation = self._resolved.preparation
+        preparation = self.preparation
         if preparation is not None:
             yield from media.check_sizes(self.pack, preparation)
         yield from media.check_audio_sizes(self.pack)
@@ -110,7 +112,7 @@ class PackRun:
         return "vision" if "vision" in self._resolved.modalities else "text"
 
     def _canvases(self, names: Iterable[str], crops: int) -> list[Canvas]:
-        preparation = self._resolved.preparation
+        preparation = self.preparation
         if preparation is None:
             return []
         bounded = preparation.with_max_crops(crops)
