@@ -146,7 +146,8 @@ def _pages(image: Image.Image, config: ImageConfig) -> Iterator[Piece]:
         except _BROKEN as error:
             yield Piece(**common, error=DecodeError(f"broken TIFF page: {_words(error)}"))
         else:
-            yield Piece(**common, image=picture, flags=flags)
+            own = picture.copy() if picture is image else picture  # the next page takes its place
+            yield Piece(**common, image=own, flags=flags)
 
 
 def _full_frames(image: Image.Image, config: ImageConfig) -> list[int]:
@@ -221,11 +222,15 @@ def _to_rgb(image: Image.Image, bits: int) -> tuple[Image.Image, tuple[str, ...]
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if "sRGB" in ImageCms.getProfileDescription(source):
-                return image.convert("RGB"), ()
+                return _plain(image), ()
             return _from_profile(image, source), ()
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            return image.convert("RGB"), ("icc_ignored",)
-    return image.convert("RGB"), ()
+            return _plain(image), ("icc_ignored",)
+    return _plain(image), ()
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies RGB too
 
 
 def _from_profile(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
