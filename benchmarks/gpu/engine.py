@@ -1,0 +1,200 @@
+"""The continuous engine against static batches on a GPU, with a decoder of full size.
+
+Random weights in the shape of Phi-4-multimodal's decoder, bfloat16; real lengths. Tells output
+tokens and assets per second, the share of the memory-bandwidth bound, and the peak of memory.
+`--rehearse` runs the same with a small decoder on the CPU.
+
+    python -m benchmarks.gpu.engine --requests 256 --bandwidth-gb-s 4800
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import Phi3Config, Phi3ForCausalLM
+
+from benchmarks.engine import WORKS, NoTokenizer, Work, processor, run_engine
+from pipeline.config import EngineConfig
+from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.engine import Request
+from pipeline.engine.hooks import why_unsupported
+from pipeline.engine.static import StaticEngine
+from pipeline.models.model import Canvas, Modality, Slot, Tokenizer, Turn
+
+PROMPT_TOKENS = 24
+REHEARSAL_SCALE = 32  # lengths are divided by it
+MAX_LENGTH = 4096
+FULL = {
+    "vocab_size": 200_064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+}
+SMALL = {
+    "vocab_size": 1024,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+FULL_ENGINE = EngineConfig(
+    max_requests=64, max_batch_tokens=8192, page_size=256, kv_cache_tokens=262_144,
+    feature_rows=262_144, encode_batch=64,
+)  # fmt: skip
+
+
+class RandomModel:
+    """A random decoder; media are as many random rows as their canvas is wide."""
+
+    name = "random"
+    modality: Modality = "vision"
+    stop_ids: frozenset[int] = frozenset()
+    banned_ids: frozenset[int] = frozenset()
+    max_length = MAX_LENGTH
+    regime_length = 0
+
+    def __init__(self, sizes: dict[str, Any], device: str, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        config = Phi3Config(
+            **sizes, max_position_embeddings=MAX_LENGTH, sliding_window=None, pad_token_id=0,
+            bos_token_id=None, eos_token_id=None,
+        )  # fmt: skip
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        with torch.device(device):
+            self.decoder = Phi3ForCausalLM(config).eval()
+        torch.set_default_dtype(default)
+        self.tokenizer: Tokenizer = NoTokenizer()
+
+    def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:
+        prompt: list[int | Slot] = []
+        for part in turns[0].content:
+            if isinstance(part, str):
+                prompt.extend(part.encode())
+            elif isinstance(part, Canvas):
+                prompt.append(Slot(part, "image", part.pixels.shape[1]))
+        return prompt
+
+    def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
+        like = self.decoder.lm_head.weight
+        rows = [torch.randn(slot.num_rows, like.shape[1], device=like.device) for slot in slots]
+        return [(row * 0.02).to(like.dtype) for row in rows]
+
+    def set_regime(self, regime: str) -> None:
+        raise AssertionError(regime)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Read once per step."""
+        weights = cast("Any", self.decoder).parameters()
+        return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def draw(work: Work, count: int, scale: int) -> list[Request]:
+    """The requests of a kind of work, in random order."""
+    generator = np.random.default_rng(0)
+    requests: list[Request] = []
+    for number in range(count):
+        asset, task = divmod(number, work.tasks)
+        rows = max(8, int(work.rows * (0.7 + 0.6 * (asset * 0.618 % 1))) // scale)
+        pixels = np.zeros((1, rows, 3), np.uint8)
+        canvas = Canvas(pixels=pixels, valid_width_px=1, valid_height_px=1, key=f"{asset}")
+        length = min(work.longest, generator.lognormal(np.log(work.answer), work.spread))
+        requests.append(
+            Request(
+                request_id=f"{asset}.{task}",
+                turns=(Turn("user", (canvas, chr(97 + task) * PROMPT_TOKENS)),),
+                max_new_tokens=max(2, int(length) // scale),
+            )
+        )
+    return [requests[index] for index in generator.permutation(len(requests))]
+
+
+def measure(
+    model: RandomModel,
+    kind: type[ContinuousEngine | StaticEngine],
+    config: EngineConfig,
+    requests: Sequence[Request],
+) -> dict[str, float]:
+    """Run once; starting and stopping are not measured."""
+    on_gpu = model.decoder.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with closing(kind(model, config)) as engine:
+        started = time.perf_counter()
+        output_tokens, prefill_tokens = run_engine(engine, requests)
+        wall_s = time.perf_counter() - started
+    assets = len({request.request_id.split(".")[0] for request in requests})
+    return {
+        "wall_s": round(wall_s, 3),
+        "output_tokens": output_tokens,
+        "prefill_tokens": prefill_tokens,
+        "output_tokens_per_s": round(output_tokens / wall_s, 1),
+        "assets_per_s": round(assets / wall_s, 2),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if on_gpu else 0.0,
+    }
+
+
+def bound_s(
+    model: RandomModel, requests: Sequence[Request], config: EngineConfig, gb_s: float
+) -> float:
+    """Seconds that reading the weights alone takes, with all rows of every step in use."""
+    tokens = sum(request.max_new_tokens for request in requests)
+    return tokens / config.max_requests * model.weight_bytes / (gb_s * 1e9)
+
+
+def main() -> None:
+    """Measure, and write a JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--bandwidth-gb-s", type=float, default=4800.0)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu"))
+    parser.add_argument("--rehearse", action="store_true")
+    options = parser.parse_args()
+    if options.rehearse:
+        torch.set_num_threads(1)
+        model, scale = RandomModel(SMALL, "cpu", torch.float32), REHEARSAL_SCALE
+        config = EngineConfig(max_requests=16)
+        hardware = processor()
+    else:
+        model, scale = RandomModel(FULL, "cuda", torch.bfloat16), 1
+        config = FULL_ENGINE
+        hardware = torch.cuda.get_device_name()
+    report: dict[str, Any] = {
+        "hardware": hardware,
+        "rehearsal": options.rehearse,
+        "torch": torch.__version__,
+        "why_not_continuous": why_unsupported(model.decoder),
+        "engine": config.model_dump(),
+        "works": {},
+    }
+    measure(model, ContinuousEngine, config, draw(WORKS[1], 8, scale))  # warm up
+    for work in WORKS:
+        requests = draw(work, options.requests, scale)
+        found = {
+            "continuous": measure(model, ContinuousEngine, config, requests),
+            "static": measure(model, StaticEngine, config, requests),
+        }
+        if not options.rehearse:
+            least = bound_s(model, requests, config, options.bandwidth_gb_s)
+            found["continuous"]["share_of_weight_bound"] = least / found["continuous"]["wall_s"]
+        report["works"][work.name] = found
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "engine.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
