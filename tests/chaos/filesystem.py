@@ -42,12 +42,12 @@ class CrashingFileSystem(AbstractFileSystem):
         if struck:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def cat_file(self, path: str, **_: Any) -> bytes:
-        return Path(self._strip_protocol(path)).read_bytes()
+    def cat_file(self, path: str, start: Any = None, end: Any = None, **_: Any) -> bytes:
+        return Path(self._strip_protocol(path)).read_bytes()[start:end]
 
-    def find(self, path: str, **_: Any) -> list[str]:
-        start = Path(self._strip_protocol(path))
-        return sorted(str(found) for found in start.rglob("*") if found.is_file())
+    def find(self, path: str, *_: Any, **__: Any) -> list[str]:
+        folder = Path(self._strip_protocol(path))
+        return sorted(str(found) for found in folder.rglob("*") if found.is_file())
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Nothing is cached."""
