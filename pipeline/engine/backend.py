@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import EngineConfig, ModelConfig, RunConfig
 from pipeline.engine.scripted import Script, load_scripted
+from pipeline.models.catalog import CATALOG
 from pipeline.models.checkpoint import Resolved, resolve
 from pipeline.models.preparation import Preparation
 
@@ -44,17 +45,29 @@ def phi_backend(config: RunConfig) -> Backend:
     """
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
     preparation = resolved.preparation
-    if preparation is not None and config.images.max_crops is not None:
-        preparation = preparation.with_max_crops(config.images.max_crops)
+    identity = resolved.digest
+    max_crops = config.images.max_crops
+    if max_crops is None and (max_crops := _crops_alone(resolved.name)) is not None:
+        identity += f":{max_crops}"  # nothing else in the fingerprint would tell
+    if preparation is not None and max_crops is not None:
+        preparation = preparation.with_max_crops(max_crops)
     names = "+".join([resolved.name, *(adapter.name for adapter in resolved.adapters)])
     version = resolved.digest if resolved.adapters else resolved.revision or resolved.digest
     return Backend(
         label=f"{names}@{version[:12]}",
-        identity=resolved.digest,
+        identity=identity,
         modalities=frozenset(resolved.modalities),
         preparation=preparation,
         load=partial(_load, resolved=resolved, model=config.model, engine=config.engine),
     )
+
+
+def _crops_alone(name: str) -> int | None:
+    """Give the card's crops of a lone image; a job's requests have one image each.
+
+    Of a folder nobody knows which card is its own: there preprocessor_config.json is what counts.
+    """
+    return CATALOG[name].max_crops_alone if name in CATALOG else None
 
 
 def scripted_backend(script: Script, preparation: Preparation) -> Backend:

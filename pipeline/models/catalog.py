@@ -33,6 +33,7 @@ class Entry:
         context_tokens: Prompt and answer together.
         short_tokens: Up to here the short LongRoPE factors serve; None: no LongRoPE.
         max_crops: Crops per image by default; None: no images.
+        max_crops_alone: Crops of an image that is the only one of its request; None: `max_crops`.
         advised_audio_s: Longest recording advised for transcription; None: no audio.
         sources: Where the figures are from.
     """
@@ -47,6 +48,7 @@ class Entry:
     context_tokens: int = 131_072
     short_tokens: int | None = 4096
     max_crops: int | None = None
+    max_crops_alone: int | None = None
     advised_audio_s: float | None = None
     sources: tuple[str, ...]
 
@@ -76,6 +78,7 @@ _ENTRIES = (
         languages={"vision": ("en",), "text": ("en",)},
         stop_tokens=("<|end|>", "<|endoftext|>", "<|assistant|>"),
         max_crops=4,  # the card: 4 for several images, 16 for one
+        max_crops_alone=16,
         sources=(
             "https://huggingface.co/microsoft/Phi-3.5-vision-instruct",
             "https://arxiv.org/abs/2404.14219",
