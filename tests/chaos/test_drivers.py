@@ -52,23 +52,6 @@ def test_a_driver_killed_at_a_named_point_and_run_again_gives_the_same_rows(
     check(a_config(tmp_path), undisturbed(tmp_path))
 
 
-def test_of_eight_drivers_on_one_output_each_unit_is_committed_by_one(
-    tmp_path: Path, cluster: str
-) -> None:
-    a_corpus(tmp_path, num_images=4)
-    config = a_config(tmp_path, tasks=["ocr", "native"])
-
-    drivers = [start_driver(config, cluster, {}) for _ in range(8)]
-    for driver in drivers:
-        driver.communicate(timeout=280)
-
-    assert [driver.returncode for driver in drivers] == [0] * 8
-    check(config, undisturbed(tmp_path, tasks=["ocr", "native"]))
-    runs = [json.loads(p.read_text()) for p in (tmp_path / "output" / "runs").glob("*.json")]
-    rows = content(tmp_path / "output").total()
-    assert sum(run["num_announced"] for run in runs) == rows
-
-
 def test_a_driver_that_is_told_to_stop_commits_whole_units_and_says_so(
     tmp_path: Path, cluster: str
 ) -> None:

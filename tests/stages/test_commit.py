@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def a_unit(asked: dict[str, tuple[str, ...]], **columns: Any) -> Unit:
         "committed": frozenset[str](),
         "document_pending": True,
     }
-    return Unit(unit_id="u", kind="image", rows=table, asked=asked, **(settings | columns))
+    settings |= {"unit_id": "u", **columns}
+    return Unit(kind="image", rows=table, asked=asked, **settings)
 
 
 def a_commit(folder: Path) -> Commit:
@@ -125,6 +127,28 @@ def test_of_two_drivers_the_second_publishes_nothing(tmp_path: Path) -> None:
     assert [r["text"] for r in annotation_rows(tmp_path)] == ["first"]
     assert (first.tally.num_ok, second.tally.num_ok) == (1, 0)
     assert second.tally.num_units_elsewhere == 1
+
+
+def test_of_eight_drivers_at_once_each_file_is_published_by_one(tmp_path: Path) -> None:
+    names = [f"asset{i}" for i in range(20)]
+    drivers = [a_commit(tmp_path) for _ in range(8)]
+
+    def drive(driver: Commit) -> None:
+        for name in names:
+            driver.expect(a_unit({name: ("ocr", "caption")}, unit_id=f"unit-{name}"))
+        for name in names:
+            both = [row(name, task=t, unit_id=f"unit-{name}") for t in ("ocr", "caption")]
+            both = [one | {"text": f"by {id(driver)}"} for one in both]
+            driver.add(replies(*both))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(drive, drivers))
+
+    rows = annotation_rows(tmp_path)
+    assert [(r["asset_id"], r["task"]) for r in rows] == [
+        (name, task) for name in sorted(names) for task in ("caption", "ocr")
+    ]
+    assert sum(driver.tally.num_ok for driver in drivers) == len(rows) == 40
 
 
 def test_what_never_comes_ends_as_an_error_row(tmp_path: Path) -> None:
