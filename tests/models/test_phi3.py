@@ -48,6 +48,24 @@ def test_an_image_stands_on_its_own_line_and_each_piece_starts_anew(
     ]
 
 
+def test_a_conversation_may_have_images_in_several_turns(phi3_format: ChatFormat) -> None:
+    prompt = phi3_format.write(
+        [
+            Turn("user", (an_image(), an_image(), "A")),
+            Turn("assistant", ("A",)),
+            Turn("user", (an_image(), "A")),
+        ]
+    )
+
+    letter = 332
+    lone = (START, LINE_BREAK)
+    assert ids_of(prompt) == [
+        *(START, USER, LINE_BREAK, "image", *lone, "image", *lone, letter, END),
+        *(ASSISTANT, letter, END),  # <|assistant|> swallows the line break behind it
+        *(USER, LINE_BREAK, "image", *lone, letter, END, ASSISTANT),
+    ]
+
+
 @pytest.mark.parametrize("text", [" and", "\nand"])
 def test_a_text_that_brings_its_own_white_space_gets_no_line_break(
     phi3_format: ChatFormat, text: str
