@@ -82,7 +82,6 @@ class ContinuousEngine:
             done=lambda features, error: self._post(partial(self._on_encoded, features, error)),
             batch=config.encode_batch,
         )
-
         self._intake = Intake(self._table, self._encoder.put, page_size=config.page_size)
         self._admission: Admission[Job] = Admission(
             pages=self._reception.limits.pages,
@@ -99,8 +98,6 @@ class ContinuousEngine:
         self._thread = threading.Thread(target=self._run, name="phicorpus-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
-
-    # --- called from any thread -------------------------------------------------------------------
 
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`. From any event loop, of any thread."""
@@ -160,17 +157,14 @@ class ContinuousEngine:
         self._closing = self._closing or reason
 
     def _on_arrival(self, job: Job) -> None:
-        if job.slots:
-            self._intake.add(job)
-        else:
-            self._admission.add(job)
+        (self._intake if job.slots else self._admission).add(job)
 
     def _on_encoded(self, features: Features, error: Exception | None) -> None:
         for job in self._intake.on_encoded(features, failed=error is not None):
             if error is None:
                 self._admission.add(job)
             else:
-                self._fail(job, InferError(f"{job.request.request_id}: cannot encode: {error!r}"))
+                self._fail_request(job, f"cannot encode: {error!r}")
 
     def _on_cancel(self, job: Job) -> None:
         if job in self._admission.running:
@@ -189,7 +183,7 @@ class ContinuousEngine:
         self._failures_in_row = 0
         self._admission.release(job)
         if job.answer.failure is not None:
-            self._fail(job, InferError(f"{job.request.request_id}: {job.answer.failure}"))
+            self._fail_request(job, job.answer.failure)
             return
         completion = job.answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
         self._intake.release(job)
@@ -213,8 +207,8 @@ class ContinuousEngine:
                 self._between_steps(partial(self._model.set_regime, job.regime))
             first = partial(self._post, partial(self._admission.on_first_token, job))
             attempt = self._reception.attempt(job, first)
-            ids = job.token_ids(self._table.ids)
-            self._loop.put(name, ids, job.request.max_new_tokens, attempt)
+            ids, new = job.token_ids(self._table.ids), job.request.max_new_tokens
+            self._loop.put(name, ids, new, attempt)
         self._publish()
 
     def _between_steps(self, action: Callable[[], None]) -> None:
@@ -230,8 +224,7 @@ class ContinuousEngine:
         """Replace a loop that died; give up on one that hangs."""
         if self._loop_failed or (self._running and not self._loop.is_alive):
             self._recover()
-        embedded, since = self._progress
-        now = time.monotonic()
+        (embedded, since), now = self._progress, time.monotonic()
         if not self._running or embedded != self._embedding.num_tokens:
             self._progress = (self._embedding.num_tokens, now)
         elif now - since > self._config.deadline_s:
@@ -252,8 +245,7 @@ class ContinuousEngine:
             if job.attempts == 1 and not job.future.done():
                 self._admission.add(job, suspect=True)
             else:
-                name = job.request.request_id
-                self._fail(job, InferError(f"{name}: the decoder failed on it twice: {error}"))
+                self._fail_request(job, f"the decoder failed on it twice: {error}")
         self._running.clear()
         self._loop_failed = False
         self._loop = self._start_loop()
@@ -267,6 +259,9 @@ class ContinuousEngine:
             self._config,
             lambda name, error: self._post(partial(self._on_over, name, error)),
         )
+
+    def _fail_request(self, job: Job, why: str) -> None:
+        self._fail(job, InferError(f"{job.request.request_id}: {why}"))
 
     def _fail(self, job: Job, error: InferError | EngineDied) -> None:
         """Answer a job that is nowhere any more with an error."""
