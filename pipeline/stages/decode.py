@@ -18,7 +18,7 @@ from schemas.error import error_columns
 
 Row = dict[str, Any]
 
-_BLOCK_BYTES = 16 * 1024**2
+_BLOCK_BYTES = 4 * 1024**2  # each is held several times on its way into a table
 _IDENTITY = ("unit_id", "asset_id", "uri", "media_type", "sha256", "tasks")
 _ERROR = ("error_stage", "error_type", "error_message")
 
@@ -29,7 +29,7 @@ def decode(
     """Decode a batch of assets; office decks of one batch are rendered together.
 
     Reads   FETCHED. Rows that already carry an error become one segment of kind "asset".
-    Writes  SEGMENT, in tables of about 16 MiB, so that memory does not grow with a deck's pages.
+    Writes  SEGMENT, in tables of about 4 MiB, so that memory does not grow with a deck's pages.
     Rows    1 -> n. An asset that cannot be decoded is one segment with the error.
     Raises  Nothing of its own.
     """
