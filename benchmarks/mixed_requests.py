@@ -43,7 +43,7 @@ SCHEMA = (
     ' "required": ["kind", "title", "count"], "additionalProperties": false}'
 )
 CANCELLED_SHARE = 0.1
-FAIL_EVERY = 150  # forward passes
+FAIL_EVERY = 2000  # forward passes: the retries of one fault end before the next
 SHARES: Mapping[Modality, float] = {"vision": 0.6, "speech": 0.3, "text": 0.1}
 
 

@@ -175,7 +175,7 @@ class ContinuousEngine:
 
     def _on_over(self, name: str, error: str | None) -> None:
         if error is not None:
-            self._loop_failed = True  # with all that runs: `_check_loop` sees to it
+            self._loop_failed |= name in self._running  # else told late, of a loop replaced since
             return
         job = self._running.pop(name, None)
         if job is None or job.answer is None:
