@@ -51,6 +51,15 @@ class AccountingError(PhicorpusError):
     exit_code = 70
 
 
+class WorkersLost(PhicorpusError):
+    """Workers could not be kept alive: a model that does not load, a machine that gives way.
+
+    What was published is right; what was open is run by the next run.
+    """
+
+    exit_code = 6
+
+
 class EngineDied(PhicorpusError):
     """The replica is lost: its process has to be replaced."""
 

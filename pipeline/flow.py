@@ -25,7 +25,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.cluster import gpus
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend
-from pipeline.errors import EngineDied
+from pipeline.errors import EngineDied, WorkersLost
 from pipeline.isolation import MAX_DEATHS
 from pipeline.media.decode import DecodeConfig
 from pipeline.models.model import Modality
@@ -145,6 +145,10 @@ def run(
 
     What is still missing when a stream ends is run again, until `errors.max_unit_attempts` streams
     in a row have brought nothing; what then is missing becomes error rows.
+
+    Raises:
+        WorkersLost: the last of these streams did not end by itself: its workers had died. That is
+            no row's fault (a row that kills is found and ends as an error), so no row is blamed.
     """
     for modality, flow in flows.items():
         units = (unit for unit in plan.units() if unit.modality == modality)
@@ -154,13 +158,18 @@ def run(
             attempts = Attempts(commit, flow.config.errors.max_unit_attempts)
             for attempt in attempts:
                 log.info("running units", extra=_wave_fields(modality, attempt, commit))
-                _attempt(flow, commit, on_progress)
+                cause = _attempt(flow, commit, on_progress)
+                if cause is not None and attempts.are_over:
+                    raise WorkersLost(_last_line(cause)) from cause
             commit.give_up(attempts.number)
             on_progress(commit)
 
 
-def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> None:
+def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> Exception | None:
     """Run what is missing once; workers that keep dying end the attempt, not the run.
+
+    Returns:
+        What ended the stream, if it did not end by itself.
 
     Raises:
         RayTaskError: a stage raised, which none does on purpose: a defect of this software.
@@ -173,6 +182,13 @@ def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> None:
         raise
     except (RayError, ExecutionTimeoutError) as error:
         log.warning("workers died too often", extra={"modality": flow.modality, "why": str(error)})
+        return error
+    return None
+
+
+def _last_line(error: Exception) -> str:
+    """Give the cause at the end of a worker's traceback."""
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def flows(

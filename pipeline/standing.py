@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.engine.backend import Backend
 from pipeline.engine.engine import Engine
+from pipeline.errors import EngineDied
 from pipeline.manifest import open_manifest
 from pipeline.models.model import Modality
 from pipeline.plan import Plan
@@ -98,7 +99,7 @@ def _as_recorded(recorded: Recorded) -> Backend:
 
 
 def _no_model(modality: Modality) -> Engine:
-    raise NotImplementedError(f"a record of a run answers nothing ({modality})")
+    raise EngineDied(f"a record of a run answers nothing ({modality})")
 
 
 def _counts(store: Store, fingerprints: Set[str]) -> Mapping[FileKey, Counter[str]]:

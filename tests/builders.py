@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from PIL import Image, ImageDraw
 
 from pipeline.config import RunConfig, parse_config
 from pipeline.engine.backend import Backend, scripted_backend
+from pipeline.engine.engine import Engine
 from pipeline.engine.scripted import Script
-from pipeline.errors import FetchError
+from pipeline.errors import CheckpointError, FetchError
 from pipeline.job import Execution, prepare, publication, record
+from pipeline.models.model import Modality
 from pipeline.models.phi4_multimodal.image import ImagePreparation
 from pipeline.publish import Publisher
 from pipeline.record import write_start
@@ -91,6 +94,14 @@ def a_config(folder: Path, **settings: Any) -> RunConfig:
 
 def a_backend(**script: Any) -> Backend:
     return scripted_backend(Script(**script), PREPARATION)
+
+
+def a_backend_that_does_not_load() -> Backend:
+    return replace(a_backend(), load=_does_not_load)
+
+
+def _does_not_load(modality: Modality) -> Engine:
+    raise CheckpointError(f"no weights for {modality}")
 
 
 def fetched(**columns: Any) -> pa.Table:

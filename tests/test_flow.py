@@ -17,10 +17,11 @@ import pytest
 import ray
 
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StoreError, WorkersLost
 from pipeline.job import RunReport, annotate
 from tests.builders import (
     a_backend,
+    a_backend_that_does_not_load,
     a_config,
     a_corpus,
     annotation_rows,
@@ -167,6 +168,15 @@ def test_a_driver_killed_at_any_moment_and_run_again_gives_the_same_rows(
     undisturbed = a_config(tmp_path, output=str(tmp_path / "undisturbed"))
     run(undisturbed)
     assert content(tmp_path / "output") == content(tmp_path / "undisturbed")
+
+
+def test_a_model_that_does_not_load_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=2)
+
+    with pytest.raises(WorkersLost, match="no weights for vision"):
+        annotate(a_config(tmp_path), backend=a_backend_that_does_not_load())
+
+    assert annotation_rows(tmp_path / "output") == []
 
 
 def test_a_manifest_without_anything_to_ask_does_nothing(tmp_path: Path) -> None:
