@@ -106,4 +106,4 @@ def test_killers_and_hangs_become_error_rows_and_their_neighbours_keep_their_ans
     assert report.tally.num_announced == report.tally.num_committed == len(rows) == 30
     for stage in ("decode", "infer", "hang"):
         assert 2 <= len(list(deaths.glob(f"{stage}-*"))) <= MAX_DEATHS
-    assert list((tmp_path / "output" / "attempts").glob("*.json"))
+    assert list((tmp_path / "output" / "attempts").rglob("*.json"))
