@@ -190,9 +190,6 @@ class ClusterConfig(Section):
     cpus_per_replica: Annotated[float, Field(gt=0)] = 0.5
     fetch_cpus: Annotated[float, Field(gt=0)] = 0.25
     decode_cpus: Annotated[float, Field(gt=0)] = 0.5
-    side_by_side: bool = Field(
-        default=False, description="Run the modalities' flows at the same time"
-    )
     units_per_wave: Annotated[int, Field(ge=1)] = 4096
     no_progress_timeout_s: Annotated[int, Field(ge=1)] = Field(
         default=900, description="Ends a worker that holds work and finishes nothing of it"
