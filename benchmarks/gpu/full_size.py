@@ -1,0 +1,372 @@
+"""Phi-4-multimodal and Phi-3.5-vision in full size, with random weights: do they fit, and run?
+
+Writes a checkpoint of each in the hub's layout, in bfloat16; loads it as any other, once for each
+modality; asks the continuous engine about a page, a clip of 30 s and a text. Tells memory after
+loading and at its peak, tokens and seconds. The answers make no sense: the weights are random.
+`--scale tiny` does the same with small sizes on the CPU, in seconds.
+
+    python -m benchmarks.gpu.full_size --scale full --work /tmp
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import re
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from benchmarks.engine import processor
+from pipeline.config import Device, DType, EngineConfig
+from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.engine import Completion, Engine, Request
+from pipeline.models import decoder as decoders
+from pipeline.models.checkpoint import Resolved, load, resolve
+from pipeline.models.model import Canvas, Clip, Modality, Turn
+from pipeline.models.parity import recipes
+from pipeline.models.phi3_vision import image as phi3_vision_image
+from pipeline.models.phi3_vision import model as phi3_vision
+from pipeline.models.phi3_vision import vision as phi3_vision_encoder
+from pipeline.models.phi4_multimodal import image as phi4_image
+from pipeline.models.phi4_multimodal import model as phi4_multimodal
+from pipeline.models.phi4_multimodal import vision as phi4_encoder
+from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
+from pipeline.models.phi4_multimodal.conformer import ConformerConfig
+from pipeline.models.phi4_multimodal.layout import ADAPTERS
+from pipeline.models.shards import INDEX
+from pipeline.models.tiny import write_tiny
+
+Json = Mapping[str, Any]
+SHARD_BYTES = 2 << 30
+CLIP_SAMPLES = 30 * 16_000
+SPREAD = 0.02
+WARM_UP, MEASURED = 0, 1  # seeds of what is asked
+LONGROPE = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+DECODER: Json = {
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131_072,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000.0,
+}
+PHI3_VISION: Json = {
+    **DECODER,
+    "model_type": "phi3_v",
+    "rope_scaling": {"type": "su", **LONGROPE},
+    "vocab_size": 32_064,
+}
+PHI4_MULTIMODAL: Json = {
+    **DECODER,
+    "model_type": "phi4mm",
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {"type": "longrope", **LONGROPE},
+    "tie_word_embeddings": True,
+    "vocab_size": 200_064,
+    "vision_lora": {"r": 256, "lora_alpha": 512},
+    "speech_lora": {"r": 320, "lora_alpha": 640},
+    "audio_processor": {
+        "config": {
+            "attention_dim": 1024,
+            "attention_heads": 16,
+            "input_size": 80,
+            "kernel_size": 3,
+            "linear_units": 1536,
+            "nemo_conv_settings": {"conv_channels": 1024},
+            "num_blocks": 24,
+            "relative_attention_bias_args": {"t5_bias_max_distance": 500, "type": "t5"},
+            "time_reduction": 8,
+        }
+    },
+}
+TINY_PHI3_VISION: Json = {
+    **PHI3_VISION,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "rope_scaling": {"type": "su", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+    "vocab_size": 320,
+    "img_processor": {
+        "clip_overrides": {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 3,
+        }
+    },
+}
+# What each model is asked; by the modality that it is loaded for.
+QUESTIONS: Mapping[Modality, Mapping[str, Sequence[Literal["page", "clip"]]]] = {
+    "vision": {"page": ["page"], "page and clip": ["page", "clip"]},
+    "speech": {"clip": ["clip"]},
+    "text": {"text": []},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        configs: config.json by name; None: that of the tiny Phi-4-multimodal.
+        page_px: Width and height of the page.
+        answer_tokens: Upper bound of each answer.
+        device: Of the models.
+        dtype: Of the models.
+        engine: Of the engine.
+    """
+
+    configs: Mapping[str, Json | None]
+    page_px: tuple[int, int]
+    answer_tokens: int
+    device: Device
+    dtype: DType
+    engine: EngineConfig
+
+
+SCALES: Mapping[str, Scale] = {
+    "full": Scale(
+        configs={"Phi-4-multimodal": PHI4_MULTIMODAL, "Phi-3.5-vision": PHI3_VISION},
+        page_px=(1240, 1754),
+        answer_tokens=128,
+        device="cuda",
+        dtype="bfloat16",
+        engine=EngineConfig(max_batch_tokens=8192, page_size=256, kv_cache_tokens=65_536),
+    ),
+    "tiny": Scale(
+        configs={"Phi-4-multimodal": None, "Phi-3.5-vision": TINY_PHI3_VISION},
+        page_px=(310, 438),
+        answer_tokens=8,
+        device="cpu",
+        dtype="float32",
+        engine=EngineConfig(),
+    ),
+}
+
+
+def run(scale: Scale, folder: Path | None) -> dict[str, Any]:
+    """Write, load and ask each model.
+
+    Args:
+        scale: How large.
+        folder: For the checkpoints, one at a time, 11 GiB in full size; None: the temporary one.
+
+    Returns:
+        The report.
+    """
+    on_gpu = scale.device == "cuda"
+    models: dict[str, Any] = {}
+    for name, config in scale.configs.items():
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            num_bytes = write_checkpoint(Path(own), config, scale.device)
+            resolved = resolve(own)
+            models[name] = {
+                "checkpoint_gib": _gib(num_bytes),
+                "modalities": {
+                    modality: measure(resolved, modality, scale) for modality in resolved.modalities
+                },
+            }
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else processor(),
+        "torch": torch.__version__,
+        "dtype": scale.dtype,
+        "peak_host_memory_gib": _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+        "models": models,
+    }
+
+
+def measure(resolved: Resolved, modality: Modality, scale: Scale) -> dict[str, Any]:
+    """Load a model for one modality and ask it, each question twice: the first time warms up."""
+    on_gpu = scale.device == "cuda"
+    if on_gpu:
+        gc.collect()  # what was loaded before must not count
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    model = load(resolved, modality=modality, device=scale.device, dtype=scale.dtype)
+    load_s = time.perf_counter() - started
+    loaded = torch.cuda.memory_allocated() if on_gpu else None
+    with closing(ContinuousEngine(model, scale.engine)) as engine:
+        answers: dict[str, Any] = {}
+        for question, kinds in QUESTIONS[modality].items():
+            if "clip" in kinds and "speech" not in resolved.modalities:
+                continue
+            for seed in (WARM_UP, MEASURED):
+                content = _content(kinds, resolved, scale, seed)
+                answers[question] = _ask(engine, question, content, scale)
+    return {
+        "load_s": round(load_s, 2),
+        "memory_after_load_gib": _gib(loaded),
+        "peak_memory_gib": _gib(torch.cuda.max_memory_allocated() if on_gpu else None),
+        "answers": answers,
+    }
+
+
+def write_checkpoint(folder: Path, config: Json | None, device: str) -> int:
+    """Write random weights of a config's shapes, a small tokenizer beside them.
+
+    Args:
+        folder: There already.
+        config: config.json; None: that of the tiny Phi-4-multimodal.
+        device: Where to draw.
+
+    Returns:
+        The size of the weights, bytes.
+    """
+    write_tiny(folder, seed=0)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    if config is None:
+        found: Json = json.loads((folder / "config.json").read_text("utf-8"))
+    else:
+        found = config
+        (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    if found["model_type"] == "phi3_v":
+        (folder / "preprocessor_config.json").write_text('{"num_crops": 16}', "utf-8")
+    torch.manual_seed(0)
+    shard: dict[str, torch.Tensor] = {}
+    weight_map: dict[str, str] = {}
+    total = in_shard = 0
+    for name, shape in shapes(found):
+        shard[name] = _values(name, shape, device)
+        in_shard += shard[name].nbytes
+        total += shard[name].nbytes
+        weight_map[name] = f"model-{total - in_shard:015}.safetensors"
+        if in_shard >= SHARD_BYTES:
+            save_file(shard, folder / weight_map[name])
+            shard, in_shard = {}, 0
+    if shard:
+        save_file(shard, folder / f"model-{total - in_shard:015}.safetensors")
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index), "utf-8")
+    return total
+
+
+def shapes(config: Json) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name the tensors of a checkpoint in the hub's layout, less those that no answer needs."""
+    decoder_config = decoders.decoder_config(config)
+    decoder = decoders.build(decoder_config, attention="sdpa")
+    tied = decoders.tied(decoder_config)
+    is_phi4 = config["model_type"] == "phi4mm"
+    for name, value in decoder.state_dict().items():
+        if is_phi4 and re.match(phi4_multimodal.ADAPTED, name):
+            stem = name.removesuffix(".weight")
+            yield f"{stem}.base_layer.weight", tuple(value.shape)
+            num_out, num_in = value.shape
+            for adapter in ADAPTERS:
+                rank = config[f"{adapter}_lora"]["r"]
+                yield f"{stem}.lora_A.{adapter}.weight", (rank, num_in)
+                yield f"{stem}.lora_B.{adapter}.weight", (num_out, rank)
+        elif name not in tied:
+            yield name, tuple(value.shape)
+    for prefix, encoder in _encoders(config, decoder_config.hidden_size).items():
+        for name, value in encoder.state_dict().items():
+            yield prefix + name, tuple(value.shape)
+
+
+def _encoders(config: Json, hidden_size: int) -> dict[str, nn.Module]:
+    with torch.device("meta"):
+        if config["model_type"] == "phi3_v":
+            clip = phi3_vision_encoder.ImageEncoder(
+                phi3_vision_encoder.TowerConfig.from_json(config),
+                hidden_size,
+                phi3_vision_image.ImagePreparation.from_json(config, {}),
+            )
+            return {phi3_vision.IMAGE_PREFIX: clip}
+        siglip = phi4_encoder.ImageEncoder(
+            phi4_encoder.TowerConfig.from_json(config),
+            hidden_size,
+            phi4_image.ImagePreparation.from_json(config, {}),
+        )
+        conformer = AudioEncoder(ConformerConfig.from_json(config), hidden_size)
+    return {phi4_multimodal.IMAGE_PREFIX: siglip, phi4_multimodal.AUDIO_PREFIX: conformer}
+
+
+def _values(name: str, shape: tuple[int, ...], device: str) -> torch.Tensor:
+    if "norm" in name and name.endswith("weight"):
+        return torch.ones(shape, dtype=torch.bfloat16)
+    values = torch.empty(shape, dtype=torch.bfloat16, device=device)
+    return values.normal_(std=SPREAD).cpu()
+
+
+def _content(
+    kinds: Sequence[str], resolved: Resolved, scale: Scale, seed: int
+) -> tuple[str | Canvas | Clip, ...]:
+    """Draw a question's media, other ones for every seed: nothing is found in a cache."""
+    content: list[str | Canvas | Clip] = []
+    if "page" in kinds and resolved.preparation is not None:
+        page = Image.fromarray(recipes.image(*scale.page_px, seed + len(kinds), 61))
+        content.append(resolved.preparation.canvas(page))
+    if "clip" in kinds:
+        generator = np.random.default_rng(seed + len(kinds))
+        samples = generator.uniform(-0.1, 0.1, CLIP_SAMPLES).astype(np.float32)
+        content.append(Clip(samples=samples, key=f"{kinds}:{seed}"))
+    return (*content, f"{seed}. Tell what is in it.")
+
+
+def _ask(
+    engine: Engine, name: str, content: tuple[str | Canvas | Clip, ...], scale: Scale
+) -> dict[str, Any]:
+    request = Request(
+        request_id=name, turns=(Turn("user", content),), max_new_tokens=scale.answer_tokens
+    )
+    started = time.perf_counter()
+    completion = asyncio.run(_submit(engine, request))
+    return {
+        "prompt_tokens": completion.prompt_tokens,
+        "answer_tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "regime": completion.regime,
+        "mean_logprob": completion.mean_logprob,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+async def _submit(engine: Engine, request: Request) -> Completion:
+    return await engine.submit(request)
+
+
+def _gib(num_bytes: int | None) -> float | None:
+    return None if num_bytes is None else round(num_bytes / 2**30, 3)
+
+
+def main() -> None:
+    """Measure, print, and write a JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", choices=sorted(SCALES), default="full")
+    parser.add_argument("--work", type=Path, default=None, help="folder for the checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu"))
+    options = parser.parse_args()
+    scale = SCALES[options.scale]
+    if scale.device == "cpu":
+        torch.set_num_threads(1)
+    report = {"scale": options.scale, **run(scale, options.work)}
+    text = json.dumps(report, indent=1) + "\n"
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "full_size.json").write_text(text, "utf-8")
+    print(text, end="")  # noqa: T201 - a script's answer
+
+
+if __name__ == "__main__":
+    main()
