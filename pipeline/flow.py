@@ -155,12 +155,13 @@ def run(
         while wave := list(islice(units, flow.config.cluster.units_per_wave)):
             for unit in wave:
                 commit.expect(unit)
+            cause: Exception | None = None
             attempts = Attempts(commit, flow.config.errors.max_unit_attempts)
             for attempt in attempts:
                 log.info("running units", extra=_wave_fields(modality, attempt, commit))
                 cause = _attempt(flow, commit, on_progress)
-                if cause is not None and attempts.are_over:
-                    raise WorkersLost(_last_line(cause)) from cause
+            if cause is not None and commit.open_units:
+                raise WorkersLost(_last_line(cause)) from cause
             commit.give_up(attempts.number)
             on_progress(commit)
 

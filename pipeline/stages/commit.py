@@ -94,22 +94,15 @@ class Attempts:
     def __init__(self, commit: Commit, patience: int) -> None:
         self._commit = commit
         self._patience = patience
-        self._kept = commit.tally.num_kept
-        self._in_vain = 0
         self.number = 0
 
     def __iter__(self) -> Iterator[int]:
-        while not self.are_over:
-            self._in_vain += 1
+        in_vain = 0
+        while self._commit.open_units and in_vain < self._patience:
+            before = self._commit.tally.num_kept
             self.number += 1
             yield self.number
-
-    @property
-    def are_over(self) -> bool:
-        """Nothing is open any more, or patience is."""
-        if self._commit.tally.num_kept > self._kept:
-            self._kept, self._in_vain = self._commit.tally.num_kept, 0
-        return not self._commit.open_units or self._in_vain >= self._patience
+            in_vain = 0 if self._commit.tally.num_kept > before else in_vain + 1
 
 
 class Commit:
