@@ -1,0 +1,69 @@
+"""The command line: `phicorpus --help`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import console
+from pipeline.cli import checks, making, outputs, running
+from pipeline.errors import PhicorpusError
+from pipeline.interrupt import EXIT_SIGINT, SIGNALS
+from pipeline.telemetry import configure_logging
+
+app = typer.Typer(
+    help="Annotate whole corpora of images, slide decks and recordings with Phi models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+manifest_app = typer.Typer(help="Build and check manifests.", no_args_is_help=True)
+
+_PANELS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Run a job": {"plan": running.plan, "annotate": running.annotate, "retry": running.retry},
+    "Look at an output": {
+        "status": outputs.status,
+        "show": outputs.show,
+        "report": outputs.report,
+        "verify": outputs.verify,
+    },
+    "Check": {"doctor": checks.doctor, "parity": checks.parity, "schema": checks.schema},
+    "Make": {
+        "demo": making.demo,
+        "demo-corpus": making.demo_corpus,
+        "tiny-model": making.tiny_model,
+    },
+}
+for _panel, _commands in _PANELS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
+manifest_app.command("build")(making.manifest_build)
+manifest_app.command("check")(making.manifest_check)
+app.add_typer(manifest_app, name="manifest", rich_help_panel="Make")
+
+
+@app.callback()
+def options(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every unit.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")] = False,
+) -> None:
+    """Set up logging for every command."""
+    configure_logging(verbose=verbose, as_json=log_json)
+
+
+def main(run: Callable[[], None] = app) -> None:
+    """Run the command, and turn this project's errors into one line and an exit code."""
+    SIGNALS.install()
+    try:
+        run()
+    except PhicorpusError as error:
+        console.err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        console.err.print(str(error), markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.err.print("interrupted; run the same command again to go on")
+        sys.exit(EXIT_SIGINT)

@@ -1,0 +1,102 @@
+"""Commands that look at the output of a job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from pipeline import console
+from pipeline.cli.options import JsonFlag, OutputArgument, StorageOptions
+
+EXIT_NOT_RIGHT = 4
+
+
+def verify(
+    output: OutputArgument, *, storage_options: StorageOptions = "{}", as_json: JsonFlag = False
+) -> None:
+    """Check every file of an output against its newest run's manifest: nothing lost, nothing twice.
+
+    Example: phicorpus verify s3://bucket/annotations --json
+
+    Exit codes: 0 all right, 2 no output or manifest there, 4 something is missing, twice, torn or
+    foreign, 5 the output store refused.
+    """
+    from pipeline.audit import verify as check  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.storage.store import open_store  # noqa: PLC0415
+
+    options = yaml.safe_load(storage_options)
+    found = check(open_store(output, options), options)
+    if as_json:
+        typer.echo(json.dumps(asdict(found) | {"is_right": found.is_right}))
+    else:
+        console.show_verification(found)
+    if not found.is_right:
+        raise typer.Exit(EXIT_NOT_RIGHT)
+
+
+def status(
+    output: OutputArgument, *, storage_options: StorageOptions = "{}", as_json: JsonFlag = False
+) -> None:
+    """Print what is committed, pending and failed per task, also while a run is going on.
+
+    Example: phicorpus status s3://bucket/annotations
+    """
+    from pipeline.standing import status as look  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.storage.store import open_store  # noqa: PLC0415
+
+    options = yaml.safe_load(storage_options)
+    found = look(open_store(output, options), options)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        console.show_status(found)
+
+
+def show(
+    output: OutputArgument,
+    *,
+    per_task: Annotated[int, typer.Option(help="Rows per task, status and kind.", min=1)] = 3,
+    storage_options: StorageOptions = "{}",
+    as_json: JsonFlag = False,
+) -> None:
+    """Print some annotations of each task.
+
+    Example: phicorpus show demo/output --per-task 5
+    """
+    from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
+
+    store = open_store(output, yaml.safe_load(storage_options))
+    rows = console.sample(store, per_task)
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif rows:
+        console.show_annotations(rows, title=f"from {output}")
+    else:
+        console.out.print(f"no annotations in {output} yet")
+
+
+def report(
+    output: OutputArgument,
+    page: Annotated[Path, typer.Option("--output", "-o", help="HTML file.")] = Path("report.html"),
+    *,
+    pictures: Annotated[bool, typer.Option(help="Read assets for small pictures.")] = True,
+    storage_options: StorageOptions = "{}",
+) -> None:
+    """Write one HTML page about an output: counts, errors, samples, runs.
+
+    Example: phicorpus report demo/output -o report.html
+    """
+    from pipeline.config import FetchConfig  # noqa: PLC0415  (with report)
+    from pipeline.report import gather, render  # noqa: PLC0415  (pyarrow, decoders)
+    from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
+
+    options = yaml.safe_load(storage_options)
+    fetch = FetchConfig(storage_options=options) if pictures else None
+    findings = gather(open_store(output, options), output, fetch=fetch)
+    page.write_text(render(findings), "utf-8")
+    typer.echo(f"wrote {page}")

@@ -1,0 +1,138 @@
+"""Commands that run a job, or say what it would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from pipeline import console
+from pipeline.cli.options import ConfigArgument, JsonFlag, SetOption, StorageOptions
+from pipeline.config import RunConfig, load_config
+
+if TYPE_CHECKING:
+    from pipeline.job import RunReport
+
+EXIT_ERRORS_ABOVE_THRESHOLD = 3
+
+
+class Reprocess(StrEnum):
+    """What to do about what an earlier run did; Airflow's words."""
+
+    NONE = "none"
+    FAILED = "failed"
+    ALL = "all"
+
+
+def annotate(
+    config: ConfigArgument,
+    *,
+    set_: SetOption = None,
+    reprocess: Annotated[
+        Reprocess,
+        typer.Option(help="none: only what is new; failed: errors too; all: everything anew"),
+    ] = Reprocess.NONE,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the job: annotate what the manifest names and the output does not hold yet.
+
+    A finished output is left alone; an interrupted one is gone on with.
+
+    Example: phicorpus annotate jobs/annotate.yaml --set output=s3://bucket/annotations
+
+    Exit codes: 0 done or nothing to do, 2 wrong config or manifest, 3 more errors than
+    errors.max_error_ratio, 5 the output store refused, 130 interrupted.
+    """
+    from pipeline.job import annotate as run  # noqa: PLC0415  (Ray takes a second to import)
+    from pipeline.job import with_new_generation  # noqa: PLC0415
+    from pipeline.retry import choose  # noqa: PLC0415
+    from pipeline.retry import retry as retry_errors  # noqa: PLC0415
+
+    settings = load_config(config, set_ or ())
+    if reprocess is Reprocess.ALL:
+        settings = with_new_generation(settings)
+    with console.progress_bar() as on_progress:
+        report = run(settings, on_progress=on_progress)
+    _finish(report, settings, as_json=as_json)
+    if reprocess is Reprocess.FAILED:
+        with console.progress_bar() as on_progress:
+            again = retry_errors(settings, choose("all"), on_progress=on_progress)
+        _finish(again, settings, as_json=as_json)
+        return
+    _check_errors(report, settings)
+
+
+def retry(
+    job: Annotated[str, typer.Argument(help="The job's YAML, or the output of a run.")],
+    *,
+    kinds: Annotated[
+        str,
+        typer.Option(
+            "--errors", help="retryable, all, timeout, crash, fetch, decode, infer, a class, ..."
+        ),
+    ] = "retryable",
+    where: Annotated[
+        list[str] | None, typer.Option(help="column=pattern, with * and ?; all have to fit.")
+    ] = None,
+    set_: SetOption = None,
+    storage_options: StorageOptions = "{}",
+    as_json: JsonFlag = False,
+) -> None:
+    """Run chosen errors again; what now succeeds is added, answers that are there stay.
+
+    Example: phicorpus retry jobs/annotate.yaml --errors fetch,timeout --where 'uri=*/2024/*'
+
+    Exit codes: as annotate.
+    """
+    from pipeline.retry import choose  # noqa: PLC0415  (Ray)
+    from pipeline.retry import retry as retry_errors  # noqa: PLC0415
+
+    settings = _job_of(job, set_ or (), yaml.safe_load(storage_options))
+    with console.progress_bar() as on_progress:
+        report = retry_errors(settings, choose(kinds, where or ()), on_progress=on_progress)
+    _finish(report, settings, as_json=as_json)
+
+
+def _job_of(job: str, overrides: Sequence[str], options: Mapping[str, Any]) -> RunConfig:
+    """Read a job's YAML, or the config of an output's newest run."""
+    from pipeline.record import newest  # noqa: PLC0415  (fsspec)
+    from pipeline.storage.store import open_store  # noqa: PLC0415
+
+    if job.endswith((".yaml", ".yml")):
+        return load_config(Path(job), overrides)
+    recorded = newest(open_store(job, options), options).config
+    return recorded.model_copy(update={"output": job})
+
+
+def _finish(report: RunReport, settings: RunConfig, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(console.report_json(report))
+    else:
+        console.show_report(report, settings.output)
+
+
+def _check_errors(report: RunReport, settings: RunConfig) -> None:
+    if report.error_ratio > settings.errors.max_error_ratio:
+        console.err.print(
+            f"{report.error_ratio:.1%} of the annotations are errors, more than "
+            f"errors.max_error_ratio = {settings.errors.max_error_ratio:.1%}"
+        )
+        raise typer.Exit(EXIT_ERRORS_ABOVE_THRESHOLD)
+
+
+def plan(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag = False) -> None:
+    """Print what `annotate` would do; start nothing.
+
+    Example: phicorpus plan jobs/annotate.yaml
+    """
+    from pipeline.job import prepare  # noqa: PLC0415  (Ray takes a second to import)
+
+    job = prepare(load_config(config, set_ or ()))
+    if as_json:
+        typer.echo(console.plan_json(job))
+    else:
+        console.show_plan(job)
