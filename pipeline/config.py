@@ -139,12 +139,23 @@ class AudioConfig(Section):
     speech_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
+class TextConfig(Section):
+    """Reading texts."""
+
+    max_bytes: Annotated[int, Field(gt=0)] = 10 * 1024**2
+    max_passage_bytes: Annotated[int, Field(ge=64)] = Field(
+        default=9000,
+        description="UTF-8, per request: with an answer of 1,000 tokens it stays in short RoPE",
+    )
+
+
 class UnitConfig(Section):
     """How many assets are committed together."""
 
     image: Annotated[int, Field(ge=1, le=4096)] = 64
     deck: Annotated[int, Field(ge=1, le=4096)] = 8
     audio: Annotated[int, Field(ge=1, le=4096)] = 8
+    text: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
 class EngineConfig(Section):
@@ -242,6 +253,7 @@ class RunConfig(Section):
     images: ImageConfig = ImageConfig()
     decks: DeckConfig = DeckConfig()
     audio: AudioConfig = AudioConfig()
+    texts: TextConfig = TextConfig()
     units: UnitConfig = UnitConfig()
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -140,6 +140,10 @@ class UnsupportedMedia(DecodeError):
     """The content is of a type that this flow does not read."""
 
 
+class NotUtf8(DecodeError):
+    """The text is in another encoding, or none; names the first byte at fault."""
+
+
 class PasswordRequired(DecodeError):
     """The document is encrypted."""
 

@@ -105,7 +105,9 @@ class Flow:
 
     def _decode(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
         limits = self.config
-        decoding = DecodeConfig(images=limits.images, decks=limits.decks, audio=limits.audio)
+        decoding = DecodeConfig(
+            images=limits.images, decks=limits.decks, audio=limits.audio, texts=limits.texts
+        )
         return partial(decode, config=decoding, preparation=self.backend.preparation)
 
     def _load(self, wanted: Sequence[pa.Table]) -> Callable[[], Any] | None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError
-from pipeline.media.sniff import asset_kind, guess, sniff
+from pipeline.media.sniff import PLAIN_TEXT, asset_kind, guess, sniff
 
 _SNIFF_BYTES = 4096
 
@@ -32,6 +32,7 @@ def build(
     """List a prefix on any fsspec store and write a manifest of the media found there.
 
     The type comes from the extension, or from the first bytes where the extension says nothing.
+    Texts are known by their extension alone: else every program and table would be one.
 
     Args:
         prefix: Folder or prefix.
@@ -64,7 +65,7 @@ def build(
         media_types.append(media_type)
         sizes.append(int(listed[path]["size"] or 0))
     if not uris:
-        raise ManifestError(f"no image, deck or recording under {prefix}")
+        raise ManifestError(f"no image, deck, recording or text under {prefix}")
     table = pa.table({"uri": uris, "media_type": media_types, "size_bytes": sizes})
     with fsspec.open(output, "wb", **(options or {}).get(_protocol(output), {})) as file:
         pq.write_table(table, file)
@@ -82,4 +83,5 @@ def _protocol(uri: str) -> str:
 
 def _sniff_head(filesystem: fsspec.AbstractFileSystem, path: str) -> str | None:
     head: Any = filesystem.cat_file(path, start=0, end=_SNIFF_BYTES)
-    return sniff(head)
+    found = sniff(head)
+    return found if found != PLAIN_TEXT else None

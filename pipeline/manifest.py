@@ -20,7 +20,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.errors import ManifestError
 from pipeline.hashing import hash64
-from pipeline.media.sniff import asset_kind, guess
+from pipeline.media.sniff import PLAIN_TEXT, asset_kind, guess
 from pipeline.tasks import TASKS, fits
 from schemas import ANNOTATION, MANIFEST
 
@@ -75,9 +75,15 @@ class Manifest:
         """Add the optional columns with their defaults, and make relative uris absolute."""
         written: list[str | None] = table["uri"].to_pylist()
         columns: dict[str, pa.ChunkedArray | pa.Array] = {}
-        columns["uri"] = pa.array([self._absolute(file, uri) for uri in written], pa.string())
+        columns["text"] = _column(table, "text", lambda: [None] * len(written))
+        held = pc.is_valid(columns["text"]).to_pylist()
+        uris = [
+            uri if here else self._absolute(file, uri)
+            for uri, here in zip(written, held, strict=True)
+        ]
+        columns["uri"] = pa.array(uris, pa.string())
         columns["asset_id"] = _column(table, "asset_id", lambda: map(_default_id, written))
-        columns["media_type"] = _column(table, "media_type", lambda: map(_guess, written))
+        columns["media_type"] = _media_types(table, columns["text"], written)
         columns["sha256"] = _column(table, "sha256", lambda: [None] * len(written))
         columns["tasks"] = _column(table, "tasks", lambda: [None] * len(written))
         for field in self.passed_through:
@@ -100,6 +106,22 @@ def _column(table: pa.Table, name: str, default: Callable[[], Any]) -> pa.Array 
     if column.null_count and name in {"asset_id", "media_type"}:
         return pc.coalesce(column, pa.array(list(default()), kind))
     return column
+
+
+def _media_types(
+    table: pa.Table, texts: pa.Array | pa.ChunkedArray, written: Sequence[str | None]
+) -> pa.Array | pa.ChunkedArray:
+    """Take the declared type, else that of a text for a row that holds one, else the uri's."""
+    guessed = _column(table, "media_type", lambda: map(_guess, written))
+    if texts.null_count == len(texts):
+        return guessed
+    declared = _declared(table, "media_type")
+    return pc.if_else(pc.is_valid(texts), pc.coalesce(declared, pa.scalar(PLAIN_TEXT)), guessed)
+
+
+def _declared(table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
+    kind = MANIFEST.field(name).type
+    return table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)
 
 
 def _default_id(uri: str | None) -> str | None:
@@ -243,6 +265,10 @@ def _check_part(part: ManifestPart, tasks: Sequence[str]) -> None:
     unknown = pa.array([value for value, kind in kinds.items() if kind is None], pa.string())
     not_media = pc.is_in(rows["media_type"], value_set=unknown)
     _refuse(part, "media_type", not_media, "is no type that this pipeline reads")
+    texts = pa.array([value for value, kind in kinds.items() if kind == "text"], pa.string())
+    of_text = pc.is_in(rows["media_type"], value_set=texts)
+    other = pc.and_(pc.is_valid(rows["text"]), pc.invert(of_text))
+    _refuse(part, "media_type", other, "cannot be the type of a row that holds its text")
     if rows["tasks"].null_count < rows.num_rows:
         _check_tasks(part, tasks, kinds)
 

@@ -205,7 +205,8 @@ def _unit_ids(kind: str, rows: pa.Table) -> list[str]:
     """Name the unit of the first row, of the first two, ... of all, by one running hash."""
     hashed = hashlib.blake2b(digest_size=8)
     names: list[str] = []
-    columns = (rows[name].to_pylist() for name in ("asset_id", "sha256", "tasks"))
+    inline = ("text",) if kind == "text" else ()
+    columns = (rows[name].to_pylist() for name in ("asset_id", "sha256", "tasks", *inline))
     for identity in zip(*columns, strict=True):
         hashed.update(_ENCODE(identity).encode())
         names.append(f"{kind}-{hashed.hexdigest()}")

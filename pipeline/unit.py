@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.models.model import Modality
 from schemas import ASSET
 
-KINDS: Mapping[str, Modality] = {"image": "vision", "deck": "vision", "audio": "speech"}
+KINDS: Mapping[str, Modality] = {"image": "vision", "deck": "vision", "audio": "speech", "text": "text"}
 """The flow that each kind of asset goes through."""
 
 

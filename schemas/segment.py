@@ -31,24 +31,34 @@ _PART = [
     field(
         "segment_kind",
         pa.string(),
-        "image, page, window, or asset where decoding failed",
+        "image, page, window, passage, or asset where decoding failed",
         nullable=False,
     ),
     field("page_number", pa.int32(), "Page of a deck or TIFF, from 1"),
     field("hidden", pa.bool_(), "The slide is hidden in its deck"),
     field("start_s", pa.float64(), "Start of the window in its recording", unit="seconds"),
     field("end_s", pa.float64(), "End of the window in its recording", unit="seconds"),
+    field("start_char", pa.int64(), "Start of the passage in its text", unit="characters"),
+    field("end_char", pa.int64(), "End of the passage in its text", unit="characters"),
     field("flags", pa.list_(pa.string()), "What a reader should know: truncated, animation, ..."),
-    field("skip_reason", pa.string(), "Why the model is not asked: no_speech, not_rendered"),
+    field(
+        "skip_reason", pa.string(), "Why the model is not asked: no_speech, no_text, not_rendered"
+    ),
 ]
 
-ASSET = schema("asset", 1, _IDENTITY + _TASKS)
+_ASSET = _IDENTITY + _TASKS
+
+ASSET = schema(
+    "asset",
+    1,
+    [*_ASSET, field("text", pa.large_string(), "The asset itself, where the manifest holds it")],
+)
 
 FETCHED = schema(
     "fetched",
     1,
     [
-        *ASSET,
+        *_ASSET,
         field("content", pa.large_binary(), "The asset's bytes; null where an error is"),
         *_ERROR,
     ],
@@ -64,7 +74,11 @@ SEGMENT = schema(
         field(
             "native", pa.string(), "Text, notes, tables and charts from the file itself, as JSON"
         ),
-        field("data", pa.large_binary(), "Canvas: uint8 RGB rows; window: float32 samples, 16 kHz"),
+        field(
+            "data",
+            pa.large_binary(),
+            "Canvas: uint8 RGB rows; window: float32 samples, 16 kHz; passage: UTF-8",
+        ),
         field("width_px", pa.int32(), "Of the canvas", unit="pixels"),
         field("height_px", pa.int32(), "Of the canvas", unit="pixels"),
         field("valid_width_px", pa.int32(), "Canvas columns that are not padding", unit="pixels"),

@@ -25,6 +25,7 @@ from tests.builders import (
     a_config,
     a_corpus,
     annotation_rows,
+    write_files,
     write_manifest,
 )
 
@@ -80,6 +81,35 @@ def test_every_asset_has_one_document_and_every_run_one_record(tmp_path: Path) -
     written = json.loads(record.read_text())
     assert (written["run_id"], written["status"]) == (report.run_id, "done")
     assert written["num_ok"] == report.tally.num_ok
+
+
+def test_texts_of_files_and_of_the_manifest_are_answered_passage_by_passage(tmp_path: Path) -> None:
+    files = {"long.md": b"A paragraph.\n\n" * 1000, "short.txt": b"Words.", "other.txt": b"\xe9"}
+    write_files(tmp_path, files)
+    rows = [{"uri": name, "text": None} for name in files] + [{"uri": "held", "text": "Own."}]
+    write_manifest(tmp_path / "manifest.parquet", rows)
+    tasks = {"summarise": {}, "ask": {"prompt": "Who wrote it?"}}
+
+    report = run(a_config(tmp_path, tasks=tasks, units={"text": 2}), answer={"": "an answer"})
+
+    found = annotation_rows(tmp_path / "output")
+    counts = Counter((row["uri"].rpartition("/")[2], row["task"], row["status"]) for row in found)
+    assert counts == {
+        (name, task, status): count
+        for task in tasks
+        for name, status, count in (
+            *(("long.md", "ok", 2), ("short.txt", "ok", 1)),
+            *(("other.txt", "error", 1), ("held", "ok", 1)),
+        )
+    }
+    assert {row["error_type"] for row in found if row["status"] == "error"} == {"NotUtf8"}
+    assert report.tally.num_announced == len(found)
+    paths = (tmp_path / "output").glob("documents/*/*.parquet")
+    documents = [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+    assert {row["kind"] for row in documents} == {"text"}
+    assert (
+        next(row for row in documents if row["uri"] == "held")["markdown"].count("an answer") == 2
+    )
 
 
 def test_a_second_run_does_nothing_and_asks_no_model(tmp_path: Path) -> None:

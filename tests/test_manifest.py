@@ -100,13 +100,32 @@ def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_build_lists_media_and_leaves_out_the_rest(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     files = {"b/a.png": an_image(), "b/tone.wav": a_tone(0.1), "b/noext": an_image(fmt="JPEG")}
-    write_files(corpus, files | {"notes.txt": b"text", ".hidden.png": an_image()})
+    files |= {"notes.txt": b"text", "LICENCE": b"text", "table.csv": b"a,b"}
+    write_files(corpus, files | {".hidden.png": an_image()})
 
     summary = build(str(corpus), str(tmp_path / "m.parquet"))
 
-    assert dict(summary.num_by_kind) == {"audio": 1, "image": 2}
-    assert [Path(path).name for path in summary.skipped] == ["notes.txt"]
-    assert check(open_manifest(str(tmp_path / "m.parquet")), TASKS) == 3
+    assert dict(summary.num_by_kind) == {"audio": 1, "image": 2, "text": 1}
+    assert [Path(path).name for path in summary.skipped] == ["LICENCE", "table.csv"]
+    assert check(open_manifest(str(tmp_path / "m.parquet")), TASKS) == 4
+
+
+def test_a_row_that_holds_its_text_is_a_text_whatever_its_uri(tmp_path: Path) -> None:
+    rows = [{"uri": "tickets/7", "text": "It is broken."}, {"uri": "a.png", "text": None}]
+    path = write_manifest(tmp_path / "m.parquet", rows)
+
+    assert check(open_manifest(str(path)), TASKS) == 2
+    held, image = read(path)
+    assert (held["uri"], held["media_type"]) == ("tickets/7", "text/plain")
+    assert held["text"] == "It is broken."
+    assert (image["uri"], image["media_type"]) == (f"{tmp_path}/a.png", "image/png")
+
+
+def test_a_text_that_is_declared_an_image_is_refused(tmp_path: Path) -> None:
+    rows = [{"uri": "a", "text": "words", "media_type": "image/png"}]
+
+    with pytest.raises(ManifestError, match=r"row 0: 'image/png' cannot be the type"):
+        check(open_manifest(str(write_manifest(tmp_path / "m.parquet", rows))), TASKS)
 
 
 def test_build_writes_relative_uris_on_demand(tmp_path: Path) -> None:
@@ -119,7 +138,7 @@ def test_build_writes_relative_uris_on_demand(tmp_path: Path) -> None:
 
 
 def test_a_prefix_without_media_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no image, deck or recording"):
+    with pytest.raises(ManifestError, match="no image, deck, recording or text"):
         build(str(tmp_path), str(tmp_path / "m.parquet"))
 
 

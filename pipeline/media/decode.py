@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-from pipeline.config import AudioConfig, DeckConfig, ImageConfig, Section
+from pipeline.config import AudioConfig, DeckConfig, ImageConfig, Section, TextConfig
 from pipeline.errors import (
     LimitExceeded,
     PasswordRequired,
@@ -20,7 +20,7 @@ from pipeline.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from pipeline.media import audio, deck, image, libreoffice, package, pcm, pdf, sniff
+from pipeline.media import audio, deck, image, libreoffice, package, pcm, pdf, sniff, text
 from pipeline.media.package import Package
 from pipeline.media.piece import Piece
 from pipeline.media.sandbox import Limits, Sandbox
@@ -48,6 +48,7 @@ class DecodeConfig(Section):
     images: ImageConfig = ImageConfig()
     decks: DeckConfig = DeckConfig()
     audio: AudioConfig = AudioConfig()
+    texts: TextConfig = TextConfig()
     image_max_side_px: int | None = None
 
 
@@ -110,13 +111,22 @@ def decode_batch(
 
 
 def found_type(asset: Undecoded) -> str:
-    """Name an asset's media type by its content, else "an unknown type"."""
-    return sniff.sniff(asset.content) or "an unknown type"
+    """Name an asset's media type by its content, else "an unknown type".
+
+    Only of text the declared type is believed: no content has its signature, and a text may begin
+    as anything does.
+    """
+    found = sniff.sniff(asset.content)
+    if sniff.asset_kind(asset.media_type) == "text":
+        other = sniff.asset_kind(found) not in {None, "text"}
+        return str(found if other and not text.is_text(asset.content) else asset.media_type)
+    return found or "an unknown type"
 
 
 def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Source | SegmentError:
     found = found_type(asset)
-    if found not in DECODERS:
+    undeclared = found == sniff.PLAIN_TEXT and found != asset.media_type
+    if found not in DECODERS or undeclared:
         return UnsupportedMedia(
             f"declared {asset.media_type or 'nothing'}, found {found} in {len(asset.content)} bytes"
         )
@@ -204,6 +214,10 @@ def _office(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[
     return resumed(sandbox, deck.pieces, *arguments)
 
 
+def _text(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
+    return text.pieces(source.content, config.texts)
+
+
 def _encrypted(source: Source, *_: object) -> Iterator[Piece]:
     raise PasswordRequired(f"the office document is encrypted: {len(source.content)} bytes")
 
@@ -251,5 +265,7 @@ DECODERS: Mapping[str, Decoder] = {
     sniff.PPT: _office,
     sniff.ODP: _office,
     sniff.ENCRYPTED_OFFICE: _encrypted,
+    sniff.PLAIN_TEXT: _text,
+    sniff.MARKDOWN: _text,
 }
 """Who decodes what. A new media type is a signature in `sniff.py`, a decoder, and a line here."""

@@ -13,8 +13,8 @@ from PIL import Image
 from pipeline.errors import SegmentError
 
 Samples = npt.NDArray[np.float32]
-PieceKind = Literal["image", "page", "window", "asset"]
-AssetKind = Literal["image", "deck", "audio"]
+PieceKind = Literal["image", "page", "window", "passage", "asset"]
+AssetKind = Literal["image", "deck", "audio", "text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +85,12 @@ class Piece:
             the last window of a recording.
         image: RGB picture of an image or page; None for windows, and for pages not rendered.
         samples: shape (n,), float32 mono 16 kHz; None for images and pages, and for silence.
+        text: The passage, for passages.
         page_number: From 1, for pages.
         start_s: Start of the window in seconds from the beginning of the recording.
+        start_char, end_char: The passage's place in its text, in characters.
         flags: Plain words: "truncated", "animation", "fonts_missing", ...
-        skip_reason: Why no model should be asked: "no_speech", "not_rendered".
+        skip_reason: Why no model should be asked: "no_speech", "no_text", "not_rendered".
         error: This piece alone failed; the others stand.
     """
 
@@ -97,10 +99,13 @@ class Piece:
     kind: PieceKind
     image: Image.Image | None = None
     samples: Samples | None = None
+    text: str | None = None
     page_number: int | None = None
     hidden: bool | None = None
     start_s: float | None = None
     end_s: float | None = None
+    start_char: int | None = None
+    end_char: int | None = None
     native: Native | None = None
     flags: tuple[str, ...] = ()
     skip_reason: str | None = None

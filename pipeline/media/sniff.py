@@ -22,6 +22,8 @@ PPTX: Final = "application/vnd.openxmlformats-officedocument.presentationml.pres
 PPT: Final = "application/vnd.ms-powerpoint"
 ODP: Final = "application/vnd.oasis.opendocument.presentation"
 ENCRYPTED_OFFICE: Final = "application/x-encrypted-office"
+PLAIN_TEXT: Final = "text/plain"
+MARKDOWN: Final = "text/markdown"
 
 _DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 _XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -85,6 +87,9 @@ _BY_EXTENSION: Mapping[str, str] = {
     ".ts": "video/mp2t",
     ".flv": "video/x-flv",
     ".avi": "video/x-msvideo",
+    ".txt": PLAIN_TEXT,
+    ".md": MARKDOWN,
+    ".markdown": MARKDOWN,
 }
 
 ASSET_KINDS: Mapping[str, AssetKind] = {
@@ -103,6 +108,8 @@ ASSET_KINDS: Mapping[str, AssetKind] = {
     PPT: "deck",
     ODP: "deck",
     ENCRYPTED_OFFICE: "deck",
+    PLAIN_TEXT: "text",
+    MARKDOWN: "text",
 }
 
 # Content that starts with these bytes is of this type, whatever follows.
@@ -333,4 +340,4 @@ def _sniff_text(content: bytes) -> str | None:
     except UnicodeDecodeError as error:
         if error.start < len(sample) - 4:
             return None
-    return "text/plain"
+    return PLAIN_TEXT

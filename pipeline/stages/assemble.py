@@ -44,6 +44,8 @@ def _document(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
     }
     if kind == "audio":
         return document | _transcript(segments)
+    if kind == "text":
+        return document | {"markdown": _answers(segments)}
     return document | {"markdown": _markdown(kind, segments)}
 
 
@@ -80,6 +82,16 @@ def _transcript(segments: Sequence[Mapping[str, Row]]) -> dict[str, Any]:
 def _markdown(kind: str, segments: Sequence[Mapping[str, Row]]) -> str:
     pages = [_page(kind, segment, numbered=len(segments) > 1) for segment in segments]
     return "\n\n".join(page for page in pages if page)
+
+
+def _answers(segments: Sequence[Mapping[str, Row]]) -> str:
+    """Give what was answered about each passage, in order, task by task."""
+    parts = [
+        _failure(row) if row["status"] == "error" else row["text"]
+        for segment in segments
+        for row in segment.values()
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _page(kind: str, segment: Mapping[str, Row], *, numbered: bool) -> str:

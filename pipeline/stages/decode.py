@@ -91,6 +91,8 @@ def _row(asset: Mapping[str, Any], piece: Piece) -> Row:
         "hidden": piece.hidden,
         "start_s": piece.start_s,
         "end_s": piece.end_s,
+        "start_char": piece.start_char,
+        "end_char": piece.end_char,
         "flags": list(piece.flags),
         "native": piece.native.to_json() if piece.native is not None else None,
         "skip_reason": piece.skip_reason,
@@ -98,7 +100,7 @@ def _row(asset: Mapping[str, Any], piece: Piece) -> Row:
 
 
 def _data(asset: Mapping[str, Any], piece: Piece, preparation: Preparation | None) -> Row:
-    """Make the bytes that the model is given: a canvas, or samples; none if it is not asked."""
+    """Make the bytes that the model is given: canvas, samples or text; none if it is not asked."""
     if piece.error is not None:
         raise piece.error
     fitting = [TASKS[name] for name in asset["tasks"] if piece.kind in TASKS[name].kinds]
@@ -111,8 +113,10 @@ def _data(asset: Mapping[str, Any], piece: Piece, preparation: Preparation | Non
         return {}
     if piece.samples is not None:
         return {"data": piece.samples.astype(np.float32, copy=False).tobytes()}
+    if piece.text is not None:
+        return {"data": piece.text.encode()}
     if piece.image is None:
-        raise DecodeError(f"a {piece.kind} without picture or sound")
+        raise DecodeError(f"a {piece.kind} without picture, sound or text")
     if preparation is None:
         raise UnsupportedMedia("this job's model takes no images")
     canvas = preparation.canvas(piece.image)

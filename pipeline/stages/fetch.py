@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.config import FetchConfig
 from pipeline.errors import SegmentError
-from pipeline.storage.assets import read_asset
+from pipeline.storage.assets import read_asset, read_inline
 from schemas.error import error_columns
 from schemas.segment import FETCHED
 
@@ -33,7 +33,11 @@ def fetch(batch: pa.Table, *, config: FetchConfig) -> Iterator[pa.Table]:
 
 def _fetched(asset: dict[str, Any], config: FetchConfig) -> dict[str, Any]:
     try:
-        read = read_asset(asset["uri"], config, sha256=asset["sha256"])
+        read = (
+            read_asset(asset["uri"], config, sha256=asset["sha256"])
+            if asset["text"] is None
+            else read_inline(asset["text"], asset["uri"], sha256=asset["sha256"])
+        )
     except SegmentError as error:
         return {**asset, **error_columns(error)}
     return {**asset, "content": read.content, "sha256": read.sha256}

@@ -16,7 +16,7 @@ from pipeline.engine.ladder import Reply
 from pipeline.errors import EngineDied, SegmentError
 from pipeline.media.piece import Native
 from pipeline.models.model import Canvas, Clip, Turn
-from pipeline.tasks.question import Question
+from pipeline.tasks.question import Question, about_text
 from pipeline.tasks.task import Answer
 from schemas import REPLY
 from schemas.error import error_columns
@@ -104,14 +104,19 @@ def _native_answer(segment: dict[str, Any], question: Question) -> Answer | None
 
 
 def _request(segment: dict[str, Any], question: Question, prompt: str) -> Request:
-    media = _media(segment)
     return Request(
         request_id=f"{segment['asset_id']}/{segment['segment_index']}/{question.task.name}",
-        turns=(Turn("user", (media, prompt)),),
+        turns=(Turn("user", _content(segment, prompt)),),
         max_new_tokens=question.max_new_tokens,
         temperature=question.temperature,
         seed=question.seed,
     )
+
+
+def _content(segment: dict[str, Any], prompt: str) -> tuple[str | Canvas | Clip, ...]:
+    if segment["segment_kind"] == "passage":
+        return (about_text(segment["data"].to_pybytes().decode(), prompt),)
+    return (_media(segment), prompt)
 
 
 def _media(segment: dict[str, Any]) -> Canvas | Clip:

@@ -65,7 +65,19 @@ def read_asset(uri: str, config: FetchConfig, *, sha256: str | None = None) -> A
         retry=retry_if_exception(_may_pass),
         reraise=True,
     )
-    content = attempts(_read_once, uri, config)
+    return _checked(attempts(_read_once, uri, config), uri, sha256)
+
+
+def read_inline(text: str, uri: str, *, sha256: str | None = None) -> Asset:
+    """Take an asset that the manifest itself holds.
+
+    Raises:
+        ChecksumMismatch: the text in UTF-8 has another checksum.
+    """
+    return _checked(text.encode(), uri, sha256)
+
+
+def _checked(content: bytes, uri: str, sha256: str | None) -> Asset:
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise ChecksumMismatch(f"{uri} has sha256 {found}, the manifest says {sha256.lower()}")

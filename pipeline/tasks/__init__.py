@@ -2,20 +2,25 @@
 
 from collections.abc import Mapping
 
+from pipeline.tasks.ask import ASK
 from pipeline.tasks.caption import CAPTION
 from pipeline.tasks.chart import CHART
 from pipeline.tasks.native import NATIVE
 from pipeline.tasks.ocr import OCR
+from pipeline.tasks.summarise import SUMMARISE
 from pipeline.tasks.task import Answer, Task
 from pipeline.tasks.transcribe import TRANSCRIBE
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (OCR, CAPTION, CHART, TRANSCRIBE, NATIVE)}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (OCR, CAPTION, CHART, TRANSCRIBE, NATIVE, SUMMARISE, ASK)
+}
 """A new task is one file and one name here."""
 
 KINDS_OF_ASSET: Mapping[str, frozenset[str]] = {
     "image": frozenset({"image"}),
     "deck": frozenset({"page"}),
     "audio": frozenset({"window"}),
+    "text": frozenset({"passage"}),
 }
 """The kinds of segment that each kind of asset is decoded to."""
 

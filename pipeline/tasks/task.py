@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pipeline.media.piece import Native, PieceKind
 
-Modality = Literal["vision", "speech"]
+Modality = Literal["vision", "speech", "text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Task:
         version: Raised when prompt or parser change what an answer is; part of the fingerprint.
         kinds: The segments that it can be asked of.
         modality: Which flow runs it.
-        prompt: The question; None for a task that asks no model.
+        prompt: The question; "" where the job has to give it; None for a task that asks no model.
         max_new_tokens: Upper bound of the answer, tokens.
         parse: The model's text to an answer.
         from_native: The answer that the file itself gives, or None where it gives none; used for

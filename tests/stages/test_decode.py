@@ -84,3 +84,13 @@ def test_pages_that_no_model_sees_carry_no_pixels() -> None:
     rows = decoded(fetched(content=a_pdf(1), tasks=["native"]))
 
     assert [row["data"] for row in rows] == [None]
+
+
+def test_a_text_becomes_passages_in_utf_8() -> None:
+    text = {"media_type": "text/plain", "tasks": ["summarise"]}
+
+    rows = decoded(fetched(content="One d\xe9j\xe0 vu.\n\n".encode() * 1000, **text))
+
+    assert [row["segment_kind"] for row in rows] == ["passage"] * 2
+    assert b"".join(row["data"] for row in rows).decode() == "One d\xe9j\xe0 vu.\n\n" * 1000
+    assert rows[1]["start_char"] == rows[0]["end_char"] == len(rows[0]["data"].decode())

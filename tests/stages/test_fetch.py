@@ -21,3 +21,14 @@ def test_an_unreadable_asset_keeps_its_row_and_hurts_no_neighbour(tmp_path: Path
     assert fetched["content"].to_pylist() == [None, b"x", None]
     assert fetched["error_type"].to_pylist() == ["AssetMissing", None, "UriRefused"]
     assert fetched["error_stage"].to_pylist() == ["fetch", None, "fetch"]
+
+
+def test_a_text_of_the_manifest_is_its_own_content() -> None:
+    row = {"unit_id": "u", "asset_id": "a", "uri": "http://10.0.0.1/", "tasks": ["ask"]}
+    inline = pa.Table.from_pylist([row | {"text": "na\xefve"}], schema=ASSET)
+
+    (fetched,) = fetch(inline, config=FetchConfig())
+
+    assert fetched.schema == FETCHED
+    assert fetched["content"].to_pylist() == ["na\xefve".encode()]
+    assert fetched["error_type"].to_pylist() == [None]

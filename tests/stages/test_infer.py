@@ -18,7 +18,10 @@ from pipeline.tasks.question import questions
 from schemas import REPLY
 from tests.builders import a_segment, segments
 
-ASKED = questions({name: TaskConfig() for name in TASKS}, TASKS)
+ASKED = questions(
+    {name: TaskConfig(prompt="Why?" if name == "ask" else None) for name in TASKS},
+    TASKS,
+)
 
 
 def answered(*rows: dict[str, Any], **script: Any) -> list[dict[str, Any]]:
@@ -150,3 +153,16 @@ def test_an_answer_that_comes_at_a_further_attempt_is_an_ordinary_one() -> None:
     (row,) = answered(a_segment(tasks=["caption"]), answer=answer)
 
     assert (row["text"], row["attempts"], row["flags"]) == ("a cat", 3, [])
+
+
+def test_a_passage_and_its_question_are_one_text() -> None:
+    passage = {"segment_kind": "passage", "data": "D\xe9j\xe0 vu.\n".encode()}
+
+    (row,) = answered(a_segment(tasks=["ask"], **passage), answer=_prompt_of)
+
+    assert row["text"] == "<document>\nD\xe9j\xe0 vu.\n</document>\n\nWhy?"
+
+
+def _prompt_of(request: Request) -> str:
+    (content,) = request.turns[0].content
+    return str(content)

@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config import TaskConfig
+from pipeline.errors import ConfigError
 from pipeline.media.piece import Chart, Native
 from pipeline.tasks import TASKS, chart, fits, markdown, native
+from pipeline.tasks.question import questions
 
 CELL = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)
 
@@ -66,7 +69,10 @@ def test_an_empty_page_is_flagged() -> None:
 
 
 def test_tasks_fit_the_kinds_of_asset_that_hold_their_segments() -> None:
-    assert {(t, k) for t in TASKS for k in ("image", "deck", "audio") if fits(TASKS[t], k)} == {
+    kinds = ("image", "deck", "audio", "text")
+    assert {(task, kind) for task in TASKS for kind in kinds if fits(TASKS[task], kind)} == {
+        ("summarise", "text"),
+        ("ask", "text"),
         ("ocr", "image"),
         ("ocr", "deck"),
         ("caption", "image"),
@@ -76,3 +82,10 @@ def test_tasks_fit_the_kinds_of_asset_that_hold_their_segments() -> None:
         ("native", "deck"),
         ("transcribe", "audio"),
     }
+
+
+def test_a_task_without_a_question_of_its_own_has_to_be_given_one() -> None:
+    with pytest.raises(ConfigError, match=r"tasks\.ask\.prompt: say what to ask"):
+        questions({"ask": TaskConfig()}, TASKS)
+
+    assert questions({"ask": TaskConfig(prompt="Who wrote it?")}, TASKS)["ask"].prompt

@@ -1,0 +1,90 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import TextConfig
+from pipeline.errors import LimitExceeded, NotUtf8, UnsupportedMedia
+from pipeline.media.decode import DecodeConfig, decode
+from pipeline.media.piece import Piece
+from pipeline.media.text import pieces
+
+SMALL = TextConfig(max_passage_bytes=64)
+
+
+def passages(text: str, config: TextConfig = SMALL) -> list[str]:
+    return [str(piece.text) for piece in pieces(text.encode(), config)]
+
+
+def test_a_short_text_is_one_passage() -> None:
+    (piece,) = pieces(b"\xef\xbb\xbfWords.", TextConfig())
+
+    assert (piece.kind, piece.index, piece.count, piece.text) == ("passage", 0, 1, "Words.")
+    assert (piece.start_char, piece.end_char, piece.skip_reason) == (0, 6, None)
+
+
+def test_a_long_text_is_cut_at_the_ends_of_paragraphs() -> None:
+    paragraphs = [f"{number}. Some words.\nAnd others.\n\n" for number in range(6)]
+
+    found = passages("".join(paragraphs))
+
+    assert found == ["".join(paragraphs[at : at + 2]) for at in (0, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [("a line\n" * 20, "\n"), ("A sentence. " * 20, ". "), ("word " * 40, " "), ("w" * 200, "w")],
+)
+def test_a_long_paragraph_is_cut_at_the_best_end_there_is(text: str, end: str) -> None:
+    found = passages(text)
+
+    assert "".join(found) == text
+    assert all(passage.endswith(end) for passage in found)
+    assert max(map(len, found)) <= 64
+
+
+@given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=400))
+def test_passages_cover_every_text_exactly_and_keep_the_limit(text: str) -> None:
+    text = text.removeprefix("\ufeff")
+    found = list(pieces(text.encode(), SMALL))
+
+    assert "".join(str(piece.text) for piece in found) == text
+    assert [piece.index for piece in found] == list(range(len(found)))
+    assert {piece.count for piece in found} == {len(found)}
+    for piece in found:
+        assert piece.text == text[piece.start_char : piece.end_char]
+        assert len(str(piece.text).encode()) <= 64
+
+
+def test_a_text_without_words_is_not_asked() -> None:
+    assert [piece.skip_reason for piece in pieces(b"", SMALL)] == ["no_text"]
+    assert [piece.skip_reason for piece in pieces(b" \n\n", SMALL)] == ["no_text"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("caf\xe9".encode("latin-1"), r"byte 0xe9 at 3 of 4"),
+        ("caf\xe9".encode("utf-16"), "UTF-16"),
+        (b"a\0b", "a NUL at byte 1"),
+    ],
+)
+def test_other_encodings_than_utf_8_are_named(content: bytes, why: str) -> None:
+    with pytest.raises(NotUtf8, match=why):
+        list(decode(content, "text/plain"))
+
+
+def test_the_limit_of_bytes_is_named() -> None:
+    with pytest.raises(LimitExceeded, match=r"texts\.max_bytes: 5 bytes, limit 4"):
+        list(pieces(b"words", TextConfig(max_bytes=4)))
+
+
+@pytest.mark.parametrize("start", ["P1 is the first point", "%PDF- is how a PDF begins", "BM", "<"])
+def test_a_declared_text_may_begin_like_anything(start: str) -> None:
+    pieces_: list[Piece] = list(decode(start.encode(), "text/markdown", DecodeConfig()))
+
+    assert [piece.text for piece in pieces_] == [start]
+
+
+def test_text_under_another_name_is_no_image() -> None:
+    with pytest.raises(UnsupportedMedia, match="declared image/png, found text/plain"):
+        list(decode(b"just words", "image/png"))
