@@ -24,11 +24,11 @@ MANIFEST = schema(
         field(
             "tasks", pa.list_(pa.string()), "Which of the job's tasks to run; default: all that fit"
         ),
-    ],
         field(
             "text",
             pa.large_string(),
             "The asset itself, a short text: its uri is then a name, and nothing is read there",
         ),
+    ],
 )
 """Further columns are passed through to the annotations by name."""
