@@ -59,6 +59,6 @@ def about_text(passage: str, prompt: str) -> str:
 
     Example:
         >>> about_text("Sales rose.", "Did they?")
-        '<document>\\nSales rose.\\n</document>\\n\\nDid they?'
+        '<document>\nSales rose.\n</document>\n\nDid they?'
     """
     return f"<document>\n{passage.strip()}\n</document>\n\n{prompt}"
