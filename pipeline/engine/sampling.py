@@ -28,6 +28,15 @@ class Sampler:
         self._temperature = temperature
         self._generator = torch.Generator(device=device).manual_seed(seed)
 
+    @property
+    def state(self) -> torch.Tensor:
+        """What the next draws follow from; set to an earlier one, they are repeated."""
+        return self._generator.get_state()
+
+    @state.setter
+    def state(self, state: torch.Tensor) -> None:
+        self._generator.set_state(state)
+
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Draw from scores of shape (vocabulary,), float32; the token id, shape ()."""
         uniform = torch.rand(scores.shape, generator=self._generator, device=scores.device)
