@@ -2,8 +2,8 @@
 
 The library's own path without flash-attn packs all requests into one dense masked attention, whose
 cost grows with the square of their number. Here each sequence attends to its own keys alone: with
-`torch.nn.attention.varlen` on CUDA (FlashAttention-2 inside the torch wheel), with one small
-scaled_dot_product_attention per sequence elsewhere. No flash-attn package, no kernel from the hub.
+`torch.nn.attention.varlen` on CUDA (FlashAttention-2 inside the torch wheel), by `paged` on a CPU.
+No flash-attn package, no kernel from the hub.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def attend(
         scaling: Of the scores.
         cache: Holds the keys and values of earlier tokens; None outside continuous batching.
         kwargs: `cu_seq_lens_q`, `cu_seq_lens_k`, `max_length_q`, `max_length_k` of the packed
-            batch; `block_table` where each sequence has one new token and reads pages in place.
+            batch; `block_table` where each sequence has one new token and reads pages in place;
+            `step` on a CPU.
 
     Returns:
         (output, None): shape (1, tokens, heads, head size).
@@ -65,6 +66,12 @@ def attend(
     """
     if cache is None:
         raise ValueError(f"{NAME} serves continuous batching only")
+    step = kwargs.get("step")
+    if step is not None:
+        pages = cache.layer_to_allocator[module.layer_idx].get_cache_for_block_table(
+            module.layer_idx
+        )
+        return step.attend((query[0], key[0], value[0]), pages, scaling)[None], None
     key, value = cache.update(
         key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs
     )
@@ -75,10 +82,8 @@ def attend(
         new = query[0], key[0], value[0]
         return attend_pages(*new, kwargs["cu_seq_lens_k"], pages, scaling)[None], None
     bounds = kwargs["cu_seq_lens_q"], kwargs["cu_seq_lens_k"]
-    if query.is_cuda:
-        longest = kwargs["max_length_q"], kwargs["max_length_k"]
-        return attend_packed(query[0], key[0], value[0], bounds, longest, scaling)[None], None
-    return attend_each(query[0], key[0], value[0], bounds, scaling)[None], None
+    longest = kwargs["max_length_q"], kwargs["max_length_k"]
+    return attend_packed(query[0], key[0], value[0], bounds, longest, scaling)[None], None
 
 
 def attend_each(
@@ -88,7 +93,7 @@ def attend_each(
     bounds: tuple[torch.Tensor, torch.Tensor],
     scaling: float,
 ) -> torch.Tensor:
-    """Attend within each sequence, one after another.
+    """Attend within each sequence, one after another: what the kernels are compared with.
 
     Args:
         query: shape (heads, tokens, head size).

@@ -19,6 +19,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.continuous_api import (
     ContinuousBatchingManager,
+    ContinuousBatchProcessor,
     OutputRouter,
 )
 from transformers.generation.continuous_batching.requests import (
@@ -30,13 +31,11 @@ from transformers.generation.continuous_batching.requests import (
 
 from pipeline.config import EngineConfig
 from pipeline.engine import attention, kernel_check
-from pipeline.engine.kernel_check import Heads
+from pipeline.engine.inputs import StepInputs
 from pipeline.engine.sampling import Chooser, Steering
 
 SUPPORTED_VERSION = "5.23"
 
-_CUDA_PAGE_SIZE = 256  # FlashAttention-2 reads pages of a multiple of this
-_MIN_CUDA_CAPABILITY = (8, 0)
 _LIBRARY_LOGGER = "ContinuousBatchingLogger"
 
 log = logging.getLogger(__name__)
@@ -49,40 +48,8 @@ def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
     if getattr(decoder.config, "sliding_window", None) is not None:
         return "a sliding window forbids prefix sharing"
     if decoder.device.type == "cuda":
-        return _why_unsupported_cuda(decoder)
+        return kernel_check.why_unsupported(decoder)
     return None if decoder.device.type == "cpu" else f"untried on {decoder.device.type}"
-
-
-def _why_unsupported_cuda(decoder: Phi3ForCausalLM) -> str | None:
-    device, dtype = decoder.device, decoder.dtype
-    if torch.cuda.get_device_capability(device) < _MIN_CUDA_CAPABILITY:
-        return f"{torch.cuda.get_device_name(device)} has no FlashAttention-2"
-    if dtype not in (torch.float16, torch.bfloat16):
-        return f"FlashAttention-2 does not compute in {dtype}"
-    try:
-        deviation = kernel_check.packed_deviation(Heads.of(decoder.config), device, dtype)
-    except (ImportError, RuntimeError, TypeError) as error:
-        return f"torch's packed attention does not run: {error}"
-    if not deviation < kernel_check.TOLERANCE:  # nan too
-        return f"torch's packed attention is off by {deviation:.3g}"
-    return None
-
-
-def _reads_pages(decoder: Phi3ForCausalLM, page_size: int) -> bool:
-    """Whether decoding may read the KV pages in place, through block tables."""
-    device, dtype = decoder.device, decoder.dtype
-    if device.type != "cuda" or page_size % _CUDA_PAGE_SIZE:
-        return False
-    heads = Heads.of(decoder.config)
-    try:
-        deviation = kernel_check.paged_deviation(heads, device, dtype, page_size=page_size)
-    except (RuntimeError, TypeError) as error:
-        log.warning("no block tables", extra={"reason": str(error)})
-        return False
-    if not deviation < kernel_check.TOLERANCE:  # nan too
-        log.warning("no block tables", extra={"reason": f"off by {deviation:.3g}"})
-        return False
-    return True
 
 
 class Watch(Protocol):
@@ -166,14 +133,37 @@ class SteeringProcessor(ContinuousBatchingLogitsProcessor):
 
 
 class _Manager(ContinuousBatchingManager):
-    """The library's manager on a daemon thread: a process can end without it."""
+    """The library's manager on a daemon thread, so that a process can end without it."""
 
     def start(self) -> None:
+        """Start the loop; its memory is taken, or could not be, when this returns."""
         self.background_thread_status.clear()
+        self._is_ready = threading.Event()
         self._generation_thread = threading.Thread(
-            target=self._run_generation_loop, name="phicorpus-decode", daemon=True
+            target=self._run, name="phicorpus-decode", daemon=True
         )
         self._generation_thread.start()
+        self._is_ready.wait()
+
+    def _run(self) -> None:
+        try:
+            self._run_generation_loop()
+        finally:
+            self._is_ready.set()
+
+    def _create_batch_processor(self) -> ContinuousBatchProcessor:
+        processor = super()._create_batch_processor()
+        inputs = StepInputs(
+            cache=processor.cache,
+            config=processor.config,
+            continuous_batching_config=processor.cb_config,
+            device=processor.model_device,
+            model_dtype=processor.model_dtype,
+            logit_processor=processor.logit_processor,
+        )
+        processor.inputs_and_outputs = processor.model_runner.inputs_and_outputs = inputs
+        self._is_ready.set()
+        return processor
 
 
 class _Outbox(OutputRouter):
@@ -290,7 +280,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
 
 
 def _library_config(decoder: Phi3ForCausalLM, config: EngineConfig) -> ContinuousBatchingConfig:
-    pages_in_place = _reads_pages(decoder, config.page_size)
+    pages_in_place = kernel_check.reads_pages(decoder, config.page_size)
     longest = min(config.kv_cache_tokens, decoder.config.max_position_embeddings)
     return ContinuousBatchingConfig(
         page_size=config.page_size,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
-from transformers import Phi3Config
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from pipeline.engine.attention import Pages, attend_each, attend_packed, attend_pages
 
 # Inputs are drawn from N(0, 1), so outputs are of order 1; bfloat16 has steps of 0.4 %.
 TOLERANCE = 0.03
 
+_PAGE_SIZE = 256  # FlashAttention-2 reads pages of a multiple of this
+_MIN_CAPABILITY = (8, 0)
 _QUERY_LENGTHS = (7, 1, 40, 1, 1)
 _KEY_LENGTHS = (7, 300, 300, 1, 1025)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,38 @@ class Heads:
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return Heads(heads, config.num_key_value_heads or heads, size)
+
+
+def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
+    """Say why the kernels cannot serve a decoder on its GPU; None if they can."""
+    device, dtype = decoder.device, decoder.dtype
+    if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
+        return f"{torch.cuda.get_device_name(device)} has no FlashAttention-2"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"FlashAttention-2 does not compute in {dtype}"
+    try:
+        deviation = packed_deviation(Heads.of(decoder.config), device, dtype)
+    except (ImportError, RuntimeError, TypeError) as error:
+        return f"torch's packed attention does not run: {error}"
+    if not deviation < TOLERANCE:  # nan too
+        return f"torch's packed attention is off by {deviation:.3g}"
+    return None
+
+
+def reads_pages(decoder: Phi3ForCausalLM, page_size: int) -> bool:
+    """Whether decoding on the GPU may read the KV pages in place, through block tables."""
+    device, dtype = decoder.device, decoder.dtype
+    if device.type != "cuda" or page_size % _PAGE_SIZE:
+        return False
+    try:
+        deviation = paged_deviation(Heads.of(decoder.config), device, dtype, page_size=page_size)
+    except (RuntimeError, TypeError) as error:
+        log.warning("no block tables", extra={"reason": str(error)})
+        return False
+    if not deviation < TOLERANCE:  # nan too
+        log.warning("no block tables", extra={"reason": f"off by {deviation:.3g}"})
+        return False
+    return True
 
 
 def packed_deviation(heads: Heads, device: torch.device, dtype: torch.dtype) -> float:
