@@ -66,6 +66,7 @@ class FakeModel:
         regime_length: As `Model.regime_length`; the regimes differ in their RoPE base.
         fail_encode: Media keys that the encoder raises on.
         fail_forward: The forward passes, counted from 1, that raise.
+        hidden: Size of the decoder's states.
     """
 
     name = "fake"
@@ -82,8 +83,9 @@ class FakeModel:
         stops: bool = True,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        hidden: int = HIDDEN,
     ) -> None:
-        self.decoder: Phi3ForCausalLM = cast("Any", a_decoder()).to(device, dtype)
+        self.decoder: Phi3ForCausalLM = cast("Any", a_decoder(hidden=hidden)).to(device, dtype)
         self.tokenizer: Tokenizer = ByteTokenizer()
         self.stop_ids = frozenset({STOP_ID} if stops else ())
         self.regime_length = regime_length
@@ -117,8 +119,9 @@ class FakeModel:
         for slot in slots:
             if slot.media.key in self.fail_encode:
                 raise RuntimeError(f"out of memory on {slot.media.key}")
-        like = self.decoder.lm_head.weight
-        rows = [feature_rows(slot.media).to(like) for slot in slots]
+        like = self.decoder.model.norm.weight
+        hidden = self.decoder.config.hidden_size
+        rows = [feature_rows(slot.media, hidden).to(like) for slot in slots]
         overflows = [slot.media.key in self.overflows for slot in slots]
         return [row * torch.nan if over else row for row, over in zip(rows, overflows, strict=True)]
 
@@ -137,10 +140,10 @@ class FakeModel:
             raise RuntimeError("the device failed on the poison")
 
 
-def a_decoder(seed: int = 0) -> Phi3ForCausalLM:
+def a_decoder(seed: int = 0, hidden: int = HIDDEN) -> Phi3ForCausalLM:
     torch.manual_seed(seed)
     config = Phi3Config(
-        vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=2,
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
         sliding_window=None, pad_token_id=0, bos_token_id=None, eos_token_id=STOP_ID,
         initializer_range=0.6,
@@ -157,9 +160,9 @@ def num_rows(media: Media) -> int:
     return (height // ROW_PX) * (width // ROW_PX)
 
 
-def feature_rows(media: Media) -> torch.Tensor:
+def feature_rows(media: Media, hidden: int = HIDDEN) -> torch.Tensor:
     generator = torch.Generator().manual_seed(crc32(media.key.encode()))
-    return torch.randn(num_rows(media), HIDDEN, generator=generator) * 0.6
+    return torch.randn(num_rows(media), hidden, generator=generator) * 0.6
 
 
 def an_image(key: str, *, rows: int = 12) -> Canvas:
@@ -227,13 +230,15 @@ def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     return [reply for reply in replies if isinstance(reply, Completion)]
 
 
-def reference(request: Request, *, regime: Regime = "short", stops: bool = True) -> list[int]:
+def reference(
+    request: Request, *, regime: Regime = "short", stops: bool = True, hidden: int = HIDDEN
+) -> list[int]:
     """The greedy tokens of a plain `generate`, alone, with the stop id excluded."""
-    model = FakeModel(regime_length=1)
+    model = FakeModel(regime_length=1, hidden=hidden)
     model.set_regime(regime)
     embed = model.decoder.get_input_embeddings()
     parts = [
-        feature_rows(part.media) if isinstance(part, Slot) else embed(torch.tensor([part]))
+        feature_rows(part.media, hidden) if isinstance(part, Slot) else embed(torch.tensor([part]))
         for part in model.tokenize(request.turns)
     ]
     size = request.no_repeat_ngram
