@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import EngineConfig, ModelConfig, RunConfig
 from pipeline.engine.scripted import Script, load_scripted
+from pipeline.engine.vllm import requirement
 from pipeline.models.catalog import CATALOG
 from pipeline.models.checkpoint import Resolved, resolve
 from pipeline.models.preparation import Preparation
@@ -41,8 +42,11 @@ def phi_backend(config: RunConfig) -> Backend:
     """Resolve the config's model: hub name to commit, or folder to digest. Loads nothing.
 
     Raises:
+        ConfigError: the engine that the config names cannot run.
         CheckpointError: there is no such model, or it is not one that this project runs.
     """
+    if config.engine.name == "vllm":
+        requirement.check(config)
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
     preparation = resolved.preparation
     identity = resolved.digest
