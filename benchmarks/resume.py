@@ -52,7 +52,7 @@ def commit_most(folder: Path) -> int:
     for number, unit in enumerate(job.plan.units()):
         if number % 100 == 99:  # noqa: PLR2004 - one of a hundred is left
             continue
-        for task in unit.pending:
+        for task in unit.todo:
             path = annotation_path(task, job.plan.fingerprints[task, unit.kind], unit.unit_id)
             _touch(output / path)
         _touch(output / document_path(job.plan.document_fingerprints[unit.kind], unit.unit_id))

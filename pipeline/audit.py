@@ -12,19 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.hashing import hash64
+from pipeline.holdings import FileKey
 from pipeline.plan import Plan
-from pipeline.publish import merge
+from pipeline.publish import Row, merge, read_share
 from pipeline.record import newest
 from pipeline.standing import plan_again
 from pipeline.storage.store import Store
-from pipeline.unit import Unit
-from schemas.paths import OutputPath, parse_path
+from pipeline.unit import Share
+from schemas.paths import OutputPath, parse_path, path_of
 
-_COLUMNS = ["asset_id", "segment_index", "segment_count", "sha256", "status", "unit_id"]
+_COLUMNS = ["asset_id", "asset_version", "segment_index", "segment_count", "status"]
 _MAX_PROBLEMS = 1000
-
-FileKey = tuple[str, str, str]
-"""Task, fingerprint, unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def verify(store: Store, options: Mapping[str, Any] | None = None) -> Verificati
     recorded = newest(store, options)
     found = Verification(run_id=recorded.fields["run_id"])
     assets = _check_files(store, found)
-    _check_plan(plan_again(recorded, store), assets, found)
+    _check_plan(store, plan_again(recorded, store), assets, found)
     return found
 
 
@@ -104,9 +102,9 @@ def _check_files(store: Store, found: Verification) -> dict[FileKey, _Assets]:
             continue
         rounds[parsed.task, parsed.fingerprint, parsed.unit_id].append(parsed.round)
     checked: dict[FileKey, _Assets] = {}
-    seen: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    seen: dict[tuple[str | None, str], list[np.ndarray]] = defaultdict(list)
     for key, numbers in rounds.items():
-        rows: list[list[dict[str, Any]]] = []
+        rows: list[list[Row]] = []
         for number in sorted(numbers):
             content = _read(store, OutputPath("annotations", *key, number), found)
             if content is not None:
@@ -118,7 +116,8 @@ def _check_files(store: Store, found: Verification) -> dict[FileKey, _Assets]:
         values, counts = np.unique(np.concatenate(parts), return_counts=True)
         if twice := int((counts > 1).sum()):
             folder = f"annotations/task={task}/fingerprint={fingerprint}"
-            found.note("duplicate", folder, f"{twice} of {len(values)} assets are in two units")
+            what = f"{twice} of {len(values)} assets are in two files, in the same version"
+            found.note("duplicate", folder, what)
     _check_documents(store, found)
     return checked
 
@@ -132,7 +131,7 @@ def _check_documents(store: Store, found: Verification) -> None:
             _read(store, parsed, found)
 
 
-def _read(store: Store, parsed: OutputPath, found: Verification) -> list[dict[str, Any]] | None:
+def _read(store: Store, parsed: OutputPath, found: Verification) -> list[Row] | None:
     """Read a file, and check it against its name and its own description."""
     path = path_of(parsed)
     found.num_files += 1
@@ -152,24 +151,17 @@ def _read(store: Store, parsed: OutputPath, found: Verification) -> list[dict[st
             return None
     if parsed.folder == "documents":
         return []
-    return [{**row, "task": parsed.task} for row in table.select(_COLUMNS).to_pylist()]
-
-
-def path_of(parsed: OutputPath) -> str:
-    """Give the path that was taken apart."""
-    task = f"/task={parsed.task}" if parsed.task else ""
-    number = f".r{parsed.round}" if parsed.round else ""
-    place = f"{parsed.folder}{task}/fingerprint={parsed.fingerprint}"
-    return f"{place}/{parsed.unit_id}{number}.parquet"
+    columns = [name for name in _COLUMNS if name in table.column_names]
+    return [{**row, "task": parsed.task} for row in table.select(columns).to_pylist()]
 
 
 def _check_unit(
-    key: FileKey, rounds: Sequence[list[dict[str, Any]]], found: Verification
+    key: FileKey, rounds: Sequence[list[Row]], found: Verification
 ) -> tuple[_Assets, set[int]]:
     """Check one unit's rows of one task, later rounds laid over earlier ones."""
     path = path_of(OutputPath("annotations", *key))
     answered: Counter[tuple[str, int]] = Counter()
-    merged: dict[Any, dict[str, Any]] = {}
+    merged: dict[Any, Row] = {}
     for rows in rounds:
         keys = Counter((row["asset_id"], row["segment_index"]) for row in rows)
         for (asset, index), count in keys.items():
@@ -180,22 +172,23 @@ def _check_unit(
     for (asset, index), count in answered.items():
         if count > 1:
             found.note("duplicate", path, f"asset {asset}, segment {index}: {count} answers")
-    by_asset: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_asset: dict[str, list[Row]] = defaultdict(list)
     for row in merged.values():
         by_asset[row["asset_id"]].append(row)
     announced = sum(_check_asset(path, name, rows, found) for name, rows in by_asset.items())
     hashes = {name: hash64(name) for name in by_asset}
-    twins = {hash64(f"{name}\x1f{rows[-1]['sha256']}") for name, rows in by_asset.items()}
+    versions = {name: rows[0].get("asset_version") or 0 for name, rows in by_asset.items()}
+    twins = {hash64(f"{name}\x1f{version}") for name, version in versions.items()}
     status = Counter(row["status"] for row in merged.values())
     total = sum(hashes.values()) % 2**64
     return _Assets(len(by_asset), total, announced, status), twins
 
 
-def _keys(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+def _keys(rows: Iterable[Row]) -> Iterator[tuple[str, int]]:
     return ((row["asset_id"], row["segment_index"]) for row in rows)
 
 
-def _check_asset(path: str, name: str, rows: Sequence[dict[str, Any]], found: Verification) -> int:
+def _check_asset(path: str, name: str, rows: Sequence[Row], found: Verification) -> int:
     """Check that an asset's segments are all there; give how many it announced."""
     announced = max(row["segment_count"] for row in rows)
     indexes = {row["segment_index"] for row in rows}
@@ -206,22 +199,40 @@ def _check_asset(path: str, name: str, rows: Sequence[dict[str, Any]], found: Ve
     return announced
 
 
-def _check_plan(plan: Plan, checked: Mapping[FileKey, _Assets], found: Verification) -> None:
+def _check_plan(
+    store: Store, plan: Plan, checked: Mapping[FileKey, _Assets], found: Verification
+) -> None:
     """Check what the manifest asks for against what was found."""
     for unit in plan.every_unit():
-        for task in sorted(unit.pending | unit.committed):
-            key = (task, plan.fingerprints[task, unit.kind], unit.unit_id)
-            path = path_of(OutputPath("annotations", *key))
-            if task in unit.pending:
+        for task in sorted({*unit.todo, *unit.done}):
+            fingerprint = plan.fingerprints[task, unit.kind]
+            if task in unit.todo:
+                share = unit.todo[task]
+                path = path_of(OutputPath("annotations", task, fingerprint, share.file_id))
                 found.num_pending += 1
-                found.note("missing", path, f"{unit.rows.num_rows} assets are not committed yet")
-            elif key in checked:
-                _check_asked(path, unit, task, checked[key], found)
+                found.note("missing", path, f"{len(share.assets)} assets are not committed yet")
+            for share in unit.done.get(task, ()):
+                key = (task, fingerprint, share.file_id)
+                if key in checked:
+                    there = checked[key] if share.is_whole else _part(store, plan, key, share)
+                    _check_asked(key, share, there, found)
 
 
-def _check_asked(path: str, unit: Unit, task: str, there: _Assets, found: Verification) -> None:
-    asked = [name for name, tasks in unit.asked.items() if task in tasks]
+def _part(store: Store, plan: Plan, key: FileKey, share: Share) -> _Assets:
+    """Count the assets of a share of a file, of which other rows do not count."""
+    rows = read_share(store, key, share, plan.rounds_of(key))
+    announced = {row["asset_id"]: 0 for row in rows}
+    for row in rows:
+        announced[row["asset_id"]] = max(announced[row["asset_id"]], row["segment_count"])
+    hashes = sum(map(hash64, announced)) % 2**64
+    status = Counter(row["status"] for row in rows)
+    return _Assets(len(announced), hashes, sum(announced.values()), status)
+
+
+def _check_asked(key: FileKey, share: Share, there: _Assets, found: Verification) -> None:
+    asked = share.assets
     if (len(asked), sum(map(hash64, asked)) % 2**64) != (there.count, there.hashes):
+        path = path_of(OutputPath("annotations", *key))
         found.note("hole", path, f"{len(asked)} assets were asked, {there.count} are there")
     found.num_announced += there.announced
     found.num_ok += there.status.get("ok", 0)

@@ -153,7 +153,7 @@ def run(
             no row's fault (a row that kills is found and ends as an error), so no row is blamed.
     """
     for modality, flow in flows.items():
-        units = (unit for unit in plan.units() if unit.modality == modality)
+        units = plan.units(modality)
         while wave := list(islice(units, flow.config.cluster.units_per_wave)):
             for unit in wave:
                 commit.expect(unit)

@@ -18,7 +18,7 @@ from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend, phi_backend
 from pipeline.interrupt import SIGNALS
-from pipeline.manifest import Manifest, check, open_manifest
+from pipeline.manifest import Manifest, checked, open_manifest
 from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
 from pipeline.record import NothingRecorded, newest, write_end, write_start
@@ -79,12 +79,10 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
     asked = questions(config.tasks, TASKS)
     options = config.fetch.storage_options
     manifest = open_manifest(config.manifest, options)
-    check(manifest, list(asked))
     answering = backend or phi_backend(config)
     store = open_store(config.output, options)
     plan = Plan(config, manifest, answering, asked, store)
-    for _ in plan.units():
-        pass  # counts what is pending, into the summary
+    pending = plan.survey(checked(manifest, list(asked)))
     return Prepared(
         config=config,
         manifest=manifest,
@@ -92,7 +90,7 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
         questions=asked,
         store=store,
         plan=plan,
-        pending=plan.summary,
+        pending=pending,
     )
 
 
@@ -117,7 +115,7 @@ def annotate(
     if not job.pending.num_pending_units:
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
     probe(job.store)
-    publisher = Publisher(job.store, publication(job, run_id))
+    publisher = Publisher(job.store, publication(job, run_id), job.plan.rounds)
     commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
     return execute(
         job, Execution(run_id=run_id, started=started, work=job.plan, commit=commit), on_progress

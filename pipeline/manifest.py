@@ -85,6 +85,7 @@ class Manifest:
         columns["asset_id"] = _column(table, "asset_id", lambda: map(_default_id, written))
         columns["media_type"] = _media_types(table, columns["text"], written)
         columns["sha256"] = _column(table, "sha256", lambda: [None] * len(written))
+        columns["etag"] = _column(table, "etag", lambda: [None] * len(written))
         columns["tasks"] = _column(table, "tasks", lambda: [None] * len(written))
         for field in self.passed_through:
             columns[field.name] = table[field.name]
@@ -213,28 +214,31 @@ def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def check(manifest: Manifest, tasks: Sequence[str]) -> int:
-    """Check every row; nothing is started before this passes.
+    """Check every row; gives the number of assets. See `checked`."""
+    return sum(part.rows.num_rows for part in checked(manifest, tasks))
+
+
+def checked(manifest: Manifest, tasks: Sequence[str]) -> Iterator[ManifestPart]:
+    """Read the manifest, and check every row on the way; nothing is started before this ends.
 
     Args:
         manifest: What to check.
         tasks: The tasks that the job's config names.
 
-    Returns:
-        Number of assets.
-
     Raises:
-        ManifestError: the first wrong value, with its file, column and row (from 0).
+        ManifestError: the first wrong value, with its file, column and row (from 0). Ids that are
+            there twice are found at the end.
     """
     ids = array("Q")
     for part in manifest.parts():
         _check_part(part, tasks)
         ids.extend(hash64(name) for name in part.rows["asset_id"].to_pylist())
+        yield part
     every = np.frombuffer(ids, np.uint64) if ids else np.empty(0, np.uint64)
     every.sort()  # in place: 8 bytes per asset is all that is kept of a manifest
     twice = every[1:][every[1:] == every[:-1]]
     if len(twice):
         _name_duplicate(manifest, set(twice.tolist()))
-    return len(every)
 
 
 def _name_duplicate(manifest: Manifest, suspects: set[int]) -> None:

@@ -1,38 +1,39 @@
-"""Manifest to units to what is left to do. The output's listing is the only memory.
-
-Units are cut from each manifest file by row order, never from what is pending, and named by a hash
-of their rows: every attempt by every driver names the same units. Where a file has grown since its
-last, partial unit was committed, that old cut is found again by its name and kept.
-"""
+"""Manifest to units to what is left to do. The output's listing is the only memory."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import pyarrow as pa
-
 from pipeline.config import RunConfig
+from pipeline.cut import Cut, Cutter
 from pipeline.engine.backend import Backend
 from pipeline.errors import ConfigError
 from pipeline.fingerprint import combined, fingerprint
-from pipeline.manifest import DEFAULT_KIND, Manifest
-from pipeline.media.sniff import asset_kind
+from pipeline.holdings import (
+    FileKey,
+    Folder,
+    Holdings,
+    Relevant,
+    claims,
+    list_output,
+    name_rest,
+    read_holdings,
+    unnamed,
+)
+from pipeline.manifest import Manifest, ManifestPart
+from pipeline.models.model import Modality
 from pipeline.storage.store import Store
 from pipeline.tasks import fits
 from pipeline.tasks.question import Question
-from pipeline.unit import KINDS, Unit
-from schemas.paths import parse_path
+from pipeline.unit import KINDS, Share, Unit
 
 
 @dataclass(slots=True)
 class PlanSummary:
-    """What a plan found, counted while its units are read."""
+    """What a plan found."""
 
     num_assets: int = 0
     num_units: int = 0
@@ -41,23 +42,30 @@ class PlanSummary:
     assets_by_kind: dict[str, int] = field(default_factory=dict[str, int])
     not_asked: dict[str, int] = field(default_factory=dict[str, int])
     pending_by_task: dict[str, int] = field(default_factory=dict[str, int])
+    pending_by_kind: dict[str, int] = field(default_factory=dict[str, int])
 
-    def count(self, unit: Unit) -> bool:
-        """Count a unit; tell whether it has something left to do."""
+    def count(self, unit: Unit) -> None:
+        """Count a unit."""
         size = unit.rows.num_rows
         self.num_units += 1
         self.num_assets += size
         _add(self.assets_by_kind, unit.kind, size)
         if not any(unit.asked.values()):
             _add(self.not_asked, unit.kind, size)
-            return False
-        if not unit.pending and not unit.document_pending:
-            return False
+        if not unit.is_pending:
+            return
+        pending = {name for share in unit.todo.values() for name in share.assets}
+        if unit.documents_todo is not None:
+            pending.update(unit.documents_todo.assets)
         self.num_pending_units += 1
-        self.num_pending_assets += size
-        for task in unit.pending:
-            _add(self.pending_by_task, task, sum(task in names for names in unit.asked.values()))
-        return True
+        self.num_pending_assets += len(pending)
+        _add(self.pending_by_kind, unit.kind, len(pending))
+        for task, share in unit.todo.items():
+            _add(self.pending_by_task, task, len(share.assets))
+
+    def kinds_of(self, modality: Modality | None) -> list[str]:
+        """Give the kinds of a modality, or of any, that have something left to do."""
+        return [kind for kind in self.pending_by_kind if modality in {None, KINDS[kind]}]
 
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:
@@ -65,13 +73,10 @@ def _add(counts: dict[str, int], name: str, count: int) -> None:
 
 
 class Work(Protocol):
-    """Units to run, and the names of what they become."""
+    """Units to run."""
 
-    fingerprints: Mapping[tuple[str, str], str]
-    document_fingerprints: Mapping[str, str]
-
-    def units(self) -> Iterator[Unit]:
-        """Give the units that have something left to do, in order."""
+    def units(self, modality: Modality | None = None) -> Iterator[Unit]:
+        """Give the units that have something left to do, of one modality or of all, in order."""
         ...
 
 
@@ -86,7 +91,7 @@ class Plan:
         questions: Mapping[str, Question],
         store: Store,
     ) -> None:
-        self._config = config
+        """List the output. Nothing of the manifest is read before `survey`."""
         self._manifest = manifest
         self._questions = questions
         self._check_modalities(backend)
@@ -100,20 +105,66 @@ class Plan:
             kind: combined(f for (_, k), f in self.fingerprints.items() if k == kind)
             for kind in KINDS
         }
-        self._committed = _listing(store)
-        self._known = self._known_units()
-        self.summary = PlanSummary()
+        self._store = store
+        self._files = list_output(store)
+        self._cutter = Cutter(config.units, self._known_units())
+        self._holdings = Holdings({}, [])
+        self.summary: PlanSummary | None = None
 
-    def units(self) -> Iterator[Unit]:
-        """Read the manifest and give the units that have something left to do, in order."""
-        self.summary = PlanSummary()
-        for unit in self._cut():
-            if self.summary.count(unit):
-                yield unit
+    @property
+    def rounds(self) -> Mapping[FileKey, Sequence[int]]:
+        """Later rounds of the output's files, where there are any."""
+        return self._files.rounds
+
+    def rounds_of(self, key: FileKey) -> Sequence[int]:
+        """Give the numbers of a file's later rounds."""
+        return self._files.rounds_of(key)
+
+    def survey(self, parts: Iterable[ManifestPart] | None = None) -> PlanSummary:
+        """Read the manifest once: count, and find what was committed under names of before.
+
+        Args:
+            parts: The manifest's, if somebody else looks at them too.
+
+        Raises:
+            StoreError: the output cannot be read.
+        """
+        summary = PlanSummary()
+        named: set[str] = set()
+        relevant = Relevant()
+        is_new = not any(self._files.names.get(folder) for folder in self._folders())
+        for cut in self._cutter.cuts(self._manifest.parts() if parts is None else parts, KINDS):
+            unit = self._unit(cut)
+            summary.count(unit)
+            named.add(unit.unit_id)
+            if unit.is_pending and not is_new:
+                relevant.add(list(unit.asked))
+        earlier = unnamed(self._files, self._folders(), named)
+        self._holdings = read_holdings(self._store, earlier, relevant)
+        if self._holdings:
+            summary = PlanSummary()
+            for cut in self._cutter.cuts(self._manifest.parts(), KINDS):
+                summary.count(self._unit(cut))
+        self.summary = summary
+        return summary
+
+    def units(self, modality: Modality | None = None) -> Iterator[Unit]:
+        """Read the manifest and give the units that have something left to do, in order.
+
+        Units of which nothing was pending at the survey's time are not looked for again.
+        """
+        kinds = (self.summary or self.survey()).kinds_of(modality)
+        units = (self._unit(cut) for cut in self._cuts(kinds))
+        return (unit for unit in units if unit.is_pending)
 
     def every_unit(self) -> Iterator[Unit]:
         """Read the manifest and give all units, finished or not, in order."""
-        return self._cut()
+        if self.summary is None:
+            self.survey()
+        return (self._unit(cut) for cut in self._cuts(KINDS))
+
+    def _cuts(self, kinds: Collection[str]) -> Iterator[Cut]:
+        return self._cutter.cuts(self._manifest.parts(), kinds) if kinds else iter(())
 
     def _check_modalities(self, backend: Backend) -> None:
         for name, question in self._questions.items():
@@ -123,110 +174,87 @@ class Plan:
                     f"serves {sorted(backend.modalities)}"
                 )
 
-    def _known_units(self) -> Set[str]:
-        current = {("annotations", task, f) for (task, _), f in self.fingerprints.items()}
-        return {unit for key in current for unit in self._committed.get(key, ())}
+    def _folders(self) -> list[Folder]:
+        """Give the folders that this plan's rows go to."""
+        annotations = {("annotations", task, f) for (task, _), f in self.fingerprints.items()}
+        documents = {("documents", None, f) for f in self.document_fingerprints.values()}
+        return [*annotations, *documents]
 
-    def _cut(self) -> Iterator[Unit]:
-        """Cut the rows of each file, kind by kind, into units of the configured size."""
-        file: str | None = None
-        buffers: dict[str, list[pa.Table]] = {}
-        for part in self._manifest.parts():
-            if part.file != file:
-                yield from self._flush(buffers)
-                file, buffers = part.file, defaultdict(list)
-            kinds = _kinds(part.rows)
-            for kind in KINDS:
-                rows = part.rows.filter(pa.array([k == kind for k in kinds]))
-                if rows.num_rows:
-                    buffers[kind].append(rows)
-                    yield from self._full_units(kind, buffers)
-        yield from self._flush(buffers)
+    def _known_units(self) -> set[str]:
+        folders = (folder for folder in self._folders() if folder[1] is not None)
+        return {unit for folder in folders for unit in self._files.names.get(folder, ())}
 
-    def _full_units(self, kind: str, buffers: dict[str, list[pa.Table]]) -> Iterator[Unit]:
-        size: int = getattr(self._config.units, kind)
-        rows = pa.concat_tables(buffers[kind])
-        start = 0
-        while rows.num_rows - start >= size:
-            unit = self._unit(kind, rows.slice(start, size))
-            start += unit.rows.num_rows
-            yield unit
-        buffers[kind] = [rows.slice(start)]
-
-    def _flush(self, buffers: dict[str, list[pa.Table]]) -> Iterator[Unit]:
-        for kind, tables in buffers.items():
-            rows = pa.concat_tables(tables)
-            while rows.num_rows:
-                unit = self._unit(kind, rows)
-                rows = rows.slice(unit.rows.num_rows)
-                yield unit
-
-    def _unit(self, kind: str, rows: pa.Table) -> Unit:
-        """Make a unit of these rows, or of as many of the first as were once committed as one."""
-        names = _unit_ids(kind, rows)
-        length = next(
-            (n for n in range(len(names), 0, -1) if names[n - 1] in self._known), len(names)
-        )
-        unit_id, rows = names[length - 1], rows.slice(0, length)
-        asked = self._asked(kind, rows)
-        tasks = {task for names in asked.values() for task in names}
-        committed = frozenset(task for task in tasks if self._is_committed(task, kind, unit_id))
-        documents = ("documents", None, self.document_fingerprints[kind])
+    def _unit(self, cut: Cut) -> Unit:
+        asked = self._asked(cut)
+        todo: dict[str, Share] = {}
+        done: dict[str, tuple[Share, ...]] = {}
+        for task in dict.fromkeys(task for names in asked.values() for task in names):
+            folder = ("annotations", task, self.fingerprints[task, cut.kind])
+            assets = tuple(name for name, tasks in asked.items() if task in tasks)
+            pending, held = self._shares(cut, folder, assets)
+            if pending is not None:
+                todo[task] = pending
+            if held:
+                done[task] = held
+        folder = ("documents", None, self.document_fingerprints[cut.kind])
+        documents = tuple(name for name, tasks in asked.items() if tasks)
+        documents_todo, documents_done = self._shares(cut, folder, documents)
         return Unit(
-            unit_id=unit_id,
-            kind=kind,
-            rows=rows,
+            unit_id=cut.unit_id,
+            kind=cut.kind,
+            rows=cut.rows,
             asked=asked,
-            pending=frozenset(tasks - committed),
-            committed=committed,
-            document_pending=bool(tasks) and unit_id not in self._committed.get(documents, ()),
+            todo=todo,
+            done=done,
+            documents_todo=documents_todo,
+            documents_done=documents_done,
         )
 
-    def _is_committed(self, task: str, kind: str, unit_id: str) -> bool:
-        key = ("annotations", task, self.fingerprints[task, kind])
-        return unit_id in self._committed.get(key, ())
+    def _shares(
+        self, cut: Cut, folder: Folder, assets: tuple[str, ...]
+    ) -> tuple[Share | None, tuple[Share, ...]]:
+        """Share the assets of a cut out: what is to be written, and the files that hold the rest.
 
-    def _asked(self, kind: str, rows: pa.Table) -> dict[str, tuple[str, ...]]:
-        fitting = [n for n, question in self._questions.items() if fits(question.task, kind)]
-        columns = (rows["asset_id"].to_pylist(), rows["tasks"].to_pylist())
+        A file that is named by the cut holds first contents only. An asset that is held under
+        another name, as the manifest names its content now, is left where it is; one whose content
+        is another now gets its next version.
+        """
+        if not assets:
+            return None, ()
+        is_there = self._files.holds(folder, cut.unit_id)
+        held = self._holdings.find(folder, assets)
+        if not held:
+            share = Share(file_id=cut.unit_id, assets=assets)
+            return (None, (share,)) if is_there else (share, ())
+        claimed = claims(cut.rows)
+        here: list[str] = []
+        wanted: dict[str, int] = {}
+        elsewhere: dict[str, dict[str, int]] = defaultdict(dict)
+        for name in assets:
+            found = held.get(name)
+            if is_there and (found is None or not found.version):
+                here.append(name)
+            elif found is None:
+                wanted[name] = 0
+            elif found.is_of(*claimed[name]):
+                elsewhere[found.file_id][name] = found.version
+            else:
+                wanted[name] = found.version + 1
+        done = [_part(file_id, versions) for file_id, versions in elsewhere.items()]
+        if here:
+            done.append(Share(file_id=cut.unit_id, assets=tuple(here), is_whole=here == [*assets]))
+        rest = name_rest(cut.kind, ((name, *claimed[name], v) for name, v in wanted.items()))
+        return _part(rest, wanted) if wanted else None, tuple(done)
+
+    def _asked(self, cut: Cut) -> dict[str, tuple[str, ...]]:
+        fitting = [n for n, question in self._questions.items() if fits(question.task, cut.kind)]
+        columns = (cut.rows["asset_id"].to_pylist(), cut.rows["tasks"].to_pylist())
         return {
             asset_id: tuple(name for name in fitting if named is None or name in named)
             for asset_id, named in zip(*columns, strict=True)
         }
 
 
-def _kinds(rows: pa.Table) -> Sequence[str]:
-    types: list[str | None] = rows["media_type"].to_pylist()
-    kinds = {name: (name and asset_kind(name)) or DEFAULT_KIND for name in set(types)}
-    return [kinds[name] for name in types]
-
-
-def _unit_ids(kind: str, rows: pa.Table) -> list[str]:
-    """Name the unit of the first row, of the first two, ... of all, by one running hash."""
-    hashed = hashlib.blake2b(digest_size=8)
-    names: list[str] = []
-    inline = ("text",) if kind == "text" else ()
-    columns = (rows[name].to_pylist() for name in ("asset_id", "sha256", "tasks", *inline))
-    for identity in zip(*columns, strict=True):
-        hashed.update(_ENCODE(identity).encode())
-        names.append(f"{kind}-{hashed.hexdigest()}")
-    return names
-
-
-_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
-"""Made once: json.dumps with settings makes an encoder per call."""
-
-Listing = dict[tuple[str, str | None, str], set[str]]
-
-
-def _listing(store: Store) -> Listing:
-    """List what the output holds: (folder, task, fingerprint) to unit ids."""
-    found: Listing = defaultdict(set)
-    for folder in ("annotations", "documents"):
-        for path in store.list_files(folder):
-            parsed = parse_path(path)
-            if parsed is not None and not parsed.round:
-                # One unit is named in several folders: its name is kept once.
-                unit_id = sys.intern(parsed.unit_id)
-                found[parsed.folder, parsed.task, parsed.fingerprint].add(unit_id)
-    return found
+def _part(file_id: str, versions: Mapping[str, int]) -> Share:
+    above = {name: version for name, version in versions.items() if version}
+    return Share(file_id=file_id, assets=tuple(versions), versions=above, is_whole=False)

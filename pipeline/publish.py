@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.holdings import FileKey, claims
 from pipeline.storage.store import Store
-from pipeline.unit import Unit
+from pipeline.unit import Share, Unit
 from schemas import ANNOTATION, DOCUMENT
-from schemas.paths import annotation_path, document_path
+from schemas.paths import OutputPath, annotation_path, document_path, path_of
 
 Row = dict[str, Any]
+RowKey = tuple[str, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +50,22 @@ class Publication:
 class Publisher:
     """Turns rows into the files of the output, and reads them back."""
 
-    def __init__(self, store: Store, publication: Publication) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publication: Publication,
+        rounds: Mapping[FileKey, Sequence[int]] | None = None,
+    ) -> None:
+        """Write nothing yet.
+
+        Args:
+            store: The output.
+            publication: What the files have in common.
+            rounds: Later rounds of files that are there.
+        """
         self._store = store
         self._publication = publication
+        self._rounds = rounds or {}
 
     @property
     def model(self) -> str:
@@ -58,7 +73,7 @@ class Publisher:
         return self._publication.model
 
     def annotations(self, unit: Unit, task: str, rows: Sequence[Row]) -> Sequence[Row] | None:
-        """Create the file of one (unit, task): this is the commit.
+        """Create the file of what a unit has to do for a task: this is the commit.
 
         Args:
             unit: Gives the manifest's further columns.
@@ -71,44 +86,53 @@ class Publisher:
         Raises:
             StoreError: the store refused.
         """
-        return rows if self.write_annotations(unit, task, rows, 0) else None
+        return rows if self.write_annotations(unit, task, unit.todo[task], rows) else None
 
     def documents(self, unit: Unit, documents: Sequence[Row]) -> None:
         """Create the file of a unit's documents, in the manifest's order."""
-        self.write_documents(unit, documents, 0)
+        if unit.documents_todo is not None:
+            self.write_documents(unit, unit.documents_todo, documents)
 
-    def write_annotations(self, unit: Unit, task: str, rows: Sequence[Row], number: int) -> bool:
-        """Create the file of one round of a (unit, task); False if it was there."""
+    def write_annotations(
+        self, unit: Unit, task: str, share: Share, rows: Sequence[Row], number: int = 0
+    ) -> bool:
+        """Create a file of annotations, or one of its later rounds; False if it was there."""
         fingerprint = self.fingerprint(unit, task)
-        described = {"unit_id": unit.unit_id, "task": task, "fingerprint": fingerprint}
+        described = {"unit_id": share.file_id, "task": task, "fingerprint": fingerprint}
         status = Counter(row["status"] for row in rows)
         described |= {f"num_{name}": str(status[name]) for name in ("ok", "error", "skipped")}
-        table = self._with_passed_through(unit, [{**row, "round": number} for row in rows])
-        path = annotation_path(task, fingerprint, unit.unit_id, number)
+        table = self._with_passed_through(unit, _as_of(unit, share, rows, number))
+        path = annotation_path(task, fingerprint, share.file_id, number)
         return self._create(path, table, described)
 
-    def write_documents(self, unit: Unit, documents: Sequence[Row], number: int) -> bool:
-        """Create the file of one round of a unit's documents; False if it was there."""
+    def write_documents(
+        self, unit: Unit, share: Share, documents: Sequence[Row], number: int = 0
+    ) -> bool:
+        """Create a file of documents, or one of its later rounds; False if it was there."""
         order = {name: i for i, name in enumerate(unit.rows["asset_id"].to_pylist())}
         rows = sorted(documents, key=lambda document: order[document["asset_id"]])
         fingerprint = self._publication.document_fingerprints[unit.kind]
-        described = {"unit_id": unit.unit_id, "fingerprint": fingerprint}
-        table = pa.Table.from_pylist([{**r, "round": number} for r in rows], schema=DOCUMENT)
-        return self._create(document_path(fingerprint, unit.unit_id, number), table, described)
+        described = {"unit_id": share.file_id, "fingerprint": fingerprint}
+        table = pa.Table.from_pylist(_as_of(unit, share, rows, number), schema=DOCUMENT)
+        return self._create(document_path(fingerprint, share.file_id, number), table, described)
 
     def fingerprint(self, unit: Unit, task: str) -> str:
         """Give the fingerprint of a task's answers about a unit's kind of asset."""
         return self._publication.fingerprints[task, unit.kind]
 
     def read_annotations(self, unit: Unit, task: str) -> list[Row]:
-        """Read the rows of one committed (unit, task), each with its `task`."""
-        return self.read_round(unit, task, 0)
+        """Read what is committed of a unit's task, as it stands after its retries."""
+        shares = unit.done.get(task, ())
+        return [row for share in shares for row in self.read(unit, task, share)]
 
-    def read_round(self, unit: Unit, task: str, number: int) -> list[Row]:
-        """Read the rows of one round of a committed (unit, task), each with its `task`."""
-        path = annotation_path(task, self.fingerprint(unit, task), unit.unit_id, number)
-        table = pq.read_table(pa.BufferReader(self._store.read(path)))
-        return [{**row, "task": task} for row in table.to_pylist()]
+    def theirs(self, unit: Unit, task: str) -> list[Row]:
+        """Read what another driver published in the place of ours."""
+        return self.read(unit, task, unit.todo[task])
+
+    def read(self, unit: Unit, task: str, share: Share) -> list[Row]:
+        """Read the rows of a share as they stand after its retries, each with its `task`."""
+        key = (task, self.fingerprint(unit, task), share.file_id)
+        return read_share(self._store, key, share, self._rounds.get(key, ()))
 
     def _with_passed_through(self, unit: Unit, rows: Sequence[Row]) -> pa.Table:
         """Add the manifest's further columns to annotations, by asset."""
@@ -134,7 +158,38 @@ class Publisher:
         return self._store.create(path, sink.getvalue().to_pybytes())
 
 
-RowKey = tuple[str, int, str]
+def _as_of(unit: Unit, share: Share, rows: Iterable[Row], number: int) -> list[Row]:
+    """Say of rows which file, round and content they are of, as the next plan will look for it."""
+    claimed = claims(unit.rows)
+    return [
+        {
+            **row,
+            "unit_id": share.file_id,
+            "round": number,
+            "sha256": row["sha256"] or claimed[row["asset_id"]][0],
+            "etag": claimed[row["asset_id"]][1],
+            "asset_version": share.versions.get(row["asset_id"], 0),
+        }
+        for row in rows
+    ]
+
+
+def read_share(store: Store, key: FileKey, share: Share, rounds: Iterable[int]) -> list[Row]:
+    """Read the rows of a share, later rounds laid over earlier ones, each with its `task`."""
+    task, fingerprint, file_id = key
+    merged: dict[RowKey, Row] = {}
+    for number in (0, *sorted(rounds)):
+        path = path_of(OutputPath("annotations", task, fingerprint, file_id, number))
+        table = pq.read_table(pa.BufferReader(store.read(path)))
+        rows = [{**row, "task": task} for row in table.to_pylist()]
+        merged = merge(merged.values(), of_share(share, rows))
+    return list(merged.values())
+
+
+def of_share(share: Share, rows: Iterable[Row]) -> Iterator[Row]:
+    """Give those rows of a file that are of a share's assets, in their versions."""
+    wanted = {(name, share.versions.get(name, 0)) for name in share.assets}
+    return (row for row in rows if (row["asset_id"], row.get("asset_version") or 0) in wanted)
 
 
 def merge(earlier: Iterable[Row], later: Iterable[Row]) -> dict[RowKey, Row]:

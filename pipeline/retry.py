@@ -15,6 +15,7 @@ from pipeline import errors
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend
 from pipeline.errors import ConfigError, SegmentError
+from pipeline.holdings import FileKey
 from pipeline.interrupt import SIGNALS
 from pipeline.job import (
     Execution,
@@ -26,13 +27,13 @@ from pipeline.job import (
     prepare,
     publication,
 )
+from pipeline.models.model import Modality
 from pipeline.plan import PlanSummary
 from pipeline.publish import Publisher, Row, merge
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
-from pipeline.storage.store import Store, probe
-from pipeline.unit import Unit
-from schemas.paths import parse_path
+from pipeline.storage.store import probe
+from pipeline.unit import Share, Unit
 
 _KINDS = {cls.__name__: cls for cls in vars(errors).values() if isinstance(cls, type)}
 _KINDS = {n: c for n, c in _KINDS.items() if issubclass(c, SegmentError)} | {
@@ -97,75 +98,66 @@ def choose(kinds: str, where: Iterable[str] = ()) -> Choice:
     return Choice(named, conditions)
 
 
-class Rounds:
-    """Which rounds of each (task, fingerprint, unit) and of each unit's documents there are."""
-
-    def __init__(self, store: Store) -> None:
-        self._found: dict[tuple[str | None, str, str], int] = defaultdict(lambda: -1)
-        for folder in ("annotations", "documents"):
-            for path in store.list_files(folder):
-                parsed = parse_path(path)
-                if parsed is not None:
-                    key = (parsed.task, parsed.fingerprint, parsed.unit_id)
-                    self._found[key] = max(self._found[key], parsed.round)
-
-    def last(self, task: str | None, fingerprint: str, unit_id: str) -> int:
-        """Give the last round; -1 if there is none."""
-        return self._found[task, fingerprint, unit_id]
-
-    @property
-    def highest(self) -> int:
-        """The last round of any unit."""
-        return max((0, *self._found.values()))
-
-
 class RoundPublisher(Publisher):
-    """Publishes what is better than before, as the unit's next round."""
+    """Publishes what is better than before, as the next round of the files that hold it."""
 
-    def __init__(self, job: Prepared, run_id: str, rounds: Rounds) -> None:
-        self._about = publication(job, run_id)
-        super().__init__(job.store, self._about)
-        self._rounds = rounds
-        self._written: dict[str, int] = {}
+    def __init__(self, job: Prepared, run_id: str) -> None:
+        super().__init__(job.store, publication(job, run_id))
+        self._rounds: dict[FileKey, list[int]] = {k: list(v) for k, v in job.plan.rounds.items()}
+        self._numbers: dict[str, int] = {}
 
     def annotations(self, unit: Unit, task: str, rows: Sequence[Row]) -> Sequence[Row] | None:
-        """Create the next round of a (unit, task); see `Publisher.annotations`."""
-        known = merge(self.read_annotations(unit, task), ())
-        counts = {row["asset_id"]: row["segment_count"] for row in known.values()}
-        better = [row for row in rows if _is_better(row, known, counts)]
-        number = self.last_round(unit, task) + 1
-        if better and not self.write_annotations(unit, task, better, number):
-            return None
-        if better:
-            self._written[unit.unit_id] = max(number, self._written.get(unit.unit_id, 0))
-        return better
+        """Create the next round of the files that hold a unit's task; gives what is better."""
+        number = self._number(unit)
+        published: list[Row] = []
+        lost = False
+        for share in unit.done[task]:
+            known = merge(self.read(unit, task, share), ())
+            counts = {row["asset_id"]: row["segment_count"] for row in known.values()}
+            mine = [row for row in rows if row["asset_id"] in counts]
+            if better := [row for row in mine if _is_better(row, known, counts)]:
+                if self.write_annotations(unit, task, share, better, number):
+                    published += better
+                else:
+                    lost = True
+                key = (task, self.fingerprint(unit, task), share.file_id)
+                self._rounds.setdefault(key, []).append(number)
+        return published if published or not lost else None
+
+    def theirs(self, unit: Unit, task: str) -> list[Row]:
+        """Give nothing: another driver's round is read with the unit's others."""
+        del unit, task
+        return []
 
     def documents(self, unit: Unit, documents: Sequence[Row]) -> None:
         """Create the documents of what changed, with the number of the newest round."""
-        number = max(
-            self._written.get(unit.unit_id, 0),
-            *(self.last_round(unit, task) for task in unit.committed),
-        )
-        if number > self.last_document_round(unit):
-            self.write_documents(unit, documents, number)
+        last, last_documents = self.last_rounds(unit)
+        if last <= last_documents:
+            return
+        for share in unit.documents_done:
+            if mine := [row for row in documents if row["asset_id"] in share.assets]:
+                self.write_documents(unit, share, mine, last)
+                self._rounds.setdefault(self._documents_key(unit, share), []).append(last)
 
-    def read_annotations(self, unit: Unit, task: str) -> list[Row]:
-        """Read a (unit, task) as it stands after its rounds, of the unit's assets."""
-        assets = set(unit.rows["asset_id"].to_pylist())
-        merged: list[Row] = []
-        for number in range(self.last_round(unit, task) + 1):
-            rows = [r for r in self.read_round(unit, task, number) if r["asset_id"] in assets]
-            merged = list(merge(merged, rows).values())
-        return merged
+    def last_rounds(self, unit: Unit) -> tuple[int, int]:
+        """Give the last rounds of all files that hold a unit's annotations, and its documents."""
+        annotations = [
+            (task, self.fingerprint(unit, task), share.file_id)
+            for task, shares in unit.done.items()
+            for share in shares
+        ]
+        documents = [self._documents_key(unit, share) for share in unit.documents_done]
+        return self._last(annotations), self._last(documents)
 
-    def last_round(self, unit: Unit, task: str) -> int:
-        """Give the last round of a (unit, task) when this run began."""
-        return self._rounds.last(task, self.fingerprint(unit, task), unit.unit_id)
+    def _last(self, keys: Sequence[FileKey]) -> int:
+        return max((n for key in keys for n in self._rounds.get(key, ())), default=0)
 
-    def last_document_round(self, unit: Unit) -> int:
-        """Give the last round of a unit's documents when this run began."""
-        fingerprint = self._about.document_fingerprints[unit.kind]
-        return self._rounds.last(None, fingerprint, unit.unit_id)
+    def _documents_key(self, unit: Unit, share: Share) -> FileKey:
+        return (None, self._publication.document_fingerprints[unit.kind], share.file_id)
+
+    def _number(self, unit: Unit) -> int:
+        """Number what this run writes about a unit: one higher than all that is there."""
+        return self._numbers.setdefault(unit.unit_id, 1 + max(self.last_rounds(unit)))
 
 
 def _is_better(row: Row, known: Mapping[Any, Row], counts: Mapping[str, int]) -> bool:
@@ -186,41 +178,47 @@ class RetryPlan:
         self._plan = job.plan
         self._publisher = publisher
         self._choice = choice
-        self.fingerprints = job.plan.fingerprints
-        self.document_fingerprints = job.plan.document_fingerprints
         self.summary = PlanSummary()
 
-    def units(self) -> Iterator[Unit]:
-        """Read what is committed, and give what has to be run again."""
+    def survey(self) -> PlanSummary:
+        """Count what was chosen."""
         self.summary = PlanSummary()
-        for unit in self._plan.every_unit():
-            cut = self._cut(unit)
-            if cut is not None:
-                self.summary.count(cut)
-                yield cut
+        for unit in self._units():
+            self.summary.count(unit)
+        return self.summary
+
+    def units(self, modality: Modality | None = None) -> Iterator[Unit]:
+        """Read what is committed, and give what has to be run again."""
+        return (unit for unit in self._units() if modality in {None, unit.modality})
+
+    def _units(self) -> Iterator[Unit]:
+        return (cut for unit in self._plan.every_unit() if (cut := self._cut(unit)) is not None)
 
     def _cut(self, unit: Unit) -> Unit | None:
         failed: dict[str, list[str]] = defaultdict(list)
         touched: set[str] = set()
-        for task in sorted(unit.committed):
+        for task in sorted(unit.done):
             for row in self._publisher.read_annotations(unit, task):
                 if self._choice.takes(row) and task not in failed[row["asset_id"]]:
                     failed[row["asset_id"]].append(task)
                 if row["round"]:
                     touched.add(row["asset_id"])
         asked = {name: tuple(tasks) for name, tasks in failed.items() if tasks}
-        rounds = [self._publisher.last_round(unit, task) for task in unit.committed]
-        stale = max(rounds, default=0) > self._publisher.last_document_round(unit)
-        chosen = {*asked, *touched}
-        if not asked and not stale:
+        last, last_documents = self._publisher.last_rounds(unit)
+        if not asked and last <= last_documents:
             return None
-        names = unit.rows["asset_id"].to_pylist()
+        names: list[str] = unit.rows["asset_id"].to_pylist()
+        chosen = tuple(name for name in names if name in asked or name in touched)
+        again = {
+            task: tuple(name for name in chosen if task in asked.get(name, ()))
+            for task in sorted({task for tasks in asked.values() for task in tasks})
+        }
         return replace(
             unit,
             rows=unit.rows.filter(pa.array([name in chosen for name in names])),
-            asked={name: asked.get(name, ()) for name in names if name in chosen},
-            pending=frozenset(task for tasks in asked.values() for task in tasks),
-            document_pending=True,
+            asked={name: asked.get(name, ()) for name in chosen},
+            todo={task: Share(file_id=unit.unit_id, assets=a) for task, a in again.items()},
+            documents_todo=Share(file_id=unit.unit_id, assets=chosen),
         )
 
 
@@ -242,20 +240,18 @@ def retry(
     job = prepare(config, backend)
     started = datetime.now(UTC)
     run_id = name_run(config, started)
-    rounds = Rounds(job.store)
-    publisher = RoundPublisher(job, run_id, rounds)
+    publisher = RoundPublisher(job, run_id)
     plan = RetryPlan(job, publisher, choice)
-    for _ in plan.units():
-        pass  # counts what was chosen, into the summary
-    job = replace(job, pending=plan.summary)
+    job = replace(job, pending=plan.survey())
     if not plan.summary.num_units:
         return RunReport(run_id=run_id, status="nothing_to_do", planned=plan.summary)
     probe(job.store)
+    highest = max((n for numbers in job.plan.rounds.values() for n in numbers), default=0)
     execution = Execution(
         run_id=run_id,
         started=started,
         work=plan,
         commit=Commit(publisher, assemble, shield=SIGNALS.shielded),
-        attempts_folder=f"attempts/round-{rounds.highest + 1}",
+        attempts_folder=f"attempts/round-{highest + 1}",
     )
     return execute(job, execution, on_progress)

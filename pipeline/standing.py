@@ -14,18 +14,17 @@ import pyarrow.parquet as pq
 from pipeline.engine.backend import Backend
 from pipeline.engine.engine import Engine
 from pipeline.errors import EngineDied
+from pipeline.holdings import FileKey
 from pipeline.manifest import open_manifest
 from pipeline.models.model import Modality
 from pipeline.plan import Plan
+from pipeline.publish import read_share
 from pipeline.record import Recorded, newest
 from pipeline.storage.store import Store
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import questions
-from pipeline.unit import KINDS
+from pipeline.unit import KINDS, Share
 from schemas.paths import parse_path
-
-FileKey = tuple[str, str, str]
-"""Task, fingerprint, unit."""
 
 
 @dataclass(slots=True)
@@ -64,19 +63,24 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
     plan = plan_again(recorded, store)
     counts = _counts(store, set(plan.fingerprints.values()))
     for unit in plan.every_unit():
-        for task in sorted(unit.pending | unit.committed):
-            size = sum(task in names for names in unit.asked.values())
+        for task in sorted({*unit.todo, *unit.done}):
             here = found.tasks.setdefault(task, TaskStatus())
             here.units += 1
-            here.assets += size
-            if task in unit.committed:
-                here.units_committed += 1
-                here.assets_committed += size
-                counted = counts[task, plan.fingerprints[task, unit.kind], unit.unit_id]
+            here.units_committed += task not in unit.todo
+            here.assets += sum(task in names for names in unit.asked.values())
+            for share in unit.done.get(task, ()):
+                key = (task, plan.fingerprints[task, unit.kind], share.file_id)
+                counted = counts[key] if share.is_whole else _counted(store, key, share, plan)
+                here.assets_committed += len(share.assets)
                 here.ok += counted["ok"]
                 here.error += counted["error"]
                 here.skipped += counted["skipped"]
     return found
+
+
+def _counted(store: Store, key: FileKey, share: Share, plan: Plan) -> Counter[str]:
+    """Count the rows of a share of a file, of which other rows do not count."""
+    return Counter(row["status"] for row in read_share(store, key, share, plan.rounds_of(key)))
 
 
 def plan_again(recorded: Recorded, store: Store) -> Plan:

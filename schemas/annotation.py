@@ -21,10 +21,17 @@ ANNOTATION = schema(
         field("model", pa.string(), "Model and revision that answered"),
         field("unit_id", pa.string(), "The unit that this row was committed with", nullable=False),
         field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its unit"),
+        field("etag", pa.string(), "The store's name for the content, as the manifest gave it"),
+        field(
+            "asset_version",
+            pa.int32(),
+            "0: the asset's first content; higher when the manifest named another sha256 or etag. "
+            "Of a task and fingerprint, the rows of an asset's highest version hold",
+        ),
     ],
 )
 """`task` and `fingerprint` are in the path: annotations/task=.../fingerprint=.../UNIT.parquet. The
 manifest's further columns follow by name."""
 
-KEY = ("asset_id", "segment_index", "task")
+KEY = ("asset_id", "asset_version", "segment_index", "task")
 """What makes a row unique among those of one fingerprint."""

@@ -21,6 +21,7 @@ MANIFEST = schema(
         ),
         field("media_type", pa.string(), "MIME type; default: by the uri's extension"),
         field("sha256", pa.string(), "Checksum of the bytes, 64 hex digits; checked when given"),
+        field("etag", pa.string(), "The store's name for the content; another one is new content"),
         field(
             "tasks", pa.list_(pa.string()), "Which of the job's tasks to run; default: all that fit"
         ),

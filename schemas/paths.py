@@ -44,6 +44,18 @@ def document_path(fingerprint: str, unit_id: str, number: int = 0) -> str:
     return f"documents/fingerprint={fingerprint}/{unit_id}{_round(number)}.parquet"
 
 
+def path_of(parsed: OutputPath) -> str:
+    """Put a path together again.
+
+    Example:
+        >>> path_of(OutputPath("annotations", "ocr", "f3a", "image-07", 2))
+        'annotations/task=ocr/fingerprint=f3a/image-07.r2.parquet'
+    """
+    if parsed.task is None:
+        return document_path(parsed.fingerprint, parsed.unit_id, parsed.round)
+    return annotation_path(parsed.task, parsed.fingerprint, parsed.unit_id, parsed.round)
+
+
 def _round(number: int) -> str:
     return f".r{number}" if number else ""
 

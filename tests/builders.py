@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +20,14 @@ from pipeline.engine.backend import Backend, scripted_backend
 from pipeline.engine.engine import Engine
 from pipeline.engine.scripted import Script
 from pipeline.errors import CheckpointError, FetchError
-from pipeline.job import Execution, prepare, publication, record
+from pipeline.job import Execution, Prepared, prepare, publication, record
 from pipeline.models.model import Modality
 from pipeline.models.phi4_multimodal.image import ImagePreparation
 from pipeline.publish import Publisher
 from pipeline.record import write_start
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit
+from pipeline.unit import Share, Unit
 from schemas import REPLY, SEGMENT
 from schemas.error import error_columns
 from schemas.segment import FETCHED
@@ -63,9 +64,13 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         path.write_bytes(content)
 
 
-def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_manifest(
+    path: Path, rows: Sequence[Mapping[str, Any]], texts: Sequence[str] = ()
+) -> Path:
+    """Write a manifest; `texts` are columns of text, whatever the rows hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+    schema = pa.schema([(name, pa.string()) for name in texts]) if texts else None
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), path)
     return path
 
 
@@ -163,6 +168,35 @@ def annotation_rows(output: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["asset_id"], row["segment_index"], row["task"]))
 
 
+def a_unit_of(
+    rows: pa.Table,
+    asked: Mapping[str, tuple[str, ...]],
+    *,
+    unit_id: str = "u",
+    committed: Collection[str] = (),
+    documents: bool = True,
+) -> Unit:
+    """A unit whose files are named by it."""
+    tasks = {task for names in asked.values() for task in names}
+    shares = {
+        task: Share(file_id=unit_id, assets=tuple(a for a, names in asked.items() if task in names))
+        for task in tasks
+    }
+    return Unit(
+        unit_id=unit_id,
+        kind="image",
+        rows=rows,
+        asked=asked,
+        todo={task: share for task, share in shares.items() if task not in committed},
+        done={task: (share,) for task, share in shares.items() if task in committed},
+        documents_todo=Share(file_id=unit_id, assets=tuple(asked)) if documents else None,
+    )
+
+
+def an_execution(run_id: str, job: Prepared, commit: Commit) -> Execution:
+    return Execution(run_id=run_id, started=datetime.now(UTC), work=job.plan, commit=commit)
+
+
 def a_finished_output(folder: Path, num_images: int, failed: Sequence[str] = ()) -> Path:
     """An output as a run leaves it, made by the commit stage alone, without Ray or a model."""
     config = a_config(folder, tasks=["ocr", "caption"])
@@ -172,9 +206,7 @@ def a_finished_output(folder: Path, num_images: int, failed: Sequence[str] = ())
     )
     job = prepare(config, a_backend())
     commit = Commit(Publisher(job.store, publication(job, "run-1")), assemble)
-    now = datetime.now(UTC)
-    execution = Execution(run_id="run-1", started=now, work=job.plan, commit=commit)
-    write_start(job.store, record(job, execution, "running"))
+    write_start(job.store, record(job, an_execution("run-1", job, commit), "running"))
     for unit in job.plan.units():
         commit.expect(unit)
         for asset_id, tasks in unit.asked.items():

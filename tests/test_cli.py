@@ -103,8 +103,9 @@ def test_a_wrong_manifest_ends_with_2_and_names_file_column_and_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_manifest(tmp_path / "manifest.parquet", [{"uri": "/a.png"}, {"uri": ""}])
+    write_tiny(tmp_path / "model", 0)
 
-    assert exit_code("annotate", str(a_job(tmp_path))) == 2
+    assert exit_code("annotate", str(a_job(tmp_path, model=str(tmp_path / "model")))) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "manifest.parquet" in message
     assert "column 'uri', row 1" in message

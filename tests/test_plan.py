@@ -27,9 +27,9 @@ def finish(config: RunConfig, plan: Plan, units: Sequence[Unit]) -> None:
     """Publish empty files for units: a plan looks at names only."""
     store = open_store(config.output)
     for unit in units:
-        for task in unit.pending:
+        for task, share in unit.todo.items():
             fingerprint = plan.fingerprints[task, unit.kind]
-            store.create(annotation_path(task, fingerprint, unit.unit_id), b"")
+            store.create(annotation_path(task, fingerprint, share.file_id), b"")
         store.create(document_path(plan.document_fingerprints[unit.kind], unit.unit_id), b"")
 
 
@@ -100,8 +100,8 @@ def test_a_changed_prompt_runs_that_task_only(tmp_path: Path) -> None:
     changed = a_config(tmp_path, tasks={"ocr": {"prompt": "Read."}, "caption": {}})
     units = list(a_plan(changed).units())
 
-    assert [unit.pending for unit in units] == [frozenset({"ocr"})] * 2
-    assert [unit.committed for unit in units] == [frozenset({"caption"})] * 2
+    assert [set(unit.todo) for unit in units] == [{"ocr"}] * 2
+    assert [set(unit.done) for unit in units] == [{"caption"}] * 2
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_assets_that_no_task_applies_to_are_counted_not_run(tmp_path: Path) -> N
     units = list(plan.units())
 
     assert [unit.kind for unit in units] == ["image"]
-    assert dict(plan.summary.not_asked) == {"audio": 1}
+    assert plan.survey().not_asked == {"audio": 1}
 
 
 def test_the_same_rows_in_two_files_are_two_cuts(tmp_path: Path) -> None:

@@ -132,12 +132,7 @@ class Commit:
 
     def expect(self, unit: Unit) -> None:
         """Open a unit: from now on its replies are kept. Close it if nothing is pending."""
-        asked = {
-            asset_id: pending
-            for asset_id, tasks in unit.asked.items()
-            if (pending := tuple(task for task in tasks if task in unit.pending))
-        }
-        assets = {asset_id: _OpenAsset(tasks) for asset_id, tasks in asked.items()}
+        assets = {asset_id: _OpenAsset(tasks) for asset_id, tasks in unit.wanted().items()}
         self._open[unit.unit_id] = _OpenUnit(unit, assets, len(assets))
         if not assets:
             self._close(self._open.pop(unit.unit_id))
@@ -208,10 +203,10 @@ class Commit:
             if (asset := opened.assets.get(asset_id)) is not None
             for _, row in sorted(asset.rows.items())
         ]
-        ours = [self._publish(opened, task, fresh) for task in sorted(unit.pending)]
-        if not all(ours):
+        ours = {task: self._publish(opened, task, fresh) for task in sorted(unit.todo)}
+        if not all(ours.values()):
             self.tally.num_units_elsewhere += 1
-        self._publish_documents(unit, fresh)
+        self._publish_documents(unit, [row for row in fresh if ours[row["task"]]], ours)
         self.tally.num_units += 1
         self.tally.num_assets += len(opened.assets)
         self.tally.num_segments += sum(asset.count or 0 for asset in opened.assets.values())
@@ -249,15 +244,19 @@ class Commit:
         self.tally.completion_tokens += sum(row["completion_tokens"] or 0 for row in published)
         return True
 
-    def _publish_documents(self, unit: Unit, fresh: Sequence[dict[str, Any]]) -> None:
-        if unit.document_pending:
-            rows = [
-                row
-                for task in sorted(unit.committed)
-                for row in self._publisher.read_annotations(unit, task)
-            ]
-            merged = merge(rows, fresh)
-            self._publisher.documents(unit, self._assemble(unit.kind, merged.values()))
+    def _publish_documents(
+        self, unit: Unit, fresh: Sequence[dict[str, Any]], ours: Mapping[str, bool]
+    ) -> None:
+        """Assemble documents of what is published: by us now, by another driver, or before."""
+        if unit.documents_todo is None:
+            return
+        rows = [r for t in sorted(unit.done) for r in self._publisher.read_annotations(unit, t)]
+        for task in (task for task, is_ours in ours.items() if not is_ours):
+            rows += self._publisher.theirs(unit, task)
+        wanted = set(unit.documents_todo.assets)
+        merged = merge(rows, fresh).values()
+        chosen = [row for row in merged if row["asset_id"] in wanted]
+        self._publisher.documents(unit, self._assemble(unit.kind, chosen))
 
 
 def _contradicts(row: Mapping[str, Any], asset: _OpenAsset) -> bool:

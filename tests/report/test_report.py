@@ -10,8 +10,7 @@ from pipeline.report import gather, render
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit
 from pipeline.storage.store import open_store
-from pipeline.unit import Unit
-from tests.builders import a_reply, an_image, replies
+from tests.builders import a_reply, a_unit_of, an_image, replies
 
 
 def an_output(folder: Path) -> Path:
@@ -29,17 +28,8 @@ def an_output(folder: Path) -> Path:
     rows = [{"uri": str(folder / f"{name}.png"), "asset_id": name} for name in "ab"]
     missing = pa.nulls(2, pa.string())
     table = pa.Table.from_pylist(rows).append_column("media_type", missing)
-    commit.expect(
-        Unit(
-            unit_id="image-1",
-            kind="image",
-            rows=table.append_column("sha256", missing),
-            asked={"a": ("ocr",), "b": ("ocr",)},
-            pending=frozenset({"ocr"}),
-            committed=frozenset[str](),
-            document_pending=True,
-        )
-    )
+    table = table.append_column("sha256", missing).append_column("etag", missing)
+    commit.expect(a_unit_of(table, {"a": ("ocr",), "b": ("ocr",)}, unit_id="image-1"))
     error = {"error_stage": "decode", "error_type": "DecodeError", "error_message": "torn <b>"}
     commit.add(
         replies(

@@ -14,7 +14,7 @@ from pipeline.stages.commit import Commit
 from pipeline.storage.store import open_store
 from pipeline.unit import Unit
 from schemas import ANNOTATION, DOCUMENT
-from tests.builders import a_reply, annotation_rows, replies
+from tests.builders import a_reply, a_unit_of, annotation_rows, replies
 
 OWNER = pa.schema([pa.field("owner", pa.string())])
 
@@ -24,15 +24,10 @@ def a_unit(asked: dict[str, tuple[str, ...]], **columns: Any) -> Unit:
         {"uri": f"/{name}", "asset_id": name, "media_type": "image/png", "owner": f"of {name}"}
         for name in asked
     ]
-    table = pa.Table.from_pylist(rows).append_column("sha256", pa.nulls(len(rows), pa.string()))
-    tasks = frozenset(task for names in asked.values() for task in names)
-    settings: dict[str, Any] = {
-        "pending": tasks,
-        "committed": frozenset[str](),
-        "document_pending": True,
-    }
-    settings |= {"unit_id": "u", **columns}
-    return Unit(kind="image", rows=table, asked=asked, **settings)
+    table = pa.Table.from_pylist(rows)
+    for name in ("sha256", "etag"):
+        table = table.append_column(name, pa.nulls(len(rows), pa.string()))
+    return a_unit_of(table, asked, **columns)
 
 
 def a_commit(folder: Path) -> Commit:
@@ -170,12 +165,12 @@ def test_what_never_comes_ends_as_an_error_row(tmp_path: Path) -> None:
 
 def test_documents_are_made_from_earlier_tasks_too(tmp_path: Path) -> None:
     first = a_commit(tmp_path)
-    first.expect(a_unit({"a": ("ocr",)}, document_pending=False))
+    first.expect(a_unit({"a": ("ocr",)}, documents=False))
     first.add(replies(row("a", text="words")))
 
     second = a_commit(tmp_path)
     asked = {"a": ("ocr", "caption")}
-    second.expect(a_unit(asked, pending=frozenset({"caption"}), committed=frozenset({"ocr"})))
+    second.expect(a_unit(asked, committed={"ocr"}))
     second.add(replies(row("a", task="caption", text="a cat")))
 
     (path,) = tmp_path.glob("documents/*/u.parquet")
@@ -184,11 +179,11 @@ def test_documents_are_made_from_earlier_tasks_too(tmp_path: Path) -> None:
 
 def test_missing_documents_alone_are_made_without_any_reply(tmp_path: Path) -> None:
     first = a_commit(tmp_path)
-    first.expect(a_unit({"a": ("ocr",)}, document_pending=False))
+    first.expect(a_unit({"a": ("ocr",)}, documents=False))
     first.add(replies(row("a", text="words")))
 
     second = a_commit(tmp_path)
-    second.expect(a_unit({"a": ("ocr",)}, pending=frozenset[str](), committed=frozenset({"ocr"})))
+    second.expect(a_unit({"a": ("ocr",)}, committed={"ocr"}))
 
     (path,) = tmp_path.glob("documents/*/u.parquet")
     assert pq.read_table(path)["markdown"].to_pylist() == ["words"]

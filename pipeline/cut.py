@@ -1,0 +1,107 @@
+"""Cut a manifest into units: file by file, kind by kind, in row order.
+
+Never from what is pending: every attempt by every driver makes the same cuts, and names them by a
+hash of their rows. Where a file has grown since its last, partial unit was committed, that old cut
+is found again by its name and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.config import UnitConfig
+from pipeline.manifest import DEFAULT_KIND, ManifestPart
+from pipeline.media.sniff import asset_kind
+from pipeline.unit import KINDS
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Rows of one file and kind, that make a unit."""
+
+    unit_id: str
+    kind: str
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Cutter:
+    """How to cut.
+
+    Attributes:
+        sizes: Assets per unit.
+        known: Units that were committed before: a partial one among them is cut again.
+    """
+
+    sizes: UnitConfig
+    known: Set[str]
+
+    def cuts(self, parts: Iterable[ManifestPart], kinds: Collection[str]) -> Iterator[Cut]:
+        """Cut the rows of each file, of these kinds, into units of the configured size."""
+        file: str | None = None
+        buffers: dict[str, list[pa.Table]] = {}
+        for part in parts:
+            if part.file != file:
+                yield from self._flush(buffers)
+                file, buffers = part.file, defaultdict(list)
+            here = _kinds(part.rows)
+            for kind in KINDS:
+                rows = part.rows.filter(pa.array([k == kind for k in here]))
+                if rows.num_rows and kind in kinds:
+                    buffers[kind].append(rows)
+                    yield from self._full(kind, buffers)
+        yield from self._flush(buffers)
+
+    def _full(self, kind: str, buffers: dict[str, list[pa.Table]]) -> Iterator[Cut]:
+        size: int = getattr(self.sizes, kind)
+        rows = pa.concat_tables(buffers[kind])
+        start = 0
+        while rows.num_rows - start >= size:
+            cut = self._cut(kind, rows.slice(start, size))
+            start += cut.rows.num_rows
+            yield cut
+        buffers[kind] = [rows.slice(start)]
+
+    def _flush(self, buffers: dict[str, list[pa.Table]]) -> Iterator[Cut]:
+        for kind, tables in buffers.items():
+            rows = pa.concat_tables(tables)
+            while rows.num_rows:
+                cut = self._cut(kind, rows)
+                rows = rows.slice(cut.rows.num_rows)
+                yield cut
+
+    def _cut(self, kind: str, rows: pa.Table) -> Cut:
+        """Take these rows, or as many of the first as were once committed as a unit."""
+        names = _unit_ids(kind, rows)
+        length = next(
+            (n for n in range(len(names), 0, -1) if names[n - 1] in self.known), len(names)
+        )
+        return Cut(names[length - 1], kind, rows.slice(0, length))
+
+
+def _kinds(rows: pa.Table) -> Sequence[str]:
+    types: list[str | None] = rows["media_type"].to_pylist()
+    kinds = {name: (name and asset_kind(name)) or DEFAULT_KIND for name in set(types)}
+    return [kinds[name] for name in types]
+
+
+def _unit_ids(kind: str, rows: pa.Table) -> list[str]:
+    """Name the unit of the first row, of the first two, ... of all, by one running hash."""
+    hashed = hashlib.blake2b(digest_size=8)
+    names: list[str] = []
+    inline = ("text",) if kind == "text" else ()
+    columns = (rows[n].to_pylist() for n in ("asset_id", "sha256", "tasks", *inline, "etag"))
+    for *identity, etag in zip(*columns, strict=True):
+        hashed.update(_ENCODE(identity if etag is None else [*identity, etag]).encode())
+        names.append(f"{kind}-{hashed.hexdigest()}")
+    return names
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+"""Made once: json.dumps with settings makes an encoder per call."""
