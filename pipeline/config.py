@@ -158,25 +158,53 @@ class UnitConfig(Section):
     text: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
-class EngineConfig(Section):
-    """Running the model inside an actor."""
+EngineName = Literal["auto", "continuous", "static", "vllm"]
 
-    max_requests: Annotated[int, Field(ge=1, le=4096)] = Field(
-        default=32, description="Decoding at once"
-    )
+
+class EngineConfig(Section):
+    """What an engine runs with: `EngineSettings`, where all that was left open is decided."""
+
+    name: EngineName = "auto"
+    max_requests: Annotated[int, Field(ge=1, le=4096)] = 32
     max_batch_tokens: Annotated[int, Field(ge=16)] = 512
-    page_size: Annotated[int, Field(ge=4)] = Field(
-        default=32,
-        description="Tokens per KV page; on a GPU, 256 lets decoding read pages in place",
+    page_size: Annotated[int, Field(ge=4)] = 32
+    kv_cache_tokens: Annotated[int, Field(ge=256)] = 32_768
+    feature_rows: Annotated[int, Field(ge=256)] = 32_768
+    encode_batch: Annotated[int, Field(ge=1)] = 16
+    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class EngineSettings(Section):
+    """Running the model inside an actor. Sizes left open follow from the device's memory."""
+
+    name: EngineName = Field(
+        default="auto",
+        description="auto: continuous, and static where that is not known to run; vllm: an extra",
     )
-    kv_cache_tokens: Annotated[int, Field(ge=256)] = Field(
-        default=32_768, description="Prompts and answers of all that decode at once"
+    memory_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Of the device's memory, for one replica; default: of a GPU cluster."
+        "gpus_per_replica, on a CPU half of what is free, divided by cluster.replicas",
     )
-    feature_rows: Annotated[int, Field(ge=256)] = Field(
-        default=32_768, description="Encoded media kept for the requests that run and wait"
+    max_requests: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None, description="Decoding at once; default: up to 64 on a GPU, 32 on a CPU"
     )
-    encode_batch: Annotated[int, Field(ge=1)] = Field(
-        default=16, description="Crops or clips encoded at once"
+    max_batch_tokens: Annotated[int, Field(ge=16)] | None = Field(
+        default=None, description="In one forward pass; default: up to 8192 on a GPU, 512 on a CPU"
+    )
+    page_size: Annotated[int, Field(ge=4)] | None = Field(
+        default=None,
+        description="Tokens per KV page; default: 256 on a GPU, where decoding then reads pages in"
+        " place, 32 on a CPU",
+    )
+    kv_cache_tokens: Annotated[int, Field(ge=256)] | None = Field(
+        default=None, description="Prompts and answers of all that decode at once"
+    )
+    feature_rows: Annotated[int, Field(ge=256)] | None = Field(
+        default=None, description="Encoded media kept for the requests that run and wait"
+    )
+    encode_batch: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Crops or clips encoded at once; default: up to 16"
     )
     deadline_s: Annotated[float, Field(gt=0)] = Field(
         default=600.0, description="Longest decoding of one answer; then it is cut"
@@ -255,7 +283,7 @@ class RunConfig(Section):
     audio: AudioConfig = AudioConfig()
     texts: TextConfig = TextConfig()
     units: UnitConfig = UnitConfig()
-    engine: EngineConfig = EngineConfig()
+    engine: EngineSettings = EngineSettings()
     cluster: ClusterConfig = ClusterConfig()
     errors: ErrorConfig = ErrorConfig()
 

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.config import EngineConfig, ModelConfig, RunConfig
+from pipeline.config import RunConfig
+from pipeline.engine.replica import load_replica, plan_here
 from pipeline.engine.scripted import Script, load_scripted
 from pipeline.engine.vllm import requirement
 from pipeline.models.catalog import CATALOG
-from pipeline.models.checkpoint import Resolved, resolve
+from pipeline.models.checkpoint import resolve
 from pipeline.models.preparation import Preparation
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
+    from pipeline.engine.memory import MemoryPlan
     from pipeline.models.model import Modality
+
+
+def _nothing_to_plan(_modality: Modality) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,8 @@ class Backend:
         modalities: What it can be asked.
         preparation: Images to canvases, on CPU workers; None if it takes no images.
         load: Loads weights and starts an engine; called once per actor.
+        plan_memory: Says what a replica will take of this machine, or raises ConfigError where
+            that does not fit; None where this machine does not tell.
     """
 
     label: str
@@ -36,6 +44,7 @@ class Backend:
     modalities: frozenset[Modality]
     preparation: Preparation | None
     load: Callable[[Modality], Engine]
+    plan_memory: Callable[[Modality], MemoryPlan | None] = _nothing_to_plan
 
 
 def phi_backend(config: RunConfig) -> Backend:
@@ -62,7 +71,8 @@ def phi_backend(config: RunConfig) -> Backend:
         identity=identity,
         modalities=frozenset(resolved.modalities),
         preparation=preparation,
-        load=partial(_load, resolved=resolved, model=config.model, engine=config.engine),
+        load=partial(load_replica, resolved=resolved, config=config),
+        plan_memory=partial(plan_here, resolved=resolved, config=config),
     )
 
 
@@ -87,21 +97,3 @@ def scripted_backend(script: Script, preparation: Preparation) -> Backend:
 
 def _load_scripted(_modality: Modality, *, script: Script) -> Engine:
     return load_scripted(script)
-
-
-def _load(
-    modality: Modality, *, resolved: Resolved, model: ModelConfig, engine: EngineConfig
-) -> Engine:
-    """Load in the actor; torch is first imported here."""
-    from pipeline.engine.load import load_engine  # noqa: PLC0415  (torch, in actors only)
-    from pipeline.models.checkpoint import load  # noqa: PLC0415  (torch, in actors only)
-
-    loaded = load(
-        resolved,
-        modality=modality,
-        device=model.device,
-        dtype=model.dtype,
-        attention=model.attention,
-        encode_batch=engine.encode_batch,
-    )
-    return load_engine(loaded, engine)

@@ -28,6 +28,7 @@ from pipeline.engine.features import Features, FeatureTable, VirtualEmbedding, w
 from pipeline.engine.hooks import DecodeLoop, SteeringProcessor
 from pipeline.engine.intake import Intake
 from pipeline.engine.job import Job
+from pipeline.engine.memory import KV_SHARE
 from pipeline.engine.reception import Reception
 from pipeline.engine.sampling import Steering
 from pipeline.errors import EngineDied, InferError, RequestRefused
@@ -35,7 +36,7 @@ from pipeline.models.model import Model
 
 log = logging.getLogger(__name__)
 
-KV_SHARE = 0.85  # of the pages may be promised: the rest is the library's safety margin
+
 MAX_FAILURES_IN_ROW = 4  # of the decoding loop, without a completion between
 
 _POLL_S = 0.25

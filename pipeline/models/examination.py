@@ -34,12 +34,6 @@ from pipeline.models.phi4_multimodal.prompt import PromptFormat
 from pipeline.models.shards import Tensor, few
 from pipeline.models.tokenizer import PromptTokenizer
 
-# Which parts each modality loads; a text model has no others than the decoder.
-PARTS: Mapping[Modality, frozenset[inventories.Part]] = {
-    "vision": frozenset({"decoder", "image", "audio"}),
-    "speech": frozenset({"decoder", "audio"}),
-    "text": frozenset({"decoder"}),
-}
 BFLOAT16, FLOAT32 = 2, 4
 GB = 1e9
 
@@ -171,7 +165,9 @@ def _describe(found: Examination, resolved: Resolved) -> dict[str, Any]:
     found.revision, found.digest = resolved.revision, resolved.digest or None
     shapes = inventories.inventory(resolved.architecture, config)
     for modality in resolved.modalities:
-        own = [s for n, s in shapes.items() if inventories.part_of(n) in PARTS[modality]]
+        own = [
+            s for n, s in shapes.items() if inventories.part_of(n) in inventories.PARTS[modality]
+        ]
         num = inventories.count(iter(own))
         found.loads.append(
             Load(

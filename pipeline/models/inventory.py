@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import CheckpointError
+from pipeline.models.model import Modality
 from pipeline.models.phi4_multimodal.native import VISION_DEFAULTS
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ CLIP_DEFAULTS = {
     "num_hidden_layers": 24,
     "image_size": 336,
 }
+# Which parts each modality loads, where the model has them.
+PARTS: Mapping[Modality, frozenset[Part]] = {
+    "vision": frozenset({"decoder", "image", "audio"}),
+    "speech": frozenset({"decoder", "audio"}),
+    "text": frozenset({"decoder"}),
+}
 # May be there, and is not read.
 UNREAD = re.compile(r".*\bimg_processor\..*(post_layernorm|head)\.")
 
@@ -49,13 +56,10 @@ def inventory(architecture: Architecture, config: Json) -> dict[str, Shape]:
     try:
         shapes = dict(_decoder(config))
         if architecture == "phi4_multimodal":
-            tower = VISION_DEFAULTS | (config.get("vision_tiny_overrides") or {})
-            shapes |= _siglip(config["hidden_size"], tower)
+            shapes |= _siglip(config["hidden_size"], tower(architecture, config))
             shapes |= _audio(config["hidden_size"], config["audio_processor"]["config"])
         elif architecture == "phi3_vision":
-            section = config.get("img_processor") or {}
-            tower = CLIP_DEFAULTS | (section.get("clip_overrides") or {})
-            shapes |= _clip(config["hidden_size"], tower)
+            shapes |= _clip(config["hidden_size"], tower(architecture, config))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"config.json lacks a size: {error}") from error
     return shapes
@@ -68,14 +72,17 @@ def part_of(name: str) -> Part:
     return "audio" if name.startswith(PHI4_AUDIO) else "decoder"
 
 
+def tower(architecture: Architecture, config: Json) -> Json:
+    """Give the sizes of a vision model's tower."""
+    if architecture == "phi4_multimodal":
+        return VISION_DEFAULTS | (config.get("vision_tiny_overrides") or {})
+    section = config.get("img_processor") or {}
+    return CLIP_DEFAULTS | (section.get("clip_overrides") or {})
+
+
 def unread_layer(architecture: Architecture, config: Json) -> re.Pattern[str]:
     """Match the vision tower's last layer, whose output is not used."""
-    if architecture == "phi4_multimodal":
-        tower = VISION_DEFAULTS | (config.get("vision_tiny_overrides") or {})
-    else:
-        section = config.get("img_processor") or {}
-        tower = CLIP_DEFAULTS | (section.get("clip_overrides") or {})
-    last = int(tower["num_hidden_layers"]) - 1
+    last = int(tower(architecture, config)["num_hidden_layers"]) - 1
     return re.compile(rf".*\bimg_processor\..*encoder\.layers\.{last}\.")
 
 

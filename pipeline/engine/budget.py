@@ -1,0 +1,109 @@
+"""How much memory a replica may take of the device that it will run on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+DeviceKind = Literal["cpu", "gpu"]
+_CPU_SHARE = 0.5
+_GB = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Memory that one replica may take.
+
+    Attributes:
+        device: Decides which sizes are worth having.
+        num_bytes: How much.
+        origin: Of what, in words.
+    """
+
+    device: DeviceKind
+    num_bytes: int
+    origin: str
+
+
+def cpu_budget(share: float | None, replicas: int) -> Budget:
+    """Give a share of the memory that is free; by default half of it, divided by the replicas."""
+    free = free_bytes()
+    chosen = share if share is not None else _CPU_SHARE / replicas
+    origin = f"{chosen:.3g} of the {free / _GB:.1f} GB of memory that are free"
+    return Budget(device="cpu", num_bytes=int(free * chosen), origin=origin)
+
+
+def gpu_budget(share: float | None, gpus_per_replica: float | None) -> Budget:
+    """Give a share of a GPU's memory, by default that of the GPU which the replica gets.
+
+    Never more than is free there now: other programs may be on it.
+    """
+    import torch  # noqa: PLC0415  (in actors only)
+
+    free, total = torch.cuda.mem_get_info()
+    whole = gpus_per_replica is None or gpus_per_replica == 0
+    chosen = share if share is not None else 1.0 if whole else min(1.0, gpus_per_replica or 1.0)
+    origin = (
+        f"{chosen:.3g} of the {total / _GB:.1f} GB of a {torch.cuda.get_device_name()}, of which"
+        f" {free / _GB:.1f} GB are free"
+    )
+    return Budget(device="gpu", num_bytes=min(int(total * chosen), free), origin=origin)
+
+
+def free_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Tell how much memory this process can still get: of the machine, and of its control group.
+
+    Args:
+        groups: Where the control groups are mounted; versions 1 and 2 are read.
+        own: Names this process's.
+    """
+    left = [psutil.virtual_memory().available]
+    for folder in _folders(groups, own):
+        for limit, used, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            allowed, taken = _number(folder / limit), _number(folder / used)
+            if allowed is not None and taken is not None:
+                left.append(allowed - taken + _statistic(folder / "memory.stat", cached))
+    return max(0, min(left))
+
+
+def _folders(groups: Path, own: Path) -> Iterator[Path]:
+    """Give the group's folders: its own, and the one a container sees as the root."""
+    yield groups
+    yield groups / "memory"
+    for line in _text(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            yield groups / controllers / path.lstrip("/")
+
+
+def _statistic(path: Path, name: str) -> int:
+    for line in _text(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None  # "max" is no limit
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def has_gpu() -> bool:
+    """Tell, without torch, whether this machine looks as if it had an NVIDIA GPU."""
+    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""

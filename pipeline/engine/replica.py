@@ -1,0 +1,89 @@
+"""Start a replica: plan its memory, then load the model, then start an engine on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline.config import RunConfig
+from pipeline.engine.budget import Budget, cpu_budget, gpu_budget, has_gpu
+from pipeline.engine.memory import MemoryPlan, plan_memory
+from pipeline.models import shards
+from pipeline.models.checkpoint import Resolved, descriptions
+from pipeline.models.footprint import footprint
+from pipeline.models.phi4_multimodal import native
+
+if TYPE_CHECKING:
+    from pipeline.engine.engine import Engine
+    from pipeline.models.model import Modality
+
+log = logging.getLogger(__name__)
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
+    """Load a model in an actor and start its engine; torch is first imported here.
+
+    The plan of its memory is logged before any weight is read.
+
+    Raises:
+        ConfigError: the model and the least sizes do not fit in what the replica may take.
+        CheckpointError: see `checkpoint.load`.
+    """
+    from pipeline.engine.load import load_engine  # noqa: PLC0415  (torch, in actors only)
+    from pipeline.models.checkpoint import load  # noqa: PLC0415  (torch, in actors only)
+    from pipeline.models.loading import place  # noqa: PLC0415  (torch, in actors only)
+
+    model, engine, cluster = config.model, config.engine, config.cluster
+    placement = place(
+        device=model.device, dtype=model.dtype, attention=model.attention, encode_batch=1
+    )
+    if placement.device.type == "cuda":
+        budget = gpu_budget(engine.memory_share, cluster.gpus_per_replica)
+    else:
+        budget = cpu_budget(engine.memory_share, cluster.replicas)
+    plan = _plan(modality, resolved, config, budget, placement.dtype.itemsize)
+    log.info(
+        "replica's memory", extra={"modality": modality, "model": resolved.name, **plan.fields}
+    )
+    loaded = load(
+        resolved,
+        modality=modality,
+        device=model.device,
+        dtype=model.dtype,
+        attention=model.attention,
+        encode_batch=plan.config.encode_batch,
+    )
+    return load_engine(loaded, plan.config)
+
+
+def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> MemoryPlan | None:
+    """Plan a replica's memory before anything starts; None where its machine is another one.
+
+    On a GPU the plan is made when a replica starts there; so it is on the nodes of a cluster.
+
+    Raises:
+        ConfigError: see `load_replica`.
+    """
+    is_local = config.cluster.address is None and not os.environ.get("RAY_ADDRESS")
+    on_cpu = config.model.device == "cpu" or (
+        config.model.device == "auto" and sys.platform == "linux" and not has_gpu()
+    )
+    if not (is_local and on_cpu):
+        return None
+    budget = cpu_budget(config.engine.memory_share, config.cluster.replicas)
+    itemsize = _ITEM_BYTES.get(config.model.dtype, 4)
+    return _plan(modality, resolved, config, budget, itemsize)
+
+
+def _plan(
+    modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
+) -> MemoryPlan:
+    folder = descriptions(resolved)
+    shape = native.hub_config(shards.read_json(folder / "config.json"))
+    size = footprint(resolved.architecture, shape, modality, itemsize=itemsize)
+    label = f"a replica of {resolved.name} for {modality}"
+    return plan_memory(size, config.engine, budget, label=label)
