@@ -27,13 +27,16 @@ from pipeline.demo.surface import (
 
 ChartKind = Literal["bar", "line", "pie"]
 CHART_KINDS: tuple[ChartKind, ...] = ("bar", "line", "pie")
+# Short names, so that four of them stand side by side in large print.
 _AXES = (
-    ("Quarter", words.QUARTERS),
-    ("Month", words.MONTHS[:6]),
+    ("Month", words.MONTHS[2:7]),
     ("Year", words.YEARS),
-    ("Region", tuple(region.capitalize() for region in words.REGIONS)),
-    ("Goods", tuple(good.capitalize() for good in words.GOODS)),
+    ("Region", tuple(region.capitalize() for region in words.REGIONS[:4])),
+    ("Goods", ("Pears", "Tea", "Bread", "Honey", "Paper", "Lamps", "Tiles")),
 )
+_STEP = 5
+CHART_SIZES = ((448, 448), (448, 392), (896, 784))
+"""Width and height in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,13 @@ class ChartData:
             }
         )
 
+    def to_text(self) -> str:
+        """Write what stands on the chart: title, each category with its value, axis."""
+        _, values = self.series[0]
+        rows = [f"{name} {value}" for name, value in zip(self.categories, values, strict=True)]
+        blocks = [self.title, "\n".join(rows)]
+        return "\n\n".join(blocks if self.kind == "pie" else [*blocks, self.axis])
+
     def to_markdown(self) -> str:
         """Write as a Markdown table, one row per category.
 
@@ -83,54 +93,57 @@ class ChartData:
 
 
 def sample_chart(rng: np.random.Generator, kind: ChartKind | None = None) -> ChartData:
-    """Make up a chart: 3 to 6 categories, one series or two, whole numbers from 5 to 95."""
+    """Make up a chart: 3 or 4 categories, one series, values from 5 to 95 by fives."""
     kind = kind or CHART_KINDS[int(rng.integers(len(CHART_KINDS)))]
     if kind == "pie":
         return _sample_pie(rng)
-    axes = _AXES[:3] if kind == "line" else _AXES
+    axes = _AXES[:2] if kind == "line" else _AXES
     axis, options = axes[int(rng.integers(len(axes)))]
-    num = int(rng.integers(3, min(6, len(options)) + 1))
+    num = 3 if axis == "Goods" else int(rng.integers(3, 5))
     if axis in {"Region", "Goods"}:
         categories = words.choose_several(rng, options, num)
     else:
         start = int(rng.integers(len(options) - num + 1))
         categories = tuple(options[start : start + num])
     measure = words.choose(rng, words.MEASURES)
-    if num <= 4 and rng.random() < 0.6:  # noqa: PLR2004 - two series of more would be crowded
-        pool = words.REGIONS if axis == "Goods" else words.GOODS
-        names = tuple(name.capitalize() for name in words.choose_several(rng, pool, 2))
-        title = f"{measure} of {names[0].lower()} and {names[1].lower()}"
-    else:
-        names = (measure,)
-        title = f"{measure} by {axis.lower()}"
-    series = tuple((name, tuple(rng.integers(5, 96, size=num).tolist())) for name in names)
-    return ChartData(kind=kind, title=title, axis=axis, categories=categories, series=series)
+    values = tuple((_STEP * rng.integers(1, 20, size=num)).tolist())
+    return ChartData(
+        kind=kind,
+        title=f"{measure} by {axis.lower()}",
+        axis=axis,
+        categories=categories,
+        series=((measure, values),),
+    )
 
 
 def _sample_pie(rng: np.random.Generator) -> ChartData:
-    axis, options = _AXES[3 + int(rng.integers(2))]
-    num = int(rng.integers(3, 6))
+    axis, options = _AXES[2 + int(rng.integers(2))]
+    num = int(rng.integers(3, 5))
     categories = words.choose_several(rng, options, num)
     weights = rng.uniform(1, 4, size=num)
-    values = np.maximum(5, np.round(100 * weights / weights.sum())).astype(int)
+    values = _STEP * np.maximum(1, np.round(100 / _STEP * weights / weights.sum())).astype(int)
     values[int(np.argmax(values))] += 100 - int(values.sum())
-    measure = words.choose(rng, words.MEASURES)
     return ChartData(
         kind="pie",
-        title=f"Share of {measure.lower()} by {axis.lower()}",
+        title=f"Share by {axis.lower()}",
         axis=axis,
         categories=categories,
         series=(("Share", tuple(values.tolist())),),
     )
 
 
-def render_chart(chart: ChartData, size: tuple[int, int] = (896, 448)) -> Rendered:
+def render_chart(chart: ChartData, size: tuple[int, int] = CHART_SIZES[0]) -> Rendered:
     """Draw a chart with its title on a white picture."""
     surface = ImageSurface(size)
-    margin = 0.045 * size[1]
-    box = (margin, margin, size[0] - margin, size[1] - margin)
-    draw_chart(surface, chart, box, text_size=size[1] / 19)
+    draw_whole_chart(surface, chart)
     return surface.finish()
+
+
+def draw_whole_chart(surface: Surface, chart: ChartData) -> None:
+    """Draw a chart with its title over a whole surface."""
+    margin = 0.03 * surface.height
+    box = (margin, margin, surface.width - margin, surface.height - margin)
+    draw_chart(surface, chart, box, text_size=0.084 * surface.width)
 
 
 def draw_chart(
@@ -147,9 +160,9 @@ def draw_chart(
     """
     left, top, right, bottom = box
     if with_title:
-        size = text_size * 1.3
+        size = text_size * 1.15
         surface.text(((left + right) / 2, top), chart.title, size, align="centre", bold=True)
-        top += size * 1.9
+        top += size * 1.5
     if chart.kind == "pie":
         _draw_pie(surface, chart, (left, top, right, bottom), text_size)
         return
@@ -178,19 +191,16 @@ def _draw_axes(surface: Surface, chart: ChartData, box: Box, text_size: float) -
     peak = max(max(values) for _, values in chart.series)
     step = next(s for s in (2, 5, 10, 20, 25) if peak / s <= 5)  # noqa: PLR2004 - at most 5 lines
     ceiling = step * math.ceil(peak / step)
-    left += surface.text_width(str(ceiling), text_size) + 0.6 * text_size
     top += 1.2 * text_size
-    bottom -= 3.1 * text_size
+    bottom -= 2.9 * text_size
     for value in range(0, ceiling + 1, step):
         y = bottom - (bottom - top) * value / ceiling
         surface.path([(left, y), (right, y)], GREY if value == 0 else PALE, 0.06 * text_size)
-        at = (left - 0.5 * text_size, y - 0.6 * text_size)
-        surface.text(at, str(value), text_size, colour=GREY, align="right")
     slot = (right - left) / len(chart.categories)
     middles = [left + slot * (i + 0.5) for i in range(len(chart.categories))]
     for x, category in zip(middles, chart.categories, strict=True):
         surface.text((x, bottom + 0.35 * text_size), category, text_size, align="centre")
-    at = ((left + right) / 2, bottom + 1.8 * text_size)
+    at = ((left + right) / 2, bottom + 1.75 * text_size)
     surface.text(at, chart.axis, text_size, colour=GREY, align="centre")
     plot = (left, top, right, bottom)
     draw = _draw_bars if chart.kind == "bar" else _draw_lines
@@ -269,8 +279,8 @@ def chart_colours(chart: ChartData) -> list[Colour]:
 def _draw_pie(surface: Surface, chart: ChartData, box: Box, text_size: float) -> None:
     left, top, right, bottom = box
     values = chart.series[0][1]
-    radius = min(bottom - top, (right - left) * 0.55) / 2
-    centre = (left + (right - left) * 0.32, (top + bottom) / 2)
+    radius = min(bottom - top, (right - left) * 0.44) / 2
+    centre = (left + radius, (top + bottom) / 2)
     turn = 0.0
     colours = chart_colours(chart)
     for i, value in enumerate(values):
@@ -278,14 +288,10 @@ def _draw_pie(surface: Surface, chart: ChartData, box: Box, text_size: float) ->
         points = [centre, *arc(centre, (radius, radius), (turn, turn + span))]
         surface.polygon(points, colours[i])
         surface.path([centre, points[1]], (255, 255, 255), 0.12 * text_size)
-        angle = 2 * math.pi * (turn + span / 2)
-        x = centre[0] + 0.68 * radius * math.sin(angle)
-        y = centre[1] - 0.68 * radius * math.cos(angle) - 0.6 * text_size
-        surface.text((x, y), f"{value}%", text_size, colour=(255, 255, 255), align="centre")
         turn += span
-    height = 1.9 * text_size
+    height = 1.7 * text_size
     y = (top + bottom - height * len(values)) / 2
-    for i, category in enumerate(chart.categories):
-        _legend(
-            surface, (left + (right - left) * 0.66, y + i * height), category, colours[i], text_size
-        )
+    for i, (category, value) in enumerate(zip(chart.categories, values, strict=True)):
+        at = (left + (right - left) * 0.48, y + i * height)
+        _legend(surface, at, category, colours[i], text_size)
+        surface.text((right, at[1]), str(value), text_size, align="right")

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError
 COUNTS = {"page": 24, "chart": 15, "scene": 12, "pptx": 10, "pdf": 8, "recording": 20}
 """Files of each family at scale 1; there is always one, and one broken file of each kind."""
 
-VERSION = "1"
+VERSION = "2"
 """Changes when the same seed gives other files."""
 
 _TIFF_PAGES = 3
@@ -141,9 +141,9 @@ def _page(rng: np.random.Generator, number: int) -> _File:
         content = _encode(drawn[0], "TIFF", save_all=True, append_images=drawn[1:])
         name = "tiff"
     else:
-        sizes = pages.LONG_SIZES if kind == "report" else pages.PAGE_SIZES
+        size = pages.PAGE_SIZES[int(rng.integers(len(pages.PAGE_SIZES)))]
         made = [pages.sample_page(rng, kind)]
-        image = pages.render_page(rng, made[0], sizes[int(rng.integers(len(sizes)))]).image
+        image = pages.render_page(rng, made[0], size).image
         name, content = _encode_variant(image, number)
     rows = [
         {
@@ -161,7 +161,7 @@ def _page(rng: np.random.Generator, number: int) -> _File:
 
 def _chart(rng: np.random.Generator, number: int) -> _File:
     chart = charts.sample_chart(rng, charts.CHART_KINDS[number % len(charts.CHART_KINDS)])
-    size = ((896, 448), (672, 448))[number % 2]
+    size = charts.CHART_SIZES[number % len(charts.CHART_SIZES)]
     content = _encode(charts.render_chart(chart, size).image, "PNG")
     row = {"kind": "image", "family": "chart", "segment_index": 0, **_chart_truth(chart)}
     return _File(f"images/chart_{number:03}.png", content, (row,))

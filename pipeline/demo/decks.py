@@ -28,8 +28,9 @@ from pipeline.demo.surface import (
     rectangle,
 )
 
-SLIDE_SIZE = (640, 360)
-"""Width and height of a slide in points, 16:9."""
+SLIDE_SIZE = (480, 420)
+"""Width and height of a slide in points."""
+_LONGEST_TITLE = 18
 
 _EPOCH = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 - OOXML times are written without a zone
 _ZIP_TIME = (2026, 1, 1, 0, 0, 0)
@@ -78,33 +79,41 @@ def sample_deck(
             slides.append(Slide(page=page, chart=chart, notes=notes, hidden=is_hidden))
             continue
         if kind == "table":
-            page = Page(title=words.title(rng), table=sample_table(rng))
+            page = Page(title=_title(rng), table=sample_table(rng, num_rows=2))
         else:
-            page = Page(title=words.title(rng), items=words.items(rng, int(rng.integers(2, 5))))
+            page = Page(title=_title(rng), items=words.items(rng, int(rng.integers(2, 4))))
         slides.append(Slide(page=page, notes=notes, hidden=is_hidden))
     return Deck(slides=tuple(slides), accent=PALETTE[int(rng.integers(5))])
+
+
+def _title(rng: np.random.Generator) -> str:
+    """Make a title that fits on one line of a slide."""
+    title = words.title(rng)
+    while len(title) > _LONGEST_TITLE:
+        title = words.title(rng)
+    return title
 
 
 def draw_slide(surface: Surface, slide: Slide, accent: Colour) -> None:
     """Draw a slide over a whole surface: title, accent line, then list, table or chart."""
     width, height = surface.width, surface.height
-    size = height / 15
-    margin = 0.07 * width
+    size = 0.088 * width
+    margin = 0.05 * width
     rectangle(surface, (0, 0, width, height), WHITE)
-    rectangle(surface, (0, 0, 0.018 * width, height), accent)
-    surface.text((margin, 0.07 * height), slide.page.title, 1.5 * size, bold=True)
-    rectangle(surface, (margin, 0.2 * height, margin + 0.1 * width, 0.212 * height), accent)
-    top, right = 0.28 * height, width - margin
+    rectangle(surface, (0, 0, 0.015 * width, height), accent)
+    surface.text((margin, 0.05 * height), slide.page.title, 1.1 * size, bold=True)
+    rectangle(surface, (margin, 0.19 * height, margin + 0.1 * width, 0.2 * height), accent)
+    top, right = 0.25 * height, width - margin
     if slide.chart is not None:
-        box = (margin, 0.24 * height, right, 0.97 * height)
-        draw_chart(surface, slide.chart, box, text_size=0.8 * size, with_title=False)
+        box = (margin, 0.22 * height, right, 0.98 * height)
+        draw_chart(surface, slide.chart, box, text_size=0.95 * size, with_title=False)
         return
     top = draw_items(surface, slide.page.items, (margin, top), right - margin, size)
     if slide.page.table:
         draw_table(surface, slide.page.table, (margin, top), right - margin, size)
 
 
-def render_slide(slide: Slide, accent: Colour, size: tuple[int, int] = (896, 504)) -> Rendered:
+def render_slide(slide: Slide, accent: Colour, size: tuple[int, int] = (448, 392)) -> Rendered:
     """Draw a slide as a picture, as the PDF of its deck shows it."""
     surface = ImageSurface(size)
     draw_slide(surface, slide, accent)
@@ -143,25 +152,25 @@ def _add_slide(presentation: Any, slide: Slide, accent: Colour) -> None:  # noqa
     bar.fill.fore_color.rgb = RGBColor(*accent)
     bar.line.fill.background()
     title = added.shapes.title
-    title.left, title.top, title.width, title.height = Pt(40), Pt(18), Pt(width - 60), Pt(56)
+    title.left, title.top, title.width, title.height = Pt(17), Pt(14), Pt(width - 24), Pt(62)
     title.text_frame.text = slide.page.title
     title.text_frame.paragraphs[0].alignment = PP_ALIGN.LEFT
-    title.text_frame.paragraphs[0].font.size = Pt(34)
+    title.text_frame.paragraphs[0].font.size = Pt(44)
     title.text_frame.paragraphs[0].font.bold = True
     if slide.page.items:
         body = added.placeholders[1]
-        body.left, body.top, body.width, body.height = Pt(40), Pt(96), Pt(width - 80), Pt(230)
+        body.left, body.top, body.width, body.height = Pt(17), Pt(96), Pt(width - 24), Pt(300)
         body.text_frame.text = "\n".join(slide.page.items)
         for paragraph in body.text_frame.paragraphs:
-            paragraph.font.size = Pt(24)
+            paragraph.font.size = Pt(40)
     if slide.page.table:
         rows, columns = len(slide.page.table), len(slide.page.table[0])
-        place = (Pt(44), Pt(100), Pt(width - 88), Pt(44 * rows))
+        place = (Pt(20), Pt(105), Pt(width - 40), Pt(72 * rows))
         table = added.shapes.add_table(rows, columns, *place).table
         for i, row in enumerate(slide.page.table):
             for j, cell in enumerate(row):
                 table.cell(i, j).text = cell
-                table.cell(i, j).text_frame.paragraphs[0].font.size = Pt(22)
+                table.cell(i, j).text_frame.paragraphs[0].font.size = Pt(38)
                 table.cell(i, j).vertical_anchor = MSO_ANCHOR.MIDDLE
     if slide.chart is not None:
         _add_chart(added, slide.chart)
@@ -185,9 +194,9 @@ def _add_chart(added: Any, chart: ChartData) -> None:  # noqa: ANN401 - python-p
     data.categories = chart.categories
     for name, values in chart.series:
         data.add_series(name, values)
-    place = (Pt(40), Pt(82), Pt(SLIDE_SIZE[0] - 80), Pt(SLIDE_SIZE[1] - 96))
+    place = (Pt(12), Pt(82), Pt(SLIDE_SIZE[0] - 24), Pt(SLIDE_SIZE[1] - 90))
     native = added.shapes.add_chart(kinds[chart.kind], *place, data).chart
-    native.font.size = Pt(18)
+    native.font.size = Pt(32)
     native.has_title = False
     native.has_legend = chart.kind == "pie" or len(chart.series) > 1
     if native.has_legend:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -111,20 +111,39 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 def draw_scene(rng: np.random.Generator, scene: Scene, side_px: int = 448) -> Rendered:
     """Draw a scene on a square picture; chance moves and sizes the things a little."""
     surface = ImageSurface((side_px, side_px))
-    _draw_ground(surface, scene.place)
-    for thing, (x, y, size) in zip(_spread(scene), _centres(rng, scene), strict=True):
-        half = size * side_px / 2
-        box = (x * side_px - half, y * side_px - half, x * side_px + half, y * side_px + half)
-        SHAPES[thing.shape](surface, box, COLOURS[thing.colour])
+    draw_things(surface, scene, arrange(rng, scene))
     return surface.finish()
 
 
-def _spread(scene: Scene) -> list[Thing]:
-    return [thing for thing in scene.things for _ in range(thing.count)]
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a thing is drawn: its centre and size, in parts of the picture's side."""
+
+    thing: Thing
+    x: float
+    y: float
+    size: float
+
+
+def arrange(rng: np.random.Generator, scene: Scene) -> list[Spot]:
+    """Give every shape of a scene a place; chance moves and sizes them a little."""
+    spread = [thing for thing in scene.things for _ in range(thing.count)]
+    return [Spot(thing, *at) for thing, at in zip(spread, _centres(rng, scene), strict=True)]
+
+
+def draw_things(surface: Surface, scene: Scene, spots: Sequence[Spot]) -> None:
+    """Draw a scene's ground, and its things where they belong, over a square surface."""
+    side = surface.width
+    _draw_ground(surface, scene.place)
+    for spot in spots:
+        half = spot.size * side / 2
+        x, y = spot.x * side, spot.y * side
+        box = (x - half, y - half, x + half, y + half)
+        SHAPES[spot.thing.shape](surface, box, COLOURS[spot.thing.colour])
 
 
 def _centres(rng: np.random.Generator, scene: Scene) -> list[tuple[float, float, float]]:
-    """Place each shape: centre x, centre y and size, in parts of the picture's side."""
+    """Place each shape: centre x, centre y and size."""
     jitter = rng.uniform(-0.03, 0.03, size=(3, 2))
     size = float(rng.uniform(0.27, 0.34))
     if scene.relation is None:

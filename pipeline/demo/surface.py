@@ -144,13 +144,17 @@ def load_font(size_px: int, path: str | None = None) -> ImageFont.FreeTypeFont:
 class ImageSurface:
     """Draw on an RGB picture: shapes smoothed by supersampling, text on top of all shapes."""
 
-    _SCALE = 3
-
     def __init__(
-        self, size: tuple[int, int], *, background: Colour = WHITE, font_path: str | None = None
+        self,
+        size: tuple[int, int],
+        *,
+        background: Colour = WHITE,
+        font_path: str | None = None,
+        supersampling: int = 3,
     ) -> None:
         self.width, self.height = float(size[0]), float(size[1])
         self._size, self._background, self._font_path = size, background, font_path
+        self._scale = supersampling
         self._shapes: list[tuple[Sequence[Point], Colour, float | None]] = []
         self._texts: list[tuple[str, Point, float, int, Colour, bool]] = []
 
@@ -181,26 +185,32 @@ class ImageSurface:
     def finish(self) -> Rendered:
         """Make the picture. Nothing is drawn before, so a layout that does not fit costs little."""
         width, height = self._size
-        large = Image.new("RGB", (width * self._SCALE, height * self._SCALE), self._background)
+        large = Image.new("RGB", (width * self._scale, height * self._scale), self._background)
         shape = ImageDraw.Draw(large)
         for points, colour, thickness in self._shapes:
-            scaled = [(x * self._SCALE, y * self._SCALE) for x, y in points]
+            scaled = [(x * self._scale, y * self._scale) for x, y in points]
             if thickness is None:
                 shape.polygon(scaled, fill=colour)
             else:
-                num = max(1, round(thickness * self._SCALE))
+                num = max(1, round(thickness * self._scale))
                 shape.line(scaled, fill=colour, width=num, joint="curve")
-        image = large.reduce(self._SCALE)
+        image = large.reduce(self._scale)
         draw = ImageDraw.Draw(image)
-        placed: list[PlacedText] = []
-        for text, (left, top), text_width, size_px, colour, bold in self._texts:
+        for text, at, _, size_px, colour, bold in self._texts:
             font = load_font(size_px, self._font_path)
             stroke = self._stroke(size_px) if bold else 0
-            draw.text((left, top), text, colour, font, stroke_width=stroke, stroke_fill=colour)
+            draw.text(at, text, colour, font, stroke_width=stroke, stroke_fill=colour)
+        return Rendered(image, self.placed())
+
+    def placed(self) -> tuple[PlacedText, ...]:
+        """Tell where every text stands; needs no picture."""
+        placed: list[PlacedText] = []
+        for text, (left, top), text_width, size_px, _, _ in self._texts:
+            font = load_font(size_px, self._font_path)
             edges = tuple(left + font.getlength(text[:i]) for i in range(len(text) + 1))
             bottom = top + sum(font.getmetrics())
             placed.append(PlacedText(text, left, top, left + text_width, bottom, edges))
-        return Rendered(image, tuple(placed))
+        return tuple(placed)
 
     @staticmethod
     def _stroke(size: float) -> float:

@@ -13,7 +13,6 @@ GOODS = ("apples", "pears", "tea", "coffee", "bread", "honey", "paper", "lamps",
 REGIONS = ("north", "south", "east", "west", "centre", "valley")
 SITES = ("harbour", "market", "station", "bridge", "garden", "mill", "school", "library")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August")
-QUARTERS = ("Q1", "Q2", "Q3", "Q4")
 YEARS = ("2021", "2022", "2023", "2024", "2025")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MEASURES = ("Sales", "Orders", "Exports", "Costs", "Stock")
@@ -21,6 +20,7 @@ TEAMS = ("team", "office", "board", "crew", "press")
 TIMES = ("morning", "noon", "evening")
 TRENDS = ("rose", "fell", "grew", "dropped")
 QUALITIES = ("new", "old", "large", "small", "quiet", "bright", "busy", "green")
+NUMERALS = (*range(2, 13), *range(15, 100, 5))
 _NUMBERS = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
     "ten": 10, "eleven": 11, "twelve": 12, "fifteen": 15, "twenty": 20, "thirty": 30,
@@ -31,10 +31,10 @@ TITLES = (
     "{Measure} of {goods}",
     "The {quality} {site}",
     "Report for {month}",
-    "News from the {region}",
+    "News for {weekday}",
     "Plan for the {site}",
-    "{Goods} for the {site}",
-    "{Weekday} at the {site}",
+    "{Goods} and {measure}",
+    "{Weekday} at noon",
 )
 SENTENCES = (
     "{Measure} of {goods} {trend} in {month}.",
@@ -48,14 +48,26 @@ SENTENCES = (
     "In {month} the {team} moved from the {site} to the {region}.",
     "Costs at the {site} {trend} by {number} percent.",
 )
+NOTES = (
+    "{Measure} of {goods} {trend} in {month}.",
+    "The {team} will meet at the {site}.",
+    "The {region} sold {number} boxes of {goods}.",
+    "Please send {number} lamps to the {site}.",
+    "The {quality} {site} opens on {weekday}.",
+    "We count {number} visits each {weekday}.",
+    "Boxes of {goods} come every {time}.",
+    "The {site} needs {number} chairs by {month}.",
+    "Costs {trend} by {number} percent in {month}.",
+)
+"""Sentences short enough for a page in large print."""
 ITEMS = (
-    "Order {number} boxes of {goods}",
-    "Call the {team} in the {region}",
-    "Paint the {quality} {site}",
+    "Order {number} boxes",
+    "Call the {team}",
+    "Paint the {site}",
     "Count the {goods}",
-    "Open the {site} on {weekday}",
+    "Open on {weekday}",
     "Plan the {month} report",
-    "Meet the {team} on {weekday}",
+    "Meet the {team}",
 )
 _LISTS = {
     "goods": GOODS,
@@ -115,9 +127,14 @@ def sentence(rng: np.random.Generator, *, digits: bool = False) -> str:
     return fill(rng, choose(rng, SENTENCES), digits=digits)
 
 
-def paragraph(rng: np.random.Generator, num_sentences: int) -> str:
-    """Make a paragraph; numbers are digits."""
-    return " ".join(sentence(rng, digits=True) for _ in range(num_sentences))
+def note(rng: np.random.Generator) -> str:
+    """Make a sentence of five to eight words; numbers are digits."""
+    return fill(rng, choose(rng, NOTES), digits=True)
+
+
+def numeral(rng: np.random.Generator) -> int:
+    """Pick a whole number of the vocabulary: 2 to 12, then 15 to 95 by fives."""
+    return NUMERALS[int(rng.integers(len(NUMERALS)))]
 
 
 def items(rng: np.random.Generator, num: int) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def write_tiny(folder: Path, seed: int) -> None:
         seed: Of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", _config())
+    _write_json(folder / "config.json", config_json())
     _write_json(folder / "tokenizer.json", _tokenizer())
     ids = _special_ids()
     _write_json(
@@ -204,7 +204,8 @@ def _conformer_block(prefix: str) -> Iterator[tuple[str, Shape]]:
     yield from _linear(prefix + "layer_norm", HIDDEN)
 
 
-def _config() -> dict[str, Any]:
+def config_json() -> dict[str, Any]:
+    """Make config.json, as the hub's but for the sizes."""
     ids = _special_ids()
     return {
         "architectures": ["Phi4MMForCausalLM"],

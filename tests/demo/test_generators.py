@@ -19,7 +19,7 @@ def test_every_word_of_a_page_is_placed_in_reading_order_and_inside_it(kind: str
     for number in range(10):
         chance = rng(number)
         page = pages.sample_page(chance, kind)
-        rendered = pages.render_page(chance, page, pages.LONG_SIZES[0])
+        rendered = pages.render_page(chance, page, pages.PAGE_SIZES[0])
 
         drawn = [word for placed in rendered.texts for word in placed.text.split()]
         assert drawn == [word for word in page.to_text().split() if word not in {"-", "|"}]
@@ -32,10 +32,10 @@ def test_every_word_of_a_page_is_placed_in_reading_order_and_inside_it(kind: str
 
 
 def test_a_page_that_cannot_fit_is_refused() -> None:
-    page = pages.sample_page(rng(), "report")
+    page = pages.sample_page(rng(), "letter")
 
     with pytest.raises(ValueError, match="does not fit"):
-        pages.render_page(rng(), page, (120, 120))
+        pages.render_page(rng(), page, (448, 100))
 
 
 @pytest.mark.parametrize("kind", charts.CHART_KINDS)

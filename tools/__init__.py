@@ -1,0 +1,1 @@
+"""Programs for developers; never imported by the package."""

@@ -1,0 +1,124 @@
+"""Join encoders and decoder: adapters over the frozen decoder, on real pictures or real speech."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.models.model import Canvas
+from tools.tiny_phi import ears, eyes, labels, network, pictures, requests
+from tools.tiny_phi.requests import Request
+from tools.tiny_phi.training import Training, log
+
+Sense = Literal["vision", "speech"]
+RATE = 1e-3
+_PICTURES, _QUESTIONS, _CLIPS = 12, 2, 20
+
+
+class Joined(nn.Module):
+    """One modality's encoder before the decoder with that modality's adapters.
+
+    Attributes:
+        encoder: Of images or audio; trained on.
+        decoder: Its base weights are frozen.
+    """
+
+    def __init__(self, folder: Path, sense: Sense, seed: int) -> None:
+        """Load what the encoders' and the decoder's own training reached."""
+        super().__init__()
+        mind = torch.load(folder / "mind.pt", weights_only=True)["module"]
+        self.decoder = network.decoder(seed)
+        self.decoder.load_state_dict(mind)
+        if sense == "vision":
+            reader = eyes.Reader(network.image_encoder(seed))
+            reader.load_state_dict(torch.load(folder / "eyes.pt", weights_only=True)["module"])
+            self.encoder: nn.Module = reader.encoder
+        else:
+            listener = ears.Listener(network.audio_encoder(seed))
+            listener.load_state_dict(torch.load(folder / "ears.pt", weights_only=True)["module"])
+            self.encoder = listener.encoder
+        network.adapt(self.decoder)
+
+    def forward(self, asked: list[Request]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Compute the loss on the answers."""
+        table = self.decoder.model.embed_tokens.weight.detach()
+        return requests.answer_loss(self.decoder, requests.batch(asked, table))
+
+
+def _pictures(model: Joined, rng: np.random.Generator) -> Iterator[list[Request]]:
+    while True:
+        drawn: list[tuple[pictures.Picture, Canvas]] = []
+        for _ in range(_PICTURES):
+            picture = pictures.sample(rng)
+            drawn.append((picture, labels.PREPARATION.canvas(pictures.draw(rng, picture))))
+        with torch.autocast("cpu", torch.bfloat16):
+            rows = model.encoder([canvas for _, canvas in drawn], 64)
+        asked: list[Request] = []
+        for (picture, _), own in zip(drawn, rows, strict=True):
+            tasks = [requests.choose_task(rng, picture.kind) for _ in range(_QUESTIONS)]
+            asked += [
+                requests.request(own.float(), task, picture.answers[task])
+                for task in dict.fromkeys(tasks)
+            ]
+        yield asked
+
+
+def _clips(model: Joined, rng: np.random.Generator) -> Iterator[list[Request]]:
+    pool = ears.Pool(rng)
+    pool.refresh(160)
+    while True:
+        pool.refresh()
+        num = int(rng.choice([1, 2, 3], p=[0.65, 0.2, 0.15]))
+        clips = [pool.clip(num) for _ in range(_CLIPS // num)]
+        mels = [torch.from_numpy(clip.mel) for clip in clips]
+        with torch.autocast("cpu", torch.bfloat16):
+            rows = model.encoder(mels, [False] * len(mels))
+        yield [
+            requests.request(own.float(), "transcribe", clip.text)
+            for own, clip in zip(rows, clips, strict=True)
+        ]
+
+
+_SOURCES: dict[Sense, Callable[[Joined, np.random.Generator], Iterator[list[Request]]]] = {
+    "vision": _pictures,
+    "speech": _clips,
+}
+
+
+def train(folder: Path, sense: Sense, *, seed: int, minutes: float) -> None:
+    """Train, from where a former run stopped, for so many minutes of the clock."""
+    torch.manual_seed(seed)
+    model = Joined(folder, sense, seed)
+    training = Training(model, folder / f"{sense}.pt", rate=RATE, minutes=minutes)
+    rng = np.random.default_rng([seed, 3, training.step])
+    started = time.monotonic()
+    for asked in _SOURCES[sense](model, rng):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, found = model(asked)
+        if training.update(loss):
+            break
+        if training.step % 25 == 0:
+            log(folder / f"{sense}.jsonl", training, found | {"s": time.monotonic() - started})
+    training.save()
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sense", choices=["vision", "speech"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    options = parser.parse_args()
+    train(options.folder, options.sense, seed=options.seed, minutes=options.minutes)
+
+
+if __name__ == "__main__":
+    main()

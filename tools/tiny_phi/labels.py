@@ -1,0 +1,170 @@
+"""Dense labels: what each cell of a picture should say, as classes and as codes.
+
+A cell is 2 x 2 patches. A word belongs to the cell and patch column in which it starts; near a
+border it belongs to both sides in part, so that the label does not jump where nobody can tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.models.phi4_multimodal.image import ImagePreparation
+from tools.tiny_phi import vocabulary
+from tools.tiny_phi.pictures import Picture
+
+Floats = npt.NDArray[np.float32]
+
+PREPARATION = ImagePreparation(crop_size_px=224, patch_size_px=14, max_crops=1)
+SIDE = PREPARATION.patches_per_side
+CELLS = SIDE // 2
+NUM_SLOTS = 3
+"""Left and right patch column of a cell, and the kind of the whole picture."""
+_KIND_SLOT = 2
+_RAMP_PX = 2.0
+_POSITION_NORM = 1.5
+CHARACTERS = "".join(sorted("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
+
+
+@lru_cache(maxsize=1)
+def classes() -> tuple[str, ...]:
+    """List what a cell can say: all words, lower case and capitalised."""
+    known = vocabulary.canonical_words()
+    return tuple(dict.fromkeys([*known, *(word.capitalize() for word in known)]))
+
+
+@lru_cache(maxsize=1)
+def class_numbers() -> dict[str, int]:
+    """Number the classes."""
+    return {word: number for number, word in enumerate(classes())}
+
+
+@lru_cache(maxsize=1)
+def class_codes() -> Floats:
+    """Stack the classes' codes, turned for each slot: shape (NUM_SLOTS, classes, WIDTH)."""
+    codes = np.stack([vocabulary.code(word) for word in classes()])
+    return np.stack([codes @ vocabulary.turn(slot) for slot in range(NUM_SLOTS)])
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the cells of a picture say.
+
+    Attributes:
+        entries: (row, column, slot, class, weight) of each word's share in a cell.
+        used_rows: Cell rows that hold image; below is padding. The width is always full.
+        valid_rows: Patch rows that hold image.
+    """
+
+    entries: tuple[tuple[int, int, int, int, float], ...]
+    used_rows: int
+    valid_rows: int
+
+
+def label(picture: Picture, shift_px: tuple[int, int] = (0, 0)) -> Labels | None:
+    """Label the cells; None where two words fall into the same slot of a cell.
+
+    Args:
+        picture: What to label.
+        shift_px: How far its content is moved on the canvas, right and down.
+    """
+    width, height = picture.size
+    layout = PREPARATION.layout(width, height)
+    scale = layout.width_px / width
+    entries: dict[tuple[int, int, int], list[tuple[int, float]]] = {}
+    for mark in picture.marks:
+        number = class_numbers()[mark.word]
+        columns = _shares(mark.x * scale + shift_px[0], 14 if mark.slot is None else 28)
+        for row, down in _shares(mark.y * scale + shift_px[1], 28):
+            for column, across in columns:
+                slot = column % 2 if mark.slot is None else mark.slot
+                cell = column // 2 if mark.slot is None else column
+                if 0 <= row < CELLS and 0 <= cell < CELLS:
+                    entries.setdefault((row, cell, slot), []).append((number, down * across))
+    if any(sum(weight for _, weight in shares) > 1.01 for shares in entries.values()):
+        return None
+    flat = [(*place, *share) for place, shares in entries.items() for share in shares]
+    flat.append((0, CELLS - 1, _KIND_SLOT, class_numbers()[picture.kind], 1.0))
+    crop = PREPARATION.crop_size_px
+    return Labels(
+        entries=tuple(flat),
+        used_rows=PREPARATION.used_cells(layout.height_px, crop),
+        valid_rows=SIDE - (crop - layout.height_px) // 14,
+    )
+
+
+def _shares(position_px: float, size_px: int) -> list[tuple[int, float]]:
+    """Split a position between its bin and a neighbour within 2 px."""
+    number, offset = divmod(position_px, size_px)
+    before, after = offset, size_px - offset
+    own = int(number)
+    if before < _RAMP_PX:
+        share = 0.5 - before / (2 * _RAMP_PX)
+        return [(own, 1 - share), (own - 1, share)]
+    if after < _RAMP_PX:
+        share = 0.5 - after / (2 * _RAMP_PX)
+        return [(own, 1 - share), (own + 1, share)]
+    return [(own, 1.0)]
+
+
+def distribution(labels: Labels) -> Floats:
+    """Spread the entries: shape (CELLS, CELLS, NUM_SLOTS, classes + 1); the last class is none."""
+    spread = np.zeros((CELLS, CELLS, NUM_SLOTS, len(classes()) + 1), np.float32)
+    for row, column, slot, number, weight in labels.entries:
+        spread[row, column, slot, number] += weight
+    spread[..., -1] = 1 - spread[..., :-1].sum(axis=-1)
+    return spread
+
+
+def ideal_rows(labels: Labels, valid_rows: int) -> Floats:
+    """Make the feature rows that a perfect encoder gives: shape (CELLS, CELLS, WIDTH).
+
+    Args:
+        labels: What the cells say.
+        valid_rows: Patch rows over which the tower spreads its positions.
+    """
+    rows = positions(valid_rows).copy()
+    codes = class_codes()
+    for row, column, slot, number, weight in labels.entries:
+        rows[row, column] += weight * codes[slot, number]
+    return rows
+
+
+@lru_cache(maxsize=SIDE)
+def positions(valid_rows: int) -> Floats:
+    """Codes of the cells' positions, shape (CELLS, CELLS, WIDTH)."""
+    spread = np.minimum(np.arange(SIDE) * (SIDE / valid_rows), SIDE - 1)
+    y, x = spread.reshape(CELLS, 2).mean(axis=1), np.arange(SIDE).reshape(CELLS, 2).mean(axis=1)
+    waves = np.concatenate(
+        [
+            np.broadcast_to(position_waves(x)[None], (CELLS, CELLS, SIDE)),
+            np.broadcast_to(position_waves(y)[:, None], (CELLS, CELLS, SIDE)),
+        ],
+        axis=-1,
+    )
+    scaled = waves * (_POSITION_NORM / np.sqrt(SIDE))
+    return (scaled @ vocabulary.turn(3)[: 2 * SIDE]).astype(np.float32)
+
+
+def position_waves(positions: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> Floats:
+    """Describe patch positions (n,) by 8 waves: shape (n, 16), cosines then sines."""
+    frequencies = np.pi * (np.arange(SIDE // 2) + 0.5) / (SIDE // 2)
+    angles = np.asarray(positions, np.float64)[:, None] * frequencies
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def characters(picture: Picture, shift_px: tuple[int, int] = (0, 0)) -> npt.NDArray[np.int64]:
+    """Tell which character's middle lies in each patch: (SIDE, SIDE), 0 for none."""
+    scale = PREPARATION.layout(*picture.size).width_px / picture.size[0]
+    found = np.zeros((SIDE, SIDE), np.int64)
+    for placed in picture.texts:
+        row = int(((placed.top + placed.bottom) / 2 * scale + shift_px[1]) // 14)
+        for number, character in enumerate(placed.text):
+            middle = (placed.edges[number] + placed.edges[number + 1]) / 2 * scale
+            column = int((middle + shift_px[0]) // 14)
+            if character in CHARACTERS and 0 <= row < SIDE and 0 <= column < SIDE:
+                found[row, column] = 1 + CHARACTERS.index(character)
+    return found
