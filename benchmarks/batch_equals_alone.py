@@ -25,7 +25,7 @@ from PIL import Image
 
 from pipeline.config import EngineConfig
 from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Completion, Request
+from pipeline.engine.engine import Completion, Engine, Request
 from pipeline.models.model import Canvas, Clip, Modality, Model, Slot, Turn
 from pipeline.models.parity import recipes
 from pipeline.models.parity.run import PackRun, opened
@@ -112,7 +112,7 @@ def answer_alone(model: Model, request: Request) -> list[int]:
 
 
 async def ask(
-    engine: ContinuousEngine, requests: Sequence[Request], within_s: float, chance: random.Random
+    engine: Engine, requests: Sequence[Request], within_s: float, chance: random.Random
 ) -> list[Completion]:
     """Submit requests, each at a random moment."""
 

@@ -309,7 +309,7 @@ class VllmEngine:
         for starting in self._servers.values():
             for server in await asyncio.gather(starting, return_exceptions=True):
                 if isinstance(server, Server):
-                    await asyncio.to_thread(server.close)
+                    await server.close()
         self._servers.clear()
         await self._loop.shutdown_default_executor()
 

@@ -5,6 +5,7 @@ Known to hold for vLLM 0.32; `requirement.check` says so before anything is buil
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -131,9 +132,12 @@ class Server:
             why = error.__cause__ or error
             raise InferError(f"{request.request_id}: vLLM failed: {why!r}") from error
 
-    def close(self) -> None:
-        """End vLLM's processes."""
-        self._engine.shutdown()
+    async def close(self) -> None:
+        """End vLLM's processes; from the loop that asked it."""
+        if self._engine.output_handler is not None:
+            self._engine.output_handler.cancel()  # or it takes the end for an accident
+        await asyncio.to_thread(self._engine.shutdown)
+        del self._engine  # it would do so again at the very end, when nothing is left to do it with
 
     def _prompt(self, prompt: Prompt) -> object:
         if prompt.features is None:
