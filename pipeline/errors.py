@@ -41,6 +41,10 @@ class StoreError(PhicorpusError):
     exit_code = 5
 
 
+class CredentialsRefused(StoreError):
+    """A store that holds assets wants credentials, or other ones: every asset there would fail."""
+
+
 class StoreBusy(StoreError):
     """The output store failed for now: throttled, slow, unreachable. Tried again before it ends."""
 
@@ -107,7 +111,7 @@ class UriRefused(FetchError):
 
 
 class CredentialsMissing(FetchError):
-    """The store wants credentials and was given none, or wrong ones: every asset there fails."""
+    """The store wants credentials and was given none, or wrong ones; of a bucket, ends the run."""
 
     retryable = False
 

@@ -25,7 +25,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.cluster import gpus
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend
-from pipeline.errors import EngineDied, WorkersLost
+from pipeline.errors import ConfigError, EngineDied, StoreError, WorkersLost
 from pipeline.isolation import MAX_DEATHS
 from pipeline.media.decode import DecodeConfig
 from pipeline.models.model import Modality
@@ -175,18 +175,27 @@ def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> Exception |
         What ended the stream, if it did not end by itself.
 
     Raises:
-        RayTaskError: a stage raised, which none does on purpose: a defect of this software.
+        StoreError, ConfigError: a stage ends the run: a bucket wants other credentials.
+        RayTaskError: a stage raised anything else: a defect of this software.
     """
     try:
         for replies in flow.replies(commit.missing()):
             commit.add(replies)
             on_progress(commit)
-    except RayTaskError:
-        raise
+    except RayTaskError as error:
+        raise _meant(error) or error from error
     except (RayError, ExecutionTimeoutError) as error:
         log.warning("workers died too often", extra={"modality": flow.modality, "why": str(error)})
         return error
     return None
+
+
+def _meant(error: RayTaskError) -> Exception | None:
+    """Give the error that a stage ends the run with, without what Ray writes around it."""
+    cause = error.cause
+    if not isinstance(cause, StoreError | ConfigError):
+        return None
+    return type(cause)(str(cause).partition("\n")[0])
 
 
 def _last_line(error: Exception) -> str:

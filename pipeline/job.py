@@ -17,13 +17,16 @@ from pipeline import flow
 from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend, phi_backend
+from pipeline.engine.memory import MemoryPlan
 from pipeline.interrupt import SIGNALS
 from pipeline.manifest import Manifest, checked, open_manifest
+from pipeline.models.model import Modality
 from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
 from pipeline.record import NothingRecorded, newest, write_end, write_start
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, Tally
+from pipeline.storage.options import check_options
 from pipeline.storage.store import Store, open_store, probe
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import Question, questions
@@ -46,6 +49,20 @@ class Prepared:
     store: Store
     plan: Plan
     pending: PlanSummary
+
+    def memory(self) -> Mapping[Modality, MemoryPlan]:
+        """Say what a replica of each model flow will take, as far as this machine can tell.
+
+        Raises:
+            ConfigError: that does not fit.
+        """
+        plans: dict[Modality, MemoryPlan] = {}
+        for question in self.questions.values():
+            modality = question.task.modality
+            if question.prompt is not None and modality not in plans:
+                plan = self.backend.plan_memory(modality)
+                plans |= {modality: plan} if plan is not None else {}
+        return plans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +95,7 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
     """
     asked = questions(config.tasks, TASKS)
     options = config.fetch.storage_options
+    check_options(options)
     manifest = open_manifest(config.manifest, options)
     answering = backend or phi_backend(config)
     store = open_store(config.output, options)
@@ -147,7 +165,12 @@ class Execution:
 
 
 def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> RunReport:
-    """Run what is planned, between the run's two records."""
+    """Run what is planned, between the run's two records.
+
+    Raises:
+        ConfigError: a replica's memory does not fit here; nothing was started.
+    """
+    job.memory()
     begun = time.monotonic()
     tally = run.commit.tally
     status = "failed"

@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, StoreError, WorkersLost
+from pipeline.errors import ConfigError, CredentialsRefused, StoreError, WorkersLost
 from pipeline.job import RunReport, annotate
 from tests.builders import (
     a_backend,
@@ -28,6 +28,7 @@ from tests.builders import (
     write_files,
     write_manifest,
 )
+from tests.storage.proxy import faulty_proxy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -110,6 +111,24 @@ def test_texts_of_files_and_of_the_manifest_are_answered_passage_by_passage(tmp_
     assert (
         next(row for row in documents if row["uri"] == "held")["markdown"].count("an answer") == 2
     )
+
+
+def test_expired_credentials_end_the_run_and_blame_no_row(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "s3://bucket/a.png"}])
+    with faulty_proxy("http://127.0.0.1:9") as (endpoint, faults):
+        faults.always["GET"] = "expired"
+        options = {"s3": {"endpoint_url": endpoint, "key": "old", "secret": "old"}}
+        config = a_config(tmp_path, fetch={"storage_options": options})
+
+        with pytest.raises(
+            CredentialsRefused, match=r"^s3://bucket/a\.png: .*ExpiredToken.*"
+        ) as told:
+            run(config)
+
+    assert (told.value.exit_code, faults.seen["GET"]) == (5, 1)
+    assert not list((tmp_path / "output").glob("annotations/**/*.parquet"))
+    (record,) = (tmp_path / "output" / "runs").glob("*.json")
+    assert json.loads(record.read_text())["status"] == "failed"
 
 
 def test_a_second_run_does_nothing_and_asks_no_model(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import FetchConfig
-from pipeline.errors import SegmentError
+from pipeline.errors import CredentialsMissing, CredentialsRefused, SegmentError
 from pipeline.storage.assets import read_asset, read_inline
+from pipeline.storage.policy import split_uri
+from pipeline.storage.web import WEB_SCHEMES
 from schemas.error import error_columns
 from schemas.segment import FETCHED
 
@@ -23,7 +25,8 @@ def fetch(batch: pa.Table, *, config: FetchConfig) -> Iterator[pa.Table]:
     Reads   ASSET.
     Writes  FETCHED, one table per asset, so that no block holds many large ones.
     Rows    1 -> 1, order kept. An asset that cannot be read keeps its row, with the error.
-    Raises  Nothing of its own.
+    Raises  CredentialsRefused: a bucket wants credentials, or other ones. That is no row's fault,
+            and no row is blamed; of a web page that wants a login, its row is.
     """
     rows: list[dict[str, Any]] = batch.to_pylist()
     with ThreadPoolExecutor(min(_THREADS, max(1, len(rows)))) as pool:
@@ -38,6 +41,10 @@ def _fetched(asset: dict[str, Any], config: FetchConfig) -> dict[str, Any]:
             if asset["text"] is None
             else read_inline(asset["text"], asset["uri"], sha256=asset["sha256"])
         )
+    except CredentialsMissing as error:
+        if split_uri(asset["uri"])[0] not in WEB_SCHEMES:
+            raise CredentialsRefused(str(error)) from error
+        return {**asset, **error_columns(error)}
     except SegmentError as error:
         return {**asset, **error_columns(error)}
     return {**asset, "content": read.content, "sha256": read.sha256}

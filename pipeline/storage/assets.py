@@ -8,7 +8,8 @@ import queue
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from pipeline.errors import (
     SegmentError,
     UriRefused,
 )
-from pipeline.storage import web
+from pipeline.storage import objects, web
 from pipeline.storage.faults import foreign_errors, is_transient, lacks_credentials
+from pipeline.storage.objects import Opened
 from pipeline.storage.policy import check_local, check_uri, split_uri
 
 _CHUNK_BYTES = 8 * 1024**2
@@ -39,24 +41,29 @@ class Asset:
 
     content: bytes
     sha256: str
+    etag: str | None = None
 
 
-def read_asset(uri: str, config: FetchConfig, *, sha256: str | None = None) -> Asset:
+def read_asset(
+    uri: str, config: FetchConfig, *, sha256: str | None = None, etag: str | None = None
+) -> Asset:
     """Read all bytes of an asset.
 
     Args:
         uri: Absolute path, or URI with a scheme.
         config: What is allowed, how large, how often to try, how long to wait.
         sha256: Checksum that the bytes must have, if the manifest gives one.
+        etag: The store's name for the content that is meant, if the manifest gives one.
 
     Raises:
         UriRefused: not an allowed place.
         AssetMissing: there is no such object.
         AssetTooLarge: more than `fetch.max_asset_bytes`; found while reading, nothing is kept.
         CredentialsMissing: the store wants other credentials; not tried again.
-        ChecksumMismatch: the bytes are not those of the manifest's checksum.
+        ChecksumMismatch: the bytes are not those of the manifest's checksum or etag.
         FetchError: the store failed `fetch.max_attempts` times: an error of its own, no bytes for
             `fetch.timeout_s`, or an object that changed or broke off while it was read.
+        ConfigError: `fetch.storage_options` has an option without a meaning.
     """
     check_uri(uri, config)
     attempts = Retrying(
@@ -65,7 +72,10 @@ def read_asset(uri: str, config: FetchConfig, *, sha256: str | None = None) -> A
         retry=retry_if_exception(_may_pass),
         reraise=True,
     )
-    return _checked(attempts(_read_once, uri, config), uri, sha256)
+    content, found = attempts(_Reading(uri, config))
+    if etag is not None and found is not None and _bare(etag) != _bare(found):
+        raise ChecksumMismatch(f"{uri} has etag {found}, the manifest says {etag}")
+    return _checked(content, uri, sha256, found)
 
 
 def read_inline(text: str, uri: str, *, sha256: str | None = None) -> Asset:
@@ -77,20 +87,46 @@ def read_inline(text: str, uri: str, *, sha256: str | None = None) -> Asset:
     return _checked(text.encode(), uri, sha256)
 
 
-def _checked(content: bytes, uri: str, sha256: str | None) -> Asset:
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _checked(content: bytes, uri: str, sha256: str | None, etag: str | None = None) -> Asset:
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise ChecksumMismatch(f"{uri} has sha256 {found}, the manifest says {sha256.lower()}")
-    return Asset(content=content, sha256=found)
+    return Asset(content=content, sha256=found, etag=etag)
 
 
 def _may_pass(error: BaseException) -> bool:
     return isinstance(error, SegmentError) and error.retryable
 
 
-def _read_once(uri: str, config: FetchConfig) -> bytes:
+class _Reading:
+    """One asset's attempts: each reads all of it, and notices another version than the last saw."""
+
+    def __init__(self, uri: str, config: FetchConfig) -> None:
+        self._uri = uri
+        self._config = config
+        self._etag: str | None = None
+
+    def __call__(self) -> tuple[bytes, str | None]:
+        content, etag = _read_once(self._uri, self._config, self._version)
+        return content, etag
+
+    def _version(self, etag: str | None) -> None:
+        before, self._etag = self._etag, etag
+        if before is not None and before != etag:
+            raise FetchError(
+                f"{self._uri} changed between two attempts: its etag was {before}, now it is {etag}"
+            )
+
+
+def _read_once(
+    uri: str, config: FetchConfig, on_version: Callable[[str | None], None]
+) -> tuple[bytes, str | None]:
     """Read in a thread, which is left behind when it hangs: clients wait as long as they like."""
-    stream: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
+    stream: queue.SimpleQueue[Opened | bytes | Exception | None] = queue.SimpleQueue()
     abandoned = threading.Event()
     started_s = time.monotonic()
     reader = threading.Thread(
@@ -98,11 +134,16 @@ def _read_once(uri: str, config: FetchConfig) -> bytes:
     )
     reader.start()
     parts: list[bytes] = []
+    etag: str | None = None
     total = 0
     try:
         while (part := stream.get(timeout=config.timeout_s)) is not None:
             if isinstance(part, Exception):
                 raise part
+            if isinstance(part, Opened):
+                etag = part.etag
+                on_version(etag)
+                continue
             parts.append(part)
             total += len(part)
             elapsed_s = time.monotonic() - started_s
@@ -114,17 +155,20 @@ def _read_once(uri: str, config: FetchConfig) -> bytes:
         ) from error
     finally:
         abandoned.set()
-    return b"".join(parts)
+    return (parts[0] if len(parts) == 1 else b"".join(parts)), etag
 
 
 def _pass_on(
     uri: str,
     config: FetchConfig,
-    stream: queue.SimpleQueue[bytes | Exception | None],
+    stream: queue.SimpleQueue[Opened | bytes | Exception | None],
     abandoned: threading.Event,
 ) -> None:
     try:
-        for part in _capped(_translated(uri, config), uri, config.max_asset_bytes):
+        asset = _opened(uri, config)
+        _check_size(asset.size or 0, uri, config.max_asset_bytes)
+        stream.put(asset)
+        for part in _capped(asset.parts, uri, config.max_asset_bytes):
             if abandoned.is_set():
                 return
             stream.put(part)
@@ -137,15 +181,41 @@ def _capped(parts: Iterator[bytes], uri: str, max_bytes: int) -> Iterator[bytes]
     total = 0
     for part in parts:
         total += len(part)
-        if total > max_bytes:
-            raise AssetTooLarge(f"{uri} is larger than fetch.max_asset_bytes = {max_bytes:,} bytes")
+        _check_size(total, uri, max_bytes)
         yield part
 
 
-def _translated(uri: str, config: FetchConfig) -> Iterator[bytes]:
+def _check_size(num_bytes: int, uri: str, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise AssetTooLarge(f"{uri} is larger than fetch.max_asset_bytes = {max_bytes:,} bytes")
+
+
+def _opened(uri: str, config: FetchConfig) -> Opened:
+    with _translation(uri):
+        scheme, path = split_uri(uri)
+        if scheme in web.WEB_SCHEMES:
+            parts = web.parts(uri, config)
+        elif scheme == "file":
+            parts = _local_parts(Path(path), config)
+        else:
+            if objects.reads(uri):
+                with suppress(objects.Elsewhere):  # s3fs follows a bucket to its region
+                    return objects.opened(uri, config)
+            parts = _store_parts(uri, config)
+    return Opened(_translated(parts, uri))
+
+
+def _translated(parts: Iterator[bytes], uri: str) -> Iterator[bytes]:
+    with _translation(uri):
+        yield from parts
+
+
+@contextmanager
+def _translation(uri: str) -> Iterator[None]:
+    """Turn whatever a library raises into one of this project's errors."""
     scheme, _ = split_uri(uri)
     try:
-        yield from _parts(uri, config)
+        yield
     except FileNotFoundError as error:
         raise AssetMissing(f"{uri} does not exist") from error
     except (IsADirectoryError, NotADirectoryError) as error:
@@ -166,15 +236,6 @@ def _named(error: Exception, uri: str, scheme: str) -> FetchError:
     if isinstance(error, ValueError | ImportError) or not is_transient(error):
         return UriRefused(f"cannot open {uri}: {error}")
     return FetchError(f"cannot read {uri}: {type(error).__name__}: {error}")
-
-
-def _parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
-    scheme, path = split_uri(uri)
-    if scheme in web.WEB_SCHEMES:
-        return web.parts(uri, config)
-    if scheme == "file":
-        return _local_parts(Path(path), config)
-    return _store_parts(uri, config)
 
 
 def _local_parts(path: Path, config: FetchConfig) -> Iterator[bytes]:
