@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pipeline.errors import ConfigError
 from schemas.paths import parse_path
 
 if TYPE_CHECKING:
@@ -132,14 +133,25 @@ def show_plan(job: Prepared) -> None:
         f"{pending.num_pending_units} of {pending.num_units} units to run, "
         f"{pending.num_pending_assets} of {pending.num_assets} assets; model {job.backend.label}"
     )
+    try:
+        for modality, memory in job.memory().items():
+            takes, holds = memory.in_words()
+            out.print(f"a replica for {modality} takes here {takes}; {holds}", highlight=False)
+    except ConfigError as error:  # it may be planned here and run elsewhere
+        err.print(f"not on this machine: {error}", style="red", highlight=False)
 
 
 def plan_json(job: Prepared) -> str:
     """Give a plan as JSON."""
+    try:
+        memory: Any = {modality: plan.fields for modality, plan in job.memory().items()}
+    except ConfigError as error:
+        memory = str(error)
     return json.dumps(
         {
             "model": job.backend.label,
             "fingerprints": {f"{t}/{k}": f for (t, k), f in job.plan.fingerprints.items()},
+            "memory": memory,
             **asdict(job.pending),
         },
     )

@@ -50,10 +50,16 @@ def doctor(
     Example: phicorpus doctor --model microsoft/Phi-4-multimodal-instruct
     """
     if model is not None:
+        from pipeline.engine.replica import needs  # noqa: PLC0415  (with the rest)
+        from pipeline.models.checkpoint import resolve  # noqa: PLC0415  (hub)
         from pipeline.models.examination import examine, in_words  # noqa: PLC0415  (hub)
 
         found = examine(model)
-        typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(in_words(found)))
+        if as_json:
+            typer.echo(json.dumps(asdict(found)))
+        else:
+            lines = [*in_words(found), *([] if found.problems else needs(resolve(model)))]
+            typer.echo("\n".join(lines))
         raise typer.Exit(EXIT_BROKEN if found.problems else 0)
     from pipeline.doctor import diagnose, render_findings  # noqa: PLC0415
 

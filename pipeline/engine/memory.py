@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.config import EngineConfig, EngineSettings
@@ -37,7 +37,7 @@ _MOST: Mapping[DeviceKind, _Most] = {
     "gpu": _Most(64, 8192, 256, 524_288, 262_144),
 }
 _LEAST_BATCH_TOKENS = 64
-# What these may take of the memory beside the weights, where they are not set.
+# What these may take of the memory that the least sizes leave, where they are not set.
 _BATCH_SHARE, _LOGITS_SHARE, _ENCODE_SHARE = 0.25, 0.1, 0.2
 
 
@@ -62,20 +62,21 @@ class MemoryPlan:
         parts = {f"{name}_gb": round(size / _GB, 3) for name, size in self.parts.items()}
         return {**parts, "budget_gb": round(self.budget.num_bytes / _GB, 3), **sizes}
 
-    def in_words(self) -> Iterator[str]:
-        """The plan for people, line by line."""
+    def in_words(self) -> tuple[str, str]:
+        """What it takes, and what it holds, for people."""
         parts = ", ".join(f"{name} {size / _GB:.2f}" for name, size in self.parts.items())
         sizes = self.config
-        yield (
+        takes = (
             f"{sum(self.parts.values()) / _GB:.2f} GB ({parts}) of"
             f" {self.budget.num_bytes / _GB:.2f} GB: {self.budget.origin}"
         )
-        yield (
+        holds = (
             f"{sizes.max_requests} requests at once, {sizes.max_batch_tokens} tokens per pass,"
             f" {sizes.kv_cache_tokens} in the KV cache in pages of {sizes.page_size},"
             f" {sizes.feature_rows} feature rows, {sizes.encode_batch} crops or clips encoded at"
             " once"
         )
+        return takes, holds
 
 
 def plan_memory(
@@ -97,16 +98,7 @@ def plan_memory(
     headroom = max(int(_HEADROOM * budget.num_bytes), _LEAST_HEADROOM[budget.device])
     room = max(0, budget.num_bytes - footprint.weights - headroom)
     config = _choose(footprint, settings, budget.device, room)
-    parts = {
-        "weights": footprint.weights,
-        "kv_cache": config.kv_cache_tokens * footprint.kv_token,
-        "features": config.feature_rows * footprint.feature_row,
-        "activations": config.max_batch_tokens * footprint.batch_token
-        + config.max_requests * footprint.logit_row
-        + config.kv_cache_tokens * footprint.gathered_token,
-        "encoding": config.encode_batch * footprint.encoded_item,
-        "headroom": headroom,
-    }
+    parts = _parts(footprint, config) | {"headroom": headroom}
     if sum(parts.values()) > budget.num_bytes:
         named = ", ".join(f"{name} {size / _GB:.2f}" for name, size in parts.items())
         raise ConfigError(
@@ -116,33 +108,57 @@ def plan_memory(
     return MemoryPlan(parts=parts, budget=budget, config=config)
 
 
+def least_bytes(footprint: Footprint, device: DeviceKind) -> int:
+    """Tell the smallest budget that a replica can have, all sizes left open."""
+    config = _choose(footprint, EngineSettings(), device, room=0)
+    needed = sum(_parts(footprint, config).values())
+    return max(math.ceil(needed / (1 - _HEADROOM)) + 1, needed + _LEAST_HEADROOM[device])
+
+
+def _parts(footprint: Footprint, config: EngineConfig) -> dict[str, int]:
+    return {
+        "weights": footprint.weights,
+        "kv_cache": config.kv_cache_tokens * footprint.kv_token,
+        "features": config.feature_rows * footprint.feature_row,
+        "activations": config.max_batch_tokens * footprint.batch_token
+        + config.max_requests * footprint.logit_row
+        + config.kv_cache_tokens * footprint.gathered_token,
+        "encoding": config.encode_batch * footprint.encoded_item,
+    }
+
+
 def _choose(
     footprint: Footprint, settings: EngineSettings, device: DeviceKind, room: int
 ) -> EngineConfig:
-    """Give each open size its share of the room; the KV cache and the features get the rest."""
+    """Give each open size its share; the KV cache and the features get the rest."""
     most = _MOST[device]
+    page_size = settings.page_size or most.page_size
+    least = EngineConfig(
+        max_requests=settings.max_requests or 1,
+        max_batch_tokens=settings.max_batch_tokens or _LEAST_BATCH_TOKENS,
+        kv_cache_tokens=settings.kv_cache_tokens or _least_tokens(footprint, page_size),
+        feature_rows=settings.feature_rows or _least_rows(footprint),
+        encode_batch=settings.encode_batch or 1,
+    )
+    spare = max(0, room + footprint.weights - sum(_parts(footprint, least).values()))
     batch = _Size(footprint.batch_token, _BATCH_SHARE, _LEAST_BATCH_TOKENS, most.max_batch_tokens)
     requests = _Size(footprint.logit_row, _LOGITS_SHARE, 1, most.max_requests)
     encode = _Size(footprint.encoded_item, _ENCODE_SHARE, 1, most.encode_batch)
-    batch_tokens, for_batch = batch.choose(settings.max_batch_tokens, room)
-    max_requests, for_logits = requests.choose(settings.max_requests, room)
-    encode_batch, for_encoding = encode.choose(settings.encode_batch, room)
-    page_size = settings.page_size or most.page_size
-    least_tokens = _least_tokens(footprint, page_size)
+    batch_tokens, for_batch = batch.choose(settings.max_batch_tokens, spare)
+    max_requests, for_logits = requests.choose(settings.max_requests, spare)
+    encode_batch, for_encoding = encode.choose(settings.encode_batch, spare)
     rest = room - for_batch - for_logits - for_encoding
     token, row = footprint.kv_token + footprint.gathered_token, footprint.feature_row
-    tokens, rows = settings.kv_cache_tokens, settings.feature_rows
-    if rows is None and not footprint.takes_media:
-        rows = _LEAST_ROWS
-    if tokens is None:
-        share = rest // (token + row) if rows is None else (rest - rows * row) // token
-        tokens = min(most.kv_cache_tokens, max(least_tokens, share)) // page_size * page_size
-    if rows is None:
-        share = rest // (token + row) if settings.kv_cache_tokens is None else (
-            (rest - tokens * token) // row
-        )  # fmt: skip
-        least_rows = max(_LEAST_ROWS, min(_LEAST_TOKENS, footprint.context_tokens))
-        rows = min(most.feature_rows, max(least_rows, share))
+    rest -= least.kv_cache_tokens * token + least.feature_rows * row
+    open_tokens = settings.kv_cache_tokens is None
+    open_rows = settings.feature_rows is None and footprint.takes_media
+    each = max(0, rest) // (token * open_tokens + row * open_rows or 1)
+    tokens, rows = least.kv_cache_tokens, least.feature_rows
+    if open_tokens:
+        most_tokens = max(tokens, most.kv_cache_tokens)
+        tokens = min(most_tokens, tokens + each) // page_size * page_size
+    if open_rows:
+        rows = min(most.feature_rows, rows + each)
     return EngineConfig(
         name=settings.name,
         max_requests=settings.max_requests or min(max_requests, batch_tokens),
@@ -161,7 +177,7 @@ class _Size:
 
     Attributes:
         unit: Bytes for each.
-        share: Of the room, at most.
+        share: Of what is spare, at most.
         least: Never fewer.
         most: Never more.
     """
@@ -171,15 +187,16 @@ class _Size:
     least: int
     most: int
 
-    def choose(self, setting: int | None, room: int) -> tuple[int, int]:
-        """Give the size, and the bytes to set aside for it.
+    def choose(self, setting: int | None, spare: int) -> tuple[int, int]:
+        """Give the size, and the bytes to set aside for it, of what the least sizes leave.
 
         An open size is a power of two times the least. What it might have taken is set aside, and
         not what it takes: else a step up of it would make the KV cache smaller.
         """
         if setting is not None:
             return setting, setting * self.unit
-        aside = max(self.least * self.unit, min(int(self.share * room), self.most * self.unit))
+        extra = min(int(self.share * spare), (self.most - self.least) * self.unit)
+        aside = self.least * self.unit + extra
         times = aside // max(1, self.least * self.unit)
         return min(self.most, self.least * 2 ** (max(1, times).bit_length() - 1)), aside
 
@@ -189,6 +206,12 @@ def _least_tokens(footprint: Footprint, page_size: int) -> int:
     longest = min(_LEAST_TOKENS, footprint.context_tokens)
     pages = math.ceil((math.ceil(longest / page_size) + 1) / KV_SHARE)
     return max(pages, math.ceil(256 / page_size)) * page_size
+
+
+def _least_rows(footprint: Footprint) -> int:
+    if not footprint.takes_media:
+        return _LEAST_ROWS
+    return max(_LEAST_ROWS, min(_LEAST_TOKENS, footprint.context_tokens))
 
 
 def _advice(settings: EngineSettings, budget: Budget) -> str:

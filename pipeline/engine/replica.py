@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
-from pipeline.engine.budget import Budget, cpu_budget, gpu_budget, has_gpu
-from pipeline.engine.memory import MemoryPlan, plan_memory
+from pipeline.engine.budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
+from pipeline.engine.memory import MemoryPlan, least_bytes, plan_memory
 from pipeline.models import shards
 from pipeline.models.checkpoint import Resolved, descriptions
 from pipeline.models.footprint import footprint
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ITEM_BYTES_BY_DEVICE: Mapping[DeviceKind, int] = {"gpu": 2, "cpu": 4}
 
 
 def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
@@ -79,11 +81,29 @@ def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> M
     return _plan(modality, resolved, config, budget, itemsize)
 
 
+def needs(resolved: Resolved) -> Iterator[str]:
+    """Tell, line by line, the least memory that a replica takes; more makes it faster."""
+    shape = _shape(resolved)
+    for modality in resolved.modalities:
+        sizes = {
+            kind: least_bytes(
+                footprint(resolved.architecture, shape, modality, itemsize=itemsize), kind
+            )
+            for kind, itemsize in _ITEM_BYTES_BY_DEVICE.items()
+        }
+        yield (
+            f"a replica for {modality} takes at least {sizes['gpu'] / 1e9:.1f} GB of a GPU, in"
+            f" bfloat16, or {sizes['cpu'] / 1e9:.1f} GB of memory on a CPU, in float32"
+        )
+
+
+def _shape(resolved: Resolved) -> Mapping[str, Any]:
+    return native.hub_config(shards.read_json(descriptions(resolved) / "config.json"))
+
+
 def _plan(
     modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
 ) -> MemoryPlan:
-    folder = descriptions(resolved)
-    shape = native.hub_config(shards.read_json(folder / "config.json"))
-    size = footprint(resolved.architecture, shape, modality, itemsize=itemsize)
+    size = footprint(resolved.architecture, _shape(resolved), modality, itemsize=itemsize)
     label = f"a replica of {resolved.name} for {modality}"
     return plan_memory(size, config.engine, budget, label=label)

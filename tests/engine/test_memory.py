@@ -6,16 +6,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL
 from pipeline.config import EngineSettings, RunConfig
+from pipeline.console import show_plan
 from pipeline.engine.backend import phi_backend
 from pipeline.engine.budget import Budget, DeviceKind, cpu_budget, free_bytes
-from pipeline.engine.memory import MemoryPlan, plan_memory
+from pipeline.engine.memory import MemoryPlan, least_bytes, plan_memory
 from pipeline.errors import ConfigError
+from pipeline.job import annotate, prepare
 from pipeline.models.footprint import Footprint, footprint
 from pipeline.models.model import Modality
 from pipeline.models.tiny import write_tiny
@@ -93,6 +98,16 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_the_way_out() -> None
         assert word in str(refused.value)
     with pytest.raises(ConfigError, match=r"Make engine\.kv_cache_tokens smaller"):
         planned(PHI4["text"], 40 * GB, chosen={"kv_cache_tokens": 1_000_000})
+
+
+def test_the_least_that_is_told_is_the_least_that_is_accepted() -> None:
+    devices: tuple[DeviceKind, ...] = ("cpu", "gpu")
+    for size in (*PHI4.values(), PHI3):
+        for device in devices:
+            least = least_bytes(size, device)
+            planned(size, least, device)
+            with pytest.raises(ConfigError):
+                planned(size, int(0.99 * least), device)
 
 
 def test_what_is_set_is_kept() -> None:
@@ -192,11 +207,19 @@ def test_a_replica_logs_its_plan_before_it_loads(
 
 
 def test_a_job_whose_replica_does_not_fit_here_is_refused_before_anything_starts(
-    tiny_folder: Path,
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    backend = phi_backend(a_job(tiny_folder, memory_share=1e-6))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{"asset_id": "a", "uri": str(tmp_path / "a.png"), "media_type": "image/png"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    places = {"manifest": str(tmp_path / "m.parquet"), "output": str(tmp_path / "out")}
+    small = a_job(tiny_folder, memory_share=1e-6).model_copy(update=places)
 
     with pytest.raises(ConfigError, match="memory_share"):
-        backend.plan_memory("vision")
+        annotate(small)
+
+    assert not (tmp_path / "out" / "runs").exists()
+    show_plan(prepare(small))
+    assert "not on this machine" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="memory_share"):
-        backend.load("vision")
+        phi_backend(small).load("vision")
