@@ -167,7 +167,7 @@ def _as_of(unit: Unit, share: Share, rows: Iterable[Row], number: int) -> list[R
             "unit_id": share.file_id,
             "round": number,
             "sha256": row["sha256"] or claimed[row["asset_id"]][0],
-            "etag": claimed[row["asset_id"]][1],
+            "etag": claimed[row["asset_id"]][1] or row.get("etag"),
             "asset_version": share.versions.get(row["asset_id"], 0),
         }
         for row in rows

@@ -21,7 +21,11 @@ ANNOTATION = schema(
         field("model", pa.string(), "Model and revision that answered"),
         field("unit_id", pa.string(), "The unit that this row was committed with", nullable=False),
         field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its unit"),
-        field("etag", pa.string(), "The store's name for the content, as the manifest gave it"),
+        field(
+            "etag",
+            pa.string(),
+            "The store's name for the content, as the manifest or else the store gave it",
+        ),
         field(
             "asset_version",
             pa.int32(),

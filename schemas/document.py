@@ -40,7 +40,11 @@ DOCUMENT = schema(
         field("duration_s", pa.float64(), "End of the last window", unit="seconds"),
         field("unit_id", pa.string(), "The unit that this row was committed with", nullable=False),
         field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its unit"),
-        field("etag", pa.string(), "The store's name for the content, as the manifest gave it"),
+        field(
+            "etag",
+            pa.string(),
+            "The store's name for the content, as the manifest or else the store gave it",
+        ),
         field("asset_version", pa.int32(), "As of annotations: an asset's highest holds"),
     ],
 )

@@ -15,6 +15,7 @@ _IDENTITY = [
     field("uri", pa.string(), "Where the asset's bytes are", nullable=False),
     field("media_type", pa.string(), "MIME type: declared, then as found in the bytes"),
     field("sha256", pa.string(), "Checksum of the bytes: declared, then as read"),
+    field("etag", pa.string(), "The store's name for the content: declared, then as read"),
 ]
 
 _ERROR = [

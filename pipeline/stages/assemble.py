@@ -35,6 +35,7 @@ def _document(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
         "kind": kind,
         "media_type": first["media_type"],
         "sha256": first["sha256"],
+        "etag": first.get("etag"),
         "status": _status(status),
         "num_segments": first["segment_count"],
         "num_ok": status["ok"],

@@ -19,7 +19,7 @@ from schemas.error import error_columns
 Row = dict[str, Any]
 
 _BLOCK_BYTES = 4 * 1024**2  # each is held several times on its way into a table
-_IDENTITY = ("unit_id", "asset_id", "uri", "media_type", "sha256", "tasks")
+_IDENTITY = ("unit_id", "asset_id", "uri", "media_type", "sha256", "etag", "tasks")
 _ERROR = ("error_stage", "error_type", "error_message")
 
 

@@ -37,7 +37,7 @@ def fetch(batch: pa.Table, *, config: FetchConfig) -> Iterator[pa.Table]:
 def _fetched(asset: dict[str, Any], config: FetchConfig) -> dict[str, Any]:
     try:
         read = (
-            read_asset(asset["uri"], config, sha256=asset["sha256"])
+            read_asset(asset["uri"], config, sha256=asset["sha256"], etag=asset["etag"])
             if asset["text"] is None
             else read_inline(asset["text"], asset["uri"], sha256=asset["sha256"])
         )
@@ -47,4 +47,4 @@ def _fetched(asset: dict[str, Any], config: FetchConfig) -> dict[str, Any]:
         return {**asset, **error_columns(error)}
     except SegmentError as error:
         return {**asset, **error_columns(error)}
-    return {**asset, "content": read.content, "sha256": read.sha256}
+    return {**asset, "content": read.content, "sha256": read.sha256, "etag": read.etag}

@@ -1,5 +1,6 @@
 """Objects through obstore: S3 from a real server, Google's and Azure's paths from a plain one."""
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import boto3
+import pyarrow as pa
 import pytest
 
 from pipeline.config import FetchConfig
@@ -20,7 +22,11 @@ from pipeline.errors import (
     FetchError,
     UriRefused,
 )
+from pipeline.media.decode import DecodeConfig
+from pipeline.stages.decode import decode
+from pipeline.stages.fetch import fetch
 from pipeline.storage.assets import read_asset
+from schemas import ASSET
 from tests.storage.proxy import faulty_proxy
 from tests.storage.server import s3_options
 
@@ -192,3 +198,15 @@ def test_a_missing_object_is_told_from_a_missing_server(s3_endpoint: str) -> Non
         read_asset("s3://bucket/none", config(s3_endpoint))
     with pytest.raises(FetchError, match="error sending request"):
         read_asset("s3://bucket/none", config("http://127.0.0.1:9", max_attempts=2))
+
+
+def test_what_the_store_calls_the_content_goes_with_every_segment(s3_endpoint: str) -> None:
+    etag = put(s3_endpoint, "words.txt", b"words")
+    row = {"unit_id": "u", "asset_id": "a", "uri": "s3://bucket/words.txt", "tasks": ["ask"]}
+    assets = pa.Table.from_pylist([row | {"media_type": "text/plain"}], schema=ASSET)
+
+    (fetched,) = fetch(assets, config=config(s3_endpoint))
+    (segments,) = decode(fetched, config=DecodeConfig(), preparation=None)
+
+    assert segments["etag"].to_pylist() == [etag]
+    assert segments["sha256"].to_pylist() == [hashlib.sha256(b"words").hexdigest()]
