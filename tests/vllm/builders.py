@@ -28,7 +28,7 @@ needs_vllm = [
 
 @contextmanager
 def opened_wide(pack: Path, folder: Path) -> Iterator[PackRun]:
-    """Open a golden pack whose decoder has fewer and larger heads; its weights keep their shapes."""
+    """Open a golden pack whose decoder has fewer and larger heads, in weights of the same shape."""
     wide = Path(shutil.copytree(pack, folder))
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps(with_wide_heads(config)))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.engine.engine import Completion, Request
+from pipeline.engine.engine import Completion, Guide, Request
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.vllm.engine import VllmEngine
 from pipeline.errors import InferError, RequestRefused
@@ -122,6 +122,17 @@ def test_stop_texts_end_the_answer_and_are_cut_off(engine: VllmEngine) -> None:
     assert stopped.text == whole.text[: whole.text.index(stop)]
     assert stopped.finish_reason == "stop"
     assert len(stopped.token_ids) < len(whole.token_ids)
+
+
+def test_a_loop_is_cut_where_static_batches_cut_it(
+    engine: VllmEngine, static: StaticEngine
+) -> None:
+    request = replace(a_request("loop", new=400), guide=Guide(regex="(abc){200}"))
+
+    (looped,) = complete(engine, [request])
+
+    assert looped.finish_reason == "loop"
+    assert tokens([looped]) == tokens(complete(static, [request]))
 
 
 def test_bad_requests_are_refused_and_hurt_nobody(engine: VllmEngine, static: StaticEngine) -> None:

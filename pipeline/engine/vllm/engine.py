@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 BLOCK_TOKENS = 32  # vLLM's KV blocks are of a multiple of this on every device
 IN_FLIGHT = 1.1  # times those that decode: so many more wait inside vLLM, so that none is awaited
 _STOP_TIMEOUT_S = 60.0
+_MIN_HANG_S = 120.0
 _TURN_FACTOR = 2  # as in continuous.py
 _LAST_ROW = 1 << 62  # rows are not named by ids here: they never run out
 
@@ -211,7 +212,7 @@ class VllmEngine:
         server = await self._server(job.regime)
         attempt = self._reception.attempt(job, partial(self._on_first_token, job))
         name = f"{next(self._serials)}:{job.request.request_id}"
-        longest_s = self._config.deadline_s
+        longest_s = max(self._config.deadline_s, _MIN_HANG_S)
         steps = server.answer(name, job.request, self._rows.prompt(job))
         try:
             async with asyncio.timeout(longest_s) as hanging, aclosing(steps):
@@ -221,7 +222,7 @@ class VllmEngine:
                     if any(attempt.on_token(token, logprob) for token, logprob in step.tokens):
                         return
         except TimeoutError as error:
-            raise EngineDied(f"vLLM hangs: no token in engine.deadline_s {longest_s}") from error
+            raise EngineDied(f"vLLM hangs: no token in {longest_s:g} s") from error
 
     async def _server(self, regime: Regime) -> Server:
         """Give the vLLM of a regime, starting it if there is none.
