@@ -15,6 +15,9 @@ from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, asset_kind, guess, sniff
 
 _SNIFF_BYTES = 4096
+# Where fsspec's listing has the name that reading an object gives its content. Not Google's: its
+# two interfaces name the same content differently.
+_ETAGS = {"s3": "ETag", "s3a": "ETag", "abfs": "etag", "abfss": "etag", "az": "etag"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,9 @@ def build(
     """List a prefix on any fsspec store and write a manifest of the media found there.
 
     The type comes from the extension, or from the first bytes where the extension says nothing.
-    Texts are known by their extension alone: else every program and table would be one.
+    Texts are known by their extension alone: else every program and table would be one. Where the
+    store names the content of its objects, so does the manifest: an object that is overwritten
+    later is then told from the one that was listed.
 
     Args:
         prefix: Folder or prefix.
@@ -53,6 +58,7 @@ def build(
     uris: list[str] = []
     media_types: list[str] = []
     sizes: list[int] = []
+    etags: list[str | None] = []
     skipped: list[str] = []
     for path in sorted(listed):
         if re.search(r"/\.|\.parquet$", path):
@@ -64,9 +70,11 @@ def build(
         uris.append(path[len(root) :].lstrip("/") if relative else f"{start}{path}")
         media_types.append(media_type)
         sizes.append(int(listed[path]["size"] or 0))
+        etags.append(listed[path].get(_ETAGS.get(protocol, "")))
     if not uris:
         raise ManifestError(f"no image, deck, recording or text under {prefix}")
-    table = pa.table({"uri": uris, "media_type": media_types, "size_bytes": sizes})
+    columns = {"uri": uris, "media_type": media_types, "size_bytes": sizes}
+    table = pa.table(columns | ({"etag": etags} if any(etags) else {}))
     with fsspec.open(output, "wb", **(options or {}).get(_protocol(output), {})) as file:
         pq.write_table(table, file)
     kinds = [str(asset_kind(media_type)) for media_type in media_types]

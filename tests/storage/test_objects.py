@@ -5,11 +5,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import boto3
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import FetchConfig
@@ -22,6 +24,7 @@ from pipeline.errors import (
     FetchError,
     UriRefused,
 )
+from pipeline.listing import build
 from pipeline.media.decode import DecodeConfig
 from pipeline.stages.decode import decode
 from pipeline.stages.fetch import fetch
@@ -210,3 +213,17 @@ def test_what_the_store_calls_the_content_goes_with_every_segment(s3_endpoint: s
 
     assert segments["etag"].to_pylist() == [etag]
     assert segments["sha256"].to_pylist() == [hashlib.sha256(b"words").hexdigest()]
+
+
+def test_a_manifest_that_is_built_from_a_bucket_names_the_content(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    etag = put(s3_endpoint, "listed/words.txt", b"words")
+
+    build("s3://bucket/listed", str(tmp_path / "m.parquet"), options=s3_options(s3_endpoint))
+
+    (row,) = pq.read_table(tmp_path / "m.parquet").to_pylist()
+    assert (row["uri"], row["etag"]) == ("s3://bucket/listed/words.txt", etag)
+    put(s3_endpoint, "listed/words.txt", b"other words")
+    with pytest.raises(ChecksumMismatch, match="the manifest says"):
+        read_asset(row["uri"], config(s3_endpoint), etag=row["etag"])
