@@ -61,17 +61,18 @@ class Vocabulary:
         )
 
 
-def write(model: Model, folder: Path) -> None:
+def write(model: Model, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a model's decoder as a text model's checkpoint.
 
     Args:
         model: Loaded, adapters merged.
         folder: An empty one.
+        shard_bytes: Upper bound of a file, and of the memory that writing takes.
     """
     decoder = model.decoder
     (folder / "config.json").write_text(json.dumps(_config(decoder)), "utf-8")
     (folder / STEERING).write_text(json.dumps(asdict(Vocabulary.of(model))), "utf-8")
-    for number, shard in enumerate(_shards(decoder), start=1):
+    for number, shard in enumerate(_shards(decoder, shard_bytes), start=1):
         save_file(shard, folder / f"model-{number:05}.safetensors", metadata={"format": "pt"})
 
 
@@ -108,7 +109,7 @@ def _config(decoder: Phi3ForCausalLM) -> dict[str, Any]:
     return config
 
 
-def _shards(decoder: Phi3ForCausalLM) -> Iterator[dict[str, torch.Tensor]]:
+def _shards(decoder: Phi3ForCausalLM, shard_bytes: int) -> Iterator[dict[str, torch.Tensor]]:
     """Give the weights in pieces that fit in memory once more; a tied head is left out."""
     tied = decoder.lm_head.weight is word_embedding(decoder).weight
     shard: dict[str, torch.Tensor] = {}
@@ -116,7 +117,7 @@ def _shards(decoder: Phi3ForCausalLM) -> Iterator[dict[str, torch.Tensor]]:
     for name, value in decoder.state_dict().items():
         if tied and name == "lm_head.weight":
             continue
-        if shard and size + value.nbytes > SHARD_BYTES:
+        if shard and size + value.nbytes > shard_bytes:
             yield shard
             shard, size = {}, 0
         shard[name] = value.detach().cpu().contiguous()
