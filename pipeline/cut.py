@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -36,11 +36,11 @@ class Cutter:
 
     Attributes:
         sizes: Assets per unit.
-        known: Units that were committed before: a partial one among them is cut again.
+        is_known: Tells whether a unit was committed before: a partial one is then cut again.
     """
 
     sizes: UnitConfig
-    known: Set[str]
+    is_known: Callable[[str], bool]
 
     def cuts(self, parts: Iterable[ManifestPart], kinds: Collection[str]) -> Iterator[Cut]:
         """Cut the rows of each file, of these kinds, into units of the configured size."""
@@ -50,10 +50,8 @@ class Cutter:
             if part.file != file:
                 yield from self._flush(buffers)
                 file, buffers = part.file, defaultdict(list)
-            here = _kinds(part.rows)
-            for kind in KINDS:
-                rows = part.rows.filter(pa.array([k == kind for k in here]))
-                if rows.num_rows and kind in kinds:
+            for kind, rows in _by_kind(part.rows).items():
+                if kind in kinds:
                     buffers[kind].append(rows)
                     yield from self._full(kind, buffers)
         yield from self._flush(buffers)
@@ -80,15 +78,23 @@ class Cutter:
         """Take these rows, or as many of the first as were once committed as a unit."""
         names = _unit_ids(kind, rows)
         length = next(
-            (n for n in range(len(names), 0, -1) if names[n - 1] in self.known), len(names)
+            (n for n in range(len(names), 0, -1) if self.is_known(names[n - 1])), len(names)
         )
         return Cut(names[length - 1], kind, rows.slice(0, length))
 
 
-def _kinds(rows: pa.Table) -> Sequence[str]:
+def _by_kind(rows: pa.Table) -> Mapping[str, pa.Table]:
+    """Sort rows by kind, in the order of KINDS; most manifests have one kind in a row."""
     types: list[str | None] = rows["media_type"].to_pylist()
     kinds = {name: (name and asset_kind(name)) or DEFAULT_KIND for name in set(types)}
-    return [kinds[name] for name in types]
+    present = set(kinds.values())
+    if len(present) == 1:
+        return {present.pop(): rows}
+    return {
+        kind: rows.filter(pa.array([kinds[name] == kind for name in types]))
+        for kind in KINDS
+        if kind in present
+    }
 
 
 def _unit_ids(kind: str, rows: pa.Table) -> list[str]:

@@ -8,7 +8,6 @@ so that an asset they hold is not annotated a second time.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.storage.store import Store
-from schemas.paths import OutputPath, parse_path, path_of
+from schemas.paths import OutputPath, folder_of, parse_path, path_of
 
 Folder = tuple[str, str | None, str]
 """Folder, task, fingerprint."""
@@ -51,20 +50,25 @@ class Files:
         """Tell whether a file is there."""
         return file_id in self.names.get(folder, ())
 
+    def is_known(self, unit_id: str) -> bool:
+        """Tell whether annotations of a unit are there, of any task."""
+        return any(unit_id in ids for (name, *_), ids in self.names.items() if name != "documents")
+
     def rounds_of(self, key: FileKey) -> list[int]:
         """Give the numbers of a file's later rounds, in order."""
         return sorted(self.rounds.get(key, ()))
 
 
-def list_output(store: Store) -> Files:
-    """List the annotations and documents of an output.
+def list_output(store: Store, folders: Iterable[Folder]) -> Files:
+    """List some folders of an output.
 
     Raises:
-        StoreError: it cannot be listed.
+        StoreError: they cannot be listed.
     """
     found = Files()
-    for folder in ("annotations", "documents"):
-        for path in store.list_files(folder):
+    once: dict[str, str] = {}  # one unit is named in several folders: its name is kept once
+    for folder in folders:
+        for path in store.list_files(folder_of(*folder)):
             parsed = parse_path(path)
             if parsed is None:
                 continue
@@ -72,9 +76,7 @@ def list_output(store: Store) -> Files:
                 key = (parsed.task, parsed.fingerprint, parsed.unit_id)
                 found.rounds[key].append(parsed.round)
             else:
-                # One unit is named in several folders: its name is kept once.
-                unit_id = sys.intern(parsed.unit_id)
-                found.names[parsed.folder, parsed.task, parsed.fingerprint].add(unit_id)
+                found.names[folder].add(once.setdefault(parsed.unit_id, parsed.unit_id))
     return found
 
 

@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pipeline import flow
+from pipeline.check import checked
 from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend, phi_backend
 from pipeline.engine.memory import MemoryPlan
 from pipeline.interrupt import SIGNALS
-from pipeline.manifest import Manifest, checked, open_manifest
+from pipeline.manifest import Manifest, open_manifest
 from pipeline.models.model import Modality
 from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher

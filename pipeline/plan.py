@@ -106,8 +106,8 @@ class Plan:
             for kind in KINDS
         }
         self._store = store
-        self._files = list_output(store)
-        self._cutter = Cutter(config.units, self._known_units())
+        self._files = list_output(store, self._folders())
+        self._cutter = Cutter(config.units, self._files.is_known)
         self._holdings = Holdings({}, [])
         self.summary: PlanSummary | None = None
 
@@ -132,7 +132,7 @@ class Plan:
         summary = PlanSummary()
         named: set[str] = set()
         relevant = Relevant()
-        is_new = not any(self._files.names.get(folder) for folder in self._folders())
+        is_new = not self._files.names
         for cut in self._cutter.cuts(self._manifest.parts() if parts is None else parts, KINDS):
             unit = self._unit(cut)
             summary.count(unit)
@@ -179,10 +179,6 @@ class Plan:
         annotations = {("annotations", task, f) for (task, _), f in self.fingerprints.items()}
         documents = {("documents", None, f) for f in self.document_fingerprints.values()}
         return [*annotations, *documents]
-
-    def _known_units(self) -> set[str]:
-        folders = (folder for folder in self._folders() if folder[1] is not None)
-        return {unit for folder in folders for unit in self._files.names.get(folder, ())}
 
     def _unit(self, cut: Cut) -> Unit:
         asked = self._asked(cut)
@@ -247,12 +243,17 @@ class Plan:
         return _part(rest, wanted) if wanted else None, tuple(done)
 
     def _asked(self, cut: Cut) -> dict[str, tuple[str, ...]]:
-        fitting = [n for n, question in self._questions.items() if fits(question.task, cut.kind)]
+        """Tell what is asked of each asset; what is asked of many is kept once."""
+        fitting = tuple(
+            name for name, question in self._questions.items() if fits(question.task, cut.kind)
+        )
+        once: dict[tuple[str, ...], tuple[str, ...]] = {fitting: fitting}
+        asked: dict[str, tuple[str, ...]] = {}
         columns = (cut.rows["asset_id"].to_pylist(), cut.rows["tasks"].to_pylist())
-        return {
-            asset_id: tuple(name for name in fitting if named is None or name in named)
-            for asset_id, named in zip(*columns, strict=True)
-        }
+        for asset_id, named in zip(*columns, strict=True):
+            tasks = fitting if named is None else tuple(n for n in fitting if n in named)
+            asked[asset_id] = once.setdefault(tasks, tasks)
+        return asked
 
 
 def _part(file_id: str, versions: Mapping[str, int]) -> Share:

@@ -73,8 +73,11 @@ class Unit:
         """Something is not published yet."""
         return bool(self.todo) or self.documents_todo is not None
 
-    def wanted(self) -> dict[str, tuple[str, ...]]:
+    def wanted(self) -> Mapping[str, tuple[str, ...]]:
         """Give the assets that have tasks to do, with these tasks in the job's order."""
+        num_pending = sum(len(share.assets) for share in self.todo.values())
+        if all(self.asked.values()) and num_pending == sum(map(len, self.asked.values())):
+            return self.asked  # the usual case, and no second copy
         todo = {task: frozenset(share.assets) for task, share in self.todo.items()}
         wanted = {
             asset_id: tuple(task for task in tasks if asset_id in todo.get(task, ()))
@@ -89,5 +92,6 @@ class Unit:
         tasks = [wanted.get(asset_id, ()) for asset_id in self.rows["asset_id"].to_pylist()]
         position = table.column_names.index("tasks")
         table = table.set_column(position, "tasks", pa.array(tasks, ASSET.field("tasks").type))
-        table = table.filter(pa.array([bool(names) for names in tasks]))
+        if not all(tasks):
+            table = table.filter(pa.array([bool(names) for names in tasks]))
         return table.select(ASSET.names).cast(ASSET)

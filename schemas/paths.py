@@ -44,6 +44,16 @@ def document_path(fingerprint: str, unit_id: str, number: int = 0) -> str:
     return f"documents/fingerprint={fingerprint}/{unit_id}{_round(number)}.parquet"
 
 
+def folder_of(folder: str, task: str | None, fingerprint: str) -> str:
+    """Give the folder of one fingerprint's files.
+
+    Example:
+        >>> folder_of("annotations", "ocr", "f3a"), folder_of("documents", None, "f3a")
+        ('annotations/task=ocr/fingerprint=f3a', 'documents/fingerprint=f3a')
+    """
+    return f"{folder}/{f'task={task}/' if task else ''}fingerprint={fingerprint}"
+
+
 def path_of(parsed: OutputPath) -> str:
     """Put a path together again.
 

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.check import check
 from pipeline.errors import ManifestError
 from pipeline.listing import build
-from pipeline.manifest import check, open_manifest
+from pipeline.manifest import open_manifest
 from tests.builders import a_tone, an_image, write_files, write_manifest
 
 TASKS = ["ocr", "transcribe"]

@@ -88,7 +88,8 @@ def manifest_check(config: ConfigArgument, *, set_: SetOption = None) -> None:
 
     Example: phicorpus manifest check jobs/annotate.yaml
     """
-    from pipeline.manifest import check, open_manifest  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.check import check  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.manifest import open_manifest  # noqa: PLC0415
 
     settings = load_config(config, set_ or ())
     manifest = open_manifest(settings.manifest, settings.fetch.storage_options)

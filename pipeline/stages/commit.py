@@ -74,14 +74,28 @@ class _OpenAsset:
 
 @dataclass(slots=True)
 class _OpenUnit:
+    """A unit, and its assets of which something has come: a wave's others take no room."""
+
     unit: Unit
-    assets: dict[str, _OpenAsset]
+    wanted: Mapping[str, tuple[str, ...]]
     num_open: int
+    assets: dict[str, _OpenAsset] = field(default_factory=dict)
+
+    def asset(self, name: str) -> _OpenAsset:
+        """Give an asset of the unit."""
+        if name not in self.assets:
+            self.assets[name] = _OpenAsset(self.wanted[name])
+        return self.assets[name]
 
     def missing(self) -> pa.Table:
         """Give the assets that are not whole, each with the tasks that it misses."""
         table = self.unit.assets()
-        missing = [self.assets[name].missing() for name in table["asset_id"].to_pylist()]
+        if not self.assets:
+            return table
+        missing = [
+            self.assets[name].missing() if name in self.assets else [*self.wanted[name]]
+            for name in table["asset_id"].to_pylist()
+        ]
         position = table.column_names.index("tasks")
         wanted = pa.array(missing, ASSET.field("tasks").type)
         table = table.set_column(position, ASSET.field("tasks"), wanted)
@@ -132,9 +146,9 @@ class Commit:
 
     def expect(self, unit: Unit) -> None:
         """Open a unit: from now on its replies are kept. Close it if nothing is pending."""
-        assets = {asset_id: _OpenAsset(tasks) for asset_id, tasks in unit.wanted().items()}
-        self._open[unit.unit_id] = _OpenUnit(unit, assets, len(assets))
-        if not assets:
+        wanted = unit.wanted()
+        self._open[unit.unit_id] = _OpenUnit(unit, wanted, len(wanted))
+        if not wanted:
             self._close(self._open.pop(unit.unit_id))
 
     def add(self, replies: pa.Table) -> list[Unit]:
@@ -167,8 +181,8 @@ class Commit:
         """Close every open unit, its missing rows as errors, so that nothing is lost in silence."""
         closed: list[Unit] = []
         for opened in list(self._open.values()):
-            for asset_id, asset in opened.assets.items():
-                if not asset.is_whole:
+            for asset_id in opened.wanted:
+                if not (asset := opened.asset(asset_id)).is_whole:
                     _fill(opened.unit, asset_id, asset, attempts)
             self._close(self._open.pop(opened.unit.unit_id))
             closed.append(opened.unit)
@@ -176,7 +190,7 @@ class Commit:
 
     def _keep(self, opened: _OpenUnit, row: dict[str, Any]) -> bool:
         """Keep one row; tell whether its unit is complete now."""
-        asset = opened.assets[row["asset_id"]]
+        asset = opened.asset(row["asset_id"])
         key = (row["segment_index"], row["task"])
         if key in asset.rows or _contradicts(row, asset):
             self.tally.num_delivered_again += 1
@@ -210,14 +224,8 @@ class Commit:
         self.tally.num_units += 1
         self.tally.num_assets += len(opened.assets)
         self.tally.num_segments += sum(asset.count or 0 for asset in opened.assets.values())
-        log.info(
-            "unit committed",
-            extra={
-                "unit_id": unit.unit_id,
-                "num_assets": unit.rows.num_rows,
-                "num_rows": len(fresh),
-            },
-        )
+        counts = {"num_assets": unit.rows.num_rows, "num_rows": len(fresh)}
+        log.info("unit committed", extra={"unit_id": unit.unit_id, **counts})
 
     def _publish(self, opened: _OpenUnit, task: str, fresh: Sequence[dict[str, Any]]) -> bool:
         """Create one (unit, task) file; False if another driver had created it.
@@ -254,8 +262,7 @@ class Commit:
         for task in (task for task, is_ours in ours.items() if not is_ours):
             rows += self._publisher.theirs(unit, task)
         wanted = set(unit.documents_todo.assets)
-        merged = merge(rows, fresh).values()
-        chosen = [row for row in merged if row["asset_id"] in wanted]
+        chosen = (row for row in merge(rows, fresh).values() if row["asset_id"] in wanted)
         self._publisher.documents(unit, self._assemble(unit.kind, chosen))
 
 
@@ -273,8 +280,8 @@ def _fill(unit: Unit, asset_id: str, asset: _OpenAsset, attempts: int) -> None:
     """Put an error in the place of every row of an asset that did not come."""
     seen = {index for index, _ in asset.rows}
     count = asset.count if asset.count is not None else max(seen, default=0) + 1
-    rows = unit.rows.select(["asset_id", "uri", "media_type", "sha256"]).to_pylist()
-    manifest_row = next(row for row in rows if row["asset_id"] == asset_id)
+    known = unit.rows.select(["asset_id", "uri", "media_type", "sha256"]).to_pylist()
+    manifest_row = next(row for row in known if row["asset_id"] == asset_id)
     asset.count = count
     for index in range(count):
         for task in asset.tasks:

@@ -125,11 +125,11 @@ class LocalStore:
             raise translated(error, f"read {self._root / path}") from error
 
     def list_files(self, folder: str) -> Iterator[str]:
-        start = self._root / folder
-        for parent, _, names in os.walk(start):
+        for parent, _, names in os.walk(self._root / folder):
+            inside = os.path.relpath(parent, self._root)  # once per folder: a path takes memory
             for name in sorted(names):
                 if not name.startswith("."):
-                    yield (Path(parent) / name).relative_to(self._root).as_posix()
+                    yield name if inside == "." else f"{inside}/{name}"
 
 
 def _sync_folder(folder: Path) -> None:
