@@ -17,13 +17,13 @@ from pipeline.config import AudioConfig
 from pipeline.errors import LimitExceeded
 from pipeline.media import vad
 from pipeline.media.pcm import Recording
-from pipeline.media.piece import Piece, Samples
+from pipeline.media.piece import Bytes, Piece, Samples
 from pipeline.media.vad import FRAME_SAMPLES, RATE_HZ
 
 _DETECT_FRAMES = 512  # per call of the detector: 16.4 s
 
 
-def pieces(content: bytes, config: AudioConfig) -> Iterator[Piece]:
+def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
     """Decode a recording, or the sound of a video, into windows that cover it exactly.
 
     Windows do not overlap and leave no gap. With `audio.vad` each ends in the longest pause

@@ -22,7 +22,7 @@ from pipeline.errors import (
 )
 from pipeline.media import audio, deck, image, libreoffice, package, pcm, pdf, sniff, text
 from pipeline.media.package import Package
-from pipeline.media.piece import Piece
+from pipeline.media.piece import Bytes, Piece
 from pipeline.media.sandbox import Limits, Sandbox
 
 DECKS_PER_RUN: Final = 8
@@ -35,7 +35,7 @@ _MAX_LOST_PAGES = 3  # that crash or hang, one by one, before a document's other
 class Undecoded:
     """An asset's bytes, and the media type that the manifest declares for them."""
 
-    content: bytes
+    content: Bytes
     media_type: str | None = None
 
 
@@ -57,12 +57,13 @@ class Source:
     """An asset as its decoder gets it.
 
     Attributes:
+        content: Recordings are read where they lie; of other assets this is a copy.
         media_type: As found in the content.
         package: Office decks: the checked file.
         rendered: Office decks: their PDF, or why there is none.
     """
 
-    content: bytes
+    content: Bytes
     media_type: str
     package: Package | None = None
     rendered: bytes | SegmentError | None = None
@@ -72,7 +73,7 @@ Decoder = Callable[[Source, DecodeConfig, Sandbox], Iterator[Piece]]
 
 
 def decode(
-    content: bytes, media_type: str | None = None, config: DecodeConfig | None = None
+    content: Bytes, media_type: str | None = None, config: DecodeConfig | None = None
 ) -> Iterator[Piece]:
     """Decode one asset.
 
@@ -119,7 +120,7 @@ def found_type(asset: Undecoded) -> str:
     found = sniff.sniff(asset.content)
     if sniff.asset_kind(asset.media_type) == "text":
         other = sniff.asset_kind(found) not in {None, "text"}
-        return str(found if other and not text.is_text(asset.content) else asset.media_type)
+        return str(found if other and not text.is_text(bytes(asset.content)) else asset.media_type)
     return found or "an unknown type"
 
 
@@ -130,16 +131,17 @@ def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Sou
         return UnsupportedMedia(
             f"declared {asset.media_type or 'nothing'}, found {found} in {len(asset.content)} bytes"
         )
-    source = Source(content=asset.content, media_type=found)
+    if found in pcm.DEMUXERS:
+        return Source(content=asset.content, media_type=found)
+    content = bytes(asset.content)
+    source = Source(content=content, media_type=found)
     try:
         if found in {sniff.PPTX, sniff.ODP}:
-            arguments = (package.checked, asset.content, found, config.decks)
+            arguments = (package.checked, content, found, config.decks)
             (checked,) = cast("Iterator[Package]", sandbox.stream(*arguments))
             return dataclasses.replace(source, content=b"", package=checked)
         if found == sniff.PPT:
-            return dataclasses.replace(
-                source, content=b"", package=package.check_ppt(asset.content)
-            )
+            return dataclasses.replace(source, content=b"", package=package.check_ppt(content))
     except SegmentError as error:
         return error
     return source
@@ -196,7 +198,7 @@ def _lost(last: Piece, error: SegmentError) -> Iterator[Piece]:
 
 
 def _image(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
-    return image.pieces(source.content, config.images, max_side_px=config.image_max_side_px)
+    return image.pieces(bytes(source.content), config.images, max_side_px=config.image_max_side_px)
 
 
 def _audio(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
@@ -215,7 +217,7 @@ def _office(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[
 
 
 def _text(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
-    return text.pieces(source.content, config.texts)
+    return text.pieces(bytes(source.content), config.texts)
 
 
 def _encrypted(source: Source, *_: object) -> Iterator[Piece]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Final, cast
+from typing import BinaryIO, Final, cast
 
 import av
 import av.error
@@ -18,7 +18,7 @@ from av.container import InputContainer
 
 from pipeline.errors import DecodeError, UnsupportedMedia
 from pipeline.media import sniff
-from pipeline.media.piece import Samples
+from pipeline.media.piece import Bytes, Samples
 
 RATE_HZ: Final = 16_000
 
@@ -47,6 +47,7 @@ DEMUXERS: Mapping[str, str] = {
 """FFmpeg's demuxer for each media type: the only one it may use."""
 
 _STEREO = 2
+_OGG_TAIL_BYTES = 128 * 1024  # a page has at most 65,307
 _STREAMED_BYTES = 0x7FFFFF00  # the size that programs write into a pipe, or RF64's marker
 _SURROUND_GAIN = 0.5  # swresample adds a 5.1 mix up to 3.1 times full scale in float
 _JITTER_S = 0.1  # time stamps of containers are rounded; only a longer hole is one
@@ -71,7 +72,7 @@ class Recording:
         DecodeError: the container cannot be read, or holds no sound.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: Bytes) -> None:
         media_type = sniff.sniff(content)
         demuxer = DEMUXERS.get(media_type or "")
         if demuxer is None:
@@ -80,7 +81,10 @@ class Recording:
             )
         try:
             self._container = av.open(
-                io.BytesIO(content), mode="r", format=demuxer, metadata_errors="replace"
+                cast("BinaryIO", _InPlace(content)),
+                mode="r",
+                format=demuxer,
+                metadata_errors="replace",
             )
         except _BROKEN as error:
             raise DecodeError(f"not a readable {media_type}: {error}") from error
@@ -183,6 +187,27 @@ class Recording:
         self._num_corrupt += 1
 
 
+class _InPlace:
+    """A file over bytes that are read where they lie: of hours of sound there is no second copy."""
+
+    def __init__(self, content: Bytes) -> None:
+        self._content = memoryview(content)
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        part = bytes(self._content[self._position : self._position + size])
+        self._position += len(part)
+        return part
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._content)}
+        self._position = max(0, base[whence] + offset)  # beyond the end too: there is nothing there
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
 class _Converter:
     """Turns frames of one sample format, layout and rate into mono 16 kHz."""
 
@@ -261,7 +286,7 @@ def _clipped(samples: Samples) -> Samples:
 def _declared_s(
     container: InputContainer,
     stream: AudioStream,
-    content: bytes,
+    content: Bytes,
     media_type: str | None,
 ) -> float | None:
     """Read the announced length: of the sound if the container knows it, else of the whole."""
@@ -274,7 +299,7 @@ def _declared_s(
     return None if container.duration is None else container.duration / av.time_base
 
 
-def _wav_s(content: bytes, rate_hz: int) -> float | None:
+def _wav_s(content: Bytes, rate_hz: int) -> float | None:
     """Read a RIFF's length from its own header; FFmpeg trusts the file's size instead."""
     position, bytes_per_s = 12, 0
     while position + 8 <= len(content):
@@ -288,11 +313,12 @@ def _wav_s(content: bytes, rate_hz: int) -> float | None:
     return None
 
 
-def _ogg_ends(content: bytes) -> bool:
+def _ogg_ends(content: Bytes) -> bool:
     """Tell whether the last Ogg page is whole and marked as the stream's last (RFC 3533, 6)."""
-    page = content.rfind(b"OggS")
-    if page < 0 or len(content) < page + 27:
+    tail = bytes(content[-_OGG_TAIL_BYTES:])
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27:
         return False
-    num_segments = content[page + 26]
-    length = 27 + num_segments + sum(content[page + 27 : page + 27 + num_segments])
-    return bool(content[page + 5] & 4) and len(content) >= page + length
+    num_segments = tail[page + 26]
+    length = 27 + num_segments + sum(tail[page + 27 : page + 27 + num_segments])
+    return bool(tail[page + 5] & 4) and len(tail) >= page + length

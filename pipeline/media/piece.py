@@ -12,6 +12,8 @@ from PIL import Image
 
 from pipeline.errors import SegmentError
 
+Bytes = bytes | memoryview
+"""A file: its own bytes, or a view of them where they lie."""
 Samples = npt.NDArray[np.float32]
 PieceKind = Literal["image", "page", "window", "passage", "asset"]
 AssetKind = Literal["image", "deck", "audio", "text"]

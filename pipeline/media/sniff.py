@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.media.piece import AssetKind
+from pipeline.media.piece import AssetKind, Bytes
 
 PDF: Final = "application/pdf"
 PPTX: Final = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
@@ -165,7 +165,7 @@ _MIMETYPE_BYTES = 200
 _BITMAP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
-def sniff(content: bytes) -> str | None:
+def sniff(content: Bytes) -> str | None:
     r"""Name the media type of bytes by what they are; None when it cannot be told.
 
     Types that nothing here decodes (ZIP, DOCX, SVG, HTML, plain text, ...) are named too, so that
@@ -179,7 +179,7 @@ def sniff(content: bytes) -> str | None:
         >>> sniff(b"") is None
         True
     """
-    head = content[:64]
+    head = bytes(content[:64])
     for signature, media_type in _SIGNATURES:
         if head.startswith(signature):
             return media_type
@@ -209,7 +209,7 @@ def asset_kind(media_type: str | None) -> AssetKind | None:
 
 
 def _sniff_container(  # noqa: PLR0911 - one line per container
-    content: bytes, head: bytes
+    content: Bytes, head: bytes
 ) -> str | None:
     """Tell container formats, whose type stands inside."""
     if head[:4] in {b"RIFF", b"RF64", b"BW64"}:
@@ -231,17 +231,18 @@ def _sniff_container(  # noqa: PLR0911 - one line per container
     return None
 
 
-def _sniff_zip(content: bytes) -> str:
+def _sniff_zip(content: Bytes) -> str:
     """Tell the office formats apart; a damaged archive is judged by the names still in it."""
     stored = re.match(rb"PK\x03\x04.{22}\x08\x00..mimetype([ -~]+?)(?:PK|$)", content, re.DOTALL)
-    named = stored.group(1) if stored is not None else b""
+    named = bytes(stored.group(1)) if stored is not None else b""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
             if "mimetype" in names and archive.getinfo("mimetype").file_size <= _MIMETYPE_BYTES:
                 named = archive.read("mimetype")
     except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError):
-        names = [name.decode("latin-1") for name in re.findall(rb"PK\x03\x04.{26}(\w+/)", content)]
+        found = re.findall(rb"PK\x03\x04.{26}(\w+/)", content)
+        names = [bytes(name).decode("latin-1") for name in found]
     if named:
         return ODP if named.startswith(ODP.encode()) else named.decode("latin-1").strip()
     for folder, media_type in (("ppt/", PPTX), ("word/", _DOCX), ("xl/", _XLSX)):
@@ -250,26 +251,27 @@ def _sniff_zip(content: bytes) -> str:
     return "application/zip"
 
 
-def _sniff_ole(content: bytes) -> str:
+def _sniff_ole(content: Bytes) -> str:
     """Tell what an OLE compound file holds, by the stream names in its directory."""
+    whole = bytes(content)
     for stream, media_type in (
         ("EncryptedPackage", ENCRYPTED_OFFICE),
         ("PowerPoint Document", PPT),
         ("WordDocument", "application/msword"),
         ("Workbook", "application/vnd.ms-excel"),
     ):
-        if stream.encode("utf-16-le") in content:
+        if stream.encode("utf-16-le") in whole:
             return media_type
     return "application/x-ole-storage"
 
 
 def _sniff_loose(  # noqa: PLR0911 - one line per format
-    content: bytes, head: bytes
+    content: Bytes, head: bytes
 ) -> str | None:
     """Tell formats without a clear signature; ordered from the stricter to the looser test."""
     if head.startswith(b"ID3"):
         return _sniff_after_id3(content)
-    if b"%PDF-" in content[:1024]:  # Implementation note 13 of the PDF reference 1.7
+    if b"%PDF-" in bytes(content[:1024]):  # Implementation note 13 of the PDF reference 1.7
         return PDF
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADER_BYTES:
         return "image/bmp"
@@ -284,12 +286,12 @@ def _sniff_loose(  # noqa: PLR0911 - one line per format
     return _sniff_text(content)
 
 
-def _sniff_after_id3(content: bytes) -> str:
+def _sniff_after_id3(content: Bytes) -> str:
     """Look behind an ID3v2 tag, whose size is four bytes of seven bits."""
     size = 0
     for byte in content[6:10]:
         size = size << 7 | byte & 0x7F
-    behind = content[10 + size : 10 + size + 4]
+    behind = bytes(content[10 + size : 10 + size + 4])
     if behind == b"fLaC":
         return "audio/flac"
     return "audio/aac" if behind[:2] in {b"\xff\xf1", b"\xff\xf9"} else "audio/mpeg"
@@ -303,7 +305,7 @@ _KBITS = {
 _SAMPLE_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-def _is_mpeg_audio(content: bytes) -> bool:
+def _is_mpeg_audio(content: Bytes) -> bool:
     """Tell whether an MP3 frame starts here and another one follows where it ends."""
     length = _mp3_frame_bytes(content[:4])
     if not length:
@@ -311,7 +313,7 @@ def _is_mpeg_audio(content: bytes) -> bool:
     return len(content) <= length or _mp3_frame_bytes(content[length : length + 4]) > 0
 
 
-def _mp3_frame_bytes(header: bytes) -> int:
+def _mp3_frame_bytes(header: Bytes) -> int:
     """Length of the layer III frame that a header announces; 0 when it is none."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # noqa: PLR2004 - sync bits
         return 0
@@ -323,9 +325,9 @@ def _mp3_frame_bytes(header: bytes) -> int:
     return samples * 1000 * kbits // _SAMPLE_RATES_HZ[version][rate] + (header[2] >> 1 & 1)
 
 
-def _sniff_text(content: bytes) -> str | None:
+def _sniff_text(content: Bytes) -> str | None:
     """Tell text from bytes, and the markup languages from other text."""
-    sample = content[:4096]
+    sample = bytes(content[:4096])
     if not sample or b"\x00" in sample:
         return None
     start = sample.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
