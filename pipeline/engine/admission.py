@@ -83,6 +83,11 @@ class Admission(Generic[JobT]):
         """Let a request wait."""
         (self._suspects if suspect else self._waiting[job.regime])[job] = None
 
+    def add_first(self, job: JobT) -> None:
+        """Let a request wait before all others of its regime."""
+        queue = self._waiting[job.regime]
+        self._waiting[job.regime] = {job: None, **queue}
+
     def remove(self, job: JobT) -> bool:
         """Take back a waiting request; False if it does not wait."""
         for queue in (self._suspects, self._waiting[job.regime]):

@@ -13,7 +13,6 @@ import itertools
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from dataclasses import replace
@@ -30,14 +29,13 @@ from pipeline.engine.intake import Intake
 from pipeline.engine.job import Job
 from pipeline.engine.memory import KV_SHARE
 from pipeline.engine.reception import Reception
+from pipeline.engine.recovery import Pulse, Recovery
 from pipeline.engine.sampling import Steering
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from pipeline.models.model import Model
 
 log = logging.getLogger(__name__)
 
-
-MAX_FAILURES_IN_ROW = 4  # of the decoding loop, without a completion between
 
 _POLL_S = 0.25
 _STOP_TIMEOUT_S = 30.0
@@ -64,18 +62,17 @@ class ContinuousEngine:
         self._open: set[Job] = set()  # not answered yet
         self._ended: str | None = None
         self._stats = EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "restarts": 0})
-
         decoder = model.decoder
         self._words = word_embedding(decoder)
         self._attention = decoder.config._attn_implementation or "sdpa"
-        self._embedding = VirtualEmbedding(self._words, config.feature_rows)
+        rows = config.feature_rows
+        self._embedding = VirtualEmbedding(self._words, rows)
         self._processor = SteeringProcessor(Steering(model.banned_ids, decoder.device))
-        self._table = FeatureTable(
-            num_rows=config.feature_rows, first_id=self._words.num_embeddings
-        )
+        self._table = FeatureTable(num_rows=rows, first_id=self._words.num_embeddings)
         attention.register()
         decoder.set_input_embeddings(self._embedding)
         decoder.set_attn_implementation(attention.NAME)
+        self._recovery = Recovery(config)
         self._loop = self._start_loop()
         self._encoder = EncoderThread(
             encode=model.encode,
@@ -94,8 +91,7 @@ class ContinuousEngine:
         self._regime: Regime | None = None
         self._closing: str | None = None
         self._loop_failed = False
-        self._failures_in_row = 0
-        self._progress = (0, time.monotonic())  # tokens embedded, and when that last changed
+        self._pulse = Pulse()
         self._thread = threading.Thread(target=self._run, name="phicorpus-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -181,7 +177,7 @@ class ContinuousEngine:
         job = self._running.pop(name, None)
         if job is None or job.answer is None:
             return
-        self._failures_in_row = 0
+        self._recovery.on_completion()
         self._admission.release(job)
         if job.answer.failure is not None:
             self._fail_request(job, job.answer.failure)
@@ -225,39 +221,44 @@ class ContinuousEngine:
         """Replace a loop that died; give up on one that hangs."""
         if self._loop_failed or (self._running and not self._loop.is_alive):
             self._recover()
-        (embedded, since), now = self._progress, time.monotonic()
-        if not self._running or embedded != self._embedding.num_tokens:
-            self._progress = (self._embedding.num_tokens, now)
-        elif now - since > self._config.deadline_s:
+        silent_s = self._pulse.silent_s(self._embedding.num_tokens, busy=bool(self._running))
+        if silent_s > self._config.deadline_s:
             self._stop(f"the decoder hangs: no step in engine.deadline_s {self._config.deadline_s}")
 
     def _recover(self) -> None:
-        error = repr(self._loop.fatal_error)
-        self._failures_in_row += 1
-        log.warning("decoding loop failed", extra={"error": error})
+        """Replace the dead loop, and run again what it had."""
+        verdict = self._recovery.after(self._loop.fatal_error)
+        name = repr(self._loop.fatal_error)
+        fields = {"error": name, "next": verdict, "batch_tokens": self._recovery.batch_tokens}
+        log.warning("decoding loop failed", extra=fields)
         if not self._loop.stop(timeout_s=_STOP_TIMEOUT_S):
             self._stop("the decoding loop does not end")
             return
-        if self._failures_in_row > MAX_FAILURES_IN_ROW:
-            self._stop(f"the decoder failed {self._failures_in_row} times in a row: {error}")
+        if verdict == "give up":
+            self._stop(f"the decoder failed again and again: {name}")
             return
-        for job in self._running.values():
+        for job in reversed(self._running.values()):
             self._admission.release(job)
-            if job.attempts == 1 and not job.future.done():
+            if job.future.done():
+                self._fail_request(job, "cancelled")
+            elif verdict == "smaller":
+                job.attempts -= 1  # no fault of its own
+                self._admission.add_first(job)
+            elif job.attempts == 1:
                 self._admission.add(job, suspect=True)
             else:
-                self._fail_request(job, f"the decoder failed on it twice: {error}")
+                self._fail_request(job, f"the decoder failed on it twice: {name}")
+                self._recovery.on_culprit()
         self._running.clear()
         self._loop_failed = False
         self._loop = self._start_loop()
-        with self._lock:
-            self._stats.extra["restarts"] += 1
+        self._stats.extra["restarts"] += 1
 
     def _start_loop(self) -> DecodeLoop:
         return DecodeLoop(
             self._model.decoder,
             self._processor,
-            self._config,
+            self._config.model_copy(update={"max_batch_tokens": self._recovery.batch_tokens}),
             lambda name, error: self._post(partial(self._on_over, name, error)),
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, cast
@@ -153,14 +154,7 @@ class _Manager(ContinuousBatchingManager):
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         processor = super()._create_batch_processor()
-        inputs = StepInputs(
-            cache=processor.cache,
-            config=processor.config,
-            continuous_batching_config=processor.cb_config,
-            device=processor.model_device,
-            model_dtype=processor.model_dtype,
-            logit_processor=processor.logit_processor,
-        )
+        inputs = StepInputs.of(processor)
         processor.inputs_and_outputs = processor.model_runner.inputs_and_outputs = inputs
         self._is_ready.set()
         return processor
@@ -219,6 +213,8 @@ class DecodeLoop:
         manager.start()
         self._manager = manager
         self._stopped = False
+        started = manager.batch_processor
+        self._memory = started.cache.cache_tensor.untyped_storage() if started else None
 
     def put(self, request_id: str, ids: Sequence[int], max_new_tokens: int, watch: Watch) -> None:
         """Queue one request; its end comes through `deliver`.
@@ -263,20 +259,25 @@ class DecodeLoop:
                 processor.cache.evict_cached_blocks()
 
     def stop(self, *, timeout_s: float) -> bool:
-        """End the loop and drop what it has; False if its thread still runs after `timeout_s`."""
+        """End the loop and free its memory; False if its thread still runs after `timeout_s`."""
         if not self._stopped:
             self._manager.stop(hard_stop=True, timeout=timeout_s)
             self._stopped = not self._manager.is_running()
+        if self._stopped:
+            self._free()
         return self._stopped
+
+    def _free(self) -> None:
+        """Free the KV cache and a failed step, whoever still refers to them: a log record may."""
+        if self._memory is not None:
+            self._memory.resize_(0)
+        if (error := self.fatal_error) is not None:
+            traceback.clear_frames(error.__traceback__)
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Whether to log what the library says.
-
-    Not its wish for psutil, as all sizes are given, nor that a loop was ended before it began.
-    """
-    message = record.getMessage()
-    return "psutil" not in message and "was not initialized" not in message
+    """Whether to log what the library says: not that a loop was ended before it began."""
+    return "was not initialized" not in record.getMessage()
 
 
 def _library_config(decoder: Phi3ForCausalLM, config: EngineConfig) -> ContinuousBatchingConfig:
@@ -286,7 +287,7 @@ def _library_config(decoder: Phi3ForCausalLM, config: EngineConfig) -> Continuou
         page_size=config.page_size,
         num_blocks=config.kv_cache_tokens // config.page_size,  # never sized by the library
         max_batch_tokens=config.max_batch_tokens,
-        max_requests_per_batch=config.max_requests,
+        max_requests_per_batch=min(config.max_requests, config.max_batch_tokens),
         max_blocks_per_request=-(-longest // config.page_size) + 1 if pages_in_place else 0,
         use_async_batching=False,  # a step must know the tokens of the last one
         use_cuda_graph=False,  # a replayed graph would not run the Python of the sampling

@@ -14,6 +14,7 @@ import torch
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 from transformers.generation.continuous_batching.input_outputs import (
     ContinuousBatchingIOs,
     PagedAttentionArgs,
@@ -29,6 +30,18 @@ class StepInputs(ContinuousBatchingIOs):
     On a CPU attention reads the pages themselves, by a `PagedStep`; on CUDA by block tables where
     every sequence has one new token, else by the places of all keys.
     """
+
+    @classmethod
+    def of(cls, processor: ContinuousBatchProcessor) -> StepInputs:
+        """Make those of the library's processor, in place of its own."""
+        return cls(
+            cache=processor.cache,
+            config=processor.config,
+            continuous_batching_config=processor.cb_config,
+            device=processor.model_device,
+            model_dtype=processor.model_dtype,
+            logit_processor=processor.logit_processor,
+        )
 
     def prepare_batch_tensors(
         self,

@@ -76,6 +76,16 @@ def test_suspects_run_alone_and_first() -> None:
     assert names(admission) == ["plain"]
 
 
+def test_who_ran_before_runs_first_again() -> None:
+    admission = an_admission(rows=1)
+    admission.add(Ticket("later"))
+    for name in ("second", "first"):
+        admission.add_first(Ticket(name))
+
+    assert [ticket.name for ticket in admission.waiting()] == ["first", "second", "later"]
+    assert names(admission) == ["first"]
+
+
 def test_the_other_regime_gets_its_turn_although_requests_keep_coming() -> None:
     admission = an_admission(rows=2, turn=3)
     admission.add(Ticket("long", regime="long"))

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from pipeline.config import EngineConfig
-from pipeline.engine.continuous import MAX_FAILURES_IN_ROW, ContinuousEngine
+from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Completion
 from pipeline.engine.load import load_engine
+from pipeline.engine.recovery import MAX_FAILURES_IN_ROW
 from pipeline.engine.static import StaticEngine
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import (
@@ -185,7 +186,7 @@ def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
 
     assert all(isinstance(reply, InferError | EngineDied) for reply in replies)
     assert sum(isinstance(reply, InferError) for reply in replies) == MAX_FAILURES_IN_ROW - 1
-    with pytest.raises(EngineDied, match="in a row"):
+    with pytest.raises(EngineDied, match="again and again"):
         asyncio.run(engine.submit(a_request("late")))
 
 

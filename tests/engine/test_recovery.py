@@ -1,0 +1,214 @@
+"""What the continuous engine does when its decoding loop dies: of memory, or of a request."""
+
+import asyncio
+import logging
+import queue
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from pipeline.config import EngineConfig
+from pipeline.engine import attention
+from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.engine import Completion, Request
+from pipeline.engine.hooks import DecodeLoop, SteeringProcessor
+from pipeline.engine.recovery import LEAST_BATCH_TOKENS, Recovery, is_out_of_memory
+from pipeline.engine.sampling import Chooser, Steering
+from pipeline.errors import InferError
+from tests.engine.builders import (
+    FakeModel,
+    a_config,
+    a_request,
+    an_image,
+    ask,
+    complete,
+    engine_threads,
+    reference,
+)
+
+Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: Error code 12"),
+    MemoryError(),
+]
+
+
+class NeverEnds:
+    """A watch without an opinion."""
+
+    chooser: Chooser | None = None
+
+    def on_token(self, token_id: int, logprob: float) -> bool:
+        return token_id < 0 or logprob > 0
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    engines: list[ContinuousEngine] = []
+
+    def make(model: FakeModel, config: EngineConfig) -> ContinuousEngine:
+        engines.append(ContinuousEngine(model, config))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+    assert engine_threads() == []
+
+
+def limit_memory(model: FakeModel, tokens: int, error: BaseException) -> list[int]:
+    """Let each pass of more tokens raise; gives the sizes of all passes."""
+    sizes: list[int] = []
+
+    def before(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        sizes.append(kwargs["input_ids"].numel())
+        if sizes[-1] > tokens:
+            raise error
+
+    model.decoder.register_forward_pre_hook(before, with_kwargs=True)
+    return sizes
+
+
+def some_requests(count: int) -> list[Request]:
+    return [
+        a_request(an_image(f"{index % 5}", rows=40 + index % 7), "q" * (1 + index % 9), new=12)
+        for index in range(count)
+    ]
+
+
+def tokens_of(replies: list[Completion | BaseException]) -> list[list[int]]:
+    return [list(reply.token_ids) for reply in replies if isinstance(reply, Completion)]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["device", "allocator", "python"])
+def test_out_of_memory_halves_the_passes_and_answers_all_as_before(
+    start: Start, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = FakeModel()
+    sizes = limit_memory(model, 130, error)
+    engine = start(model, a_config(batch_tokens=512))
+    requests = some_requests(24)
+
+    replies = ask(engine, requests)
+
+    assert tokens_of(replies) == list(map(reference, requests))
+    assert engine.stats().extra["restarts"] == 2  # 512, 256, 128
+    assert max(sizes[-10:]) <= 128
+    lines = [vars(line) for line in caplog.records if line.message == "decoding loop failed"]
+    assert [line["batch_tokens"] for line in lines] == [256, 128]
+
+
+def test_a_request_that_does_not_fit_alone_is_its_own_error_and_the_passes_grow_again(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    model = FakeModel()
+    sizes: list[int] = []
+
+    def before(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        sizes.append(kwargs["input_ids"].numel())
+        if ord("!") in kwargs["input_ids"].tolist()[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.decoder.register_forward_pre_hook(before, with_kwargs=True)
+    engine = start(model, a_config(batch_tokens=256))
+    requests = some_requests(10)
+
+    replies = ask(engine, [*requests[:5], a_request("huge!"), *requests[5:]])
+    failed = replies.pop(5)
+    sizes.clear()
+    later = complete(engine, [a_request("q" * 200, new=2)])
+
+    assert isinstance(failed, InferError)
+    assert "OutOfMemoryError" in str(failed)
+    assert tokens_of(replies) == list(map(reference, requests))
+    assert later[0].prompt_tokens == sizes[0] > LEAST_BATCH_TOKENS
+
+
+class SlowToTell(RuntimeError):
+    """A fault that the library takes its time to tell each request of."""
+
+    def __str__(self) -> str:
+        time.sleep(0.02)
+        return "the device failed"
+
+
+def test_late_words_of_a_replaced_loop_are_no_fault_of_the_new_one(start: Start) -> None:
+    model = FakeModel()
+    passes = 0
+
+    def before(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 4:
+            raise SlowToTell
+
+    model.decoder.register_forward_pre_hook(before)
+    engine = start(model, a_config(batch_tokens=256))
+    requests = [a_request("q" * (1 + index), new=6) for index in range(12)]
+
+    replies = ask(engine, requests)
+
+    assert tokens_of(replies) == list(map(reference, requests))
+    assert engine.stats().extra["restarts"] == 1
+
+
+def test_a_cancelled_request_is_not_run_again_after_a_fault(start: Start) -> None:
+    engine = start(FakeModel(fail_forward=[8], stops=False), a_config())
+
+    async def leave() -> object:
+        task = asyncio.ensure_future(engine.submit(a_request("q", new=200)))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+    assert isinstance(asyncio.run(leave()), asyncio.CancelledError)
+    complete(engine, [a_request("after", new=2)])
+    stats = engine.stats()
+    assert (stats.num_running, stats.num_waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["stopped", "dead"])
+def test_a_loop_that_is_over_holds_no_memory(fails: bool) -> None:
+    model = FakeModel(fail_forward=[3] if fails else [])
+    attention.register()
+    model.decoder.set_attn_implementation(attention.NAME)
+    over: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    processor = SteeringProcessor(Steering((), torch.device("cpu")))
+    loop = DecodeLoop(model.decoder, processor, a_config(), lambda _, error: over.put(error))
+    batch_processor = loop._manager.batch_processor
+    assert batch_processor is not None
+    memory = batch_processor.cache.cache_tensor.untyped_storage()
+    assert memory.nbytes() > 0
+
+    loop.put("a", [1, 2, 3], 8, NeverEnds())
+    assert (over.get(timeout=30) is not None) == fails
+    assert loop.stop(timeout_s=10)
+
+    assert memory.nbytes() == 0
+    assert (loop.fatal_error is not None) == fails
+
+
+def test_the_passes_are_halved_down_to_a_least_and_then_requests_run_alone() -> None:
+    recovery = Recovery(a_config(batch_tokens=256))
+    error = OUT_OF_MEMORY[0]
+
+    verdicts = [recovery.after(error) for _ in range(3)]
+
+    assert verdicts == ["smaller", "smaller", "alone"]
+    assert recovery.batch_tokens == LEAST_BATCH_TOKENS
+    recovery.on_culprit()
+    assert recovery.after(RuntimeError("the device failed")) == "alone"
+    assert recovery.batch_tokens == 256
+    assert [recovery.after(None) for _ in range(3)] == ["alone", "alone", "give up"]
+    recovery.on_completion()
+    assert recovery.after(None) == "alone"
+
+
+def test_other_errors_are_no_lack_of_memory() -> None:
+    assert all(map(is_out_of_memory, OUT_OF_MEMORY))
+    others = [None, RuntimeError("the device failed"), ValueError("out of memory"), KeyError()]
+    assert not any(map(is_out_of_memory, others))
