@@ -131,6 +131,9 @@ class AudioConfig(Section):
     """Decoding recordings."""
 
     max_hours: Annotated[float, Field(gt=0)] = 12.0
+    channels: Literal["mix", "each"] = Field(
+        default="mix", description="each: windows of every channel, as of a call's two sides"
+    )
     min_window_s: Annotated[float, Field(gt=0)] = 15.0
     max_window_s: Annotated[float, Field(gt=0, le=40)] = 30.0
     vad: bool = Field(

@@ -16,7 +16,10 @@ ANSWERS_VERSION = 1
 _RENDERING: Mapping[str, tuple[str, frozenset[str]]] = {
     "image": ("images", frozenset({"max_crops"})),
     "deck": ("decks", frozenset({"render", "dpi", "max_side_px"})),
-    "audio": ("audio", frozenset({"min_window_s", "max_window_s", "vad", "speech_threshold"})),
+    "audio": (
+        "audio",
+        frozenset({"channels", "min_window_s", "max_window_s", "vad", "speech_threshold"}),
+    ),
     "text": ("texts", frozenset({"max_passage_bytes"})),
 }
 

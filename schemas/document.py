@@ -12,6 +12,7 @@ SPAN = pa.struct(
         pa.field("end_s", pa.float64()),
         pa.field("text", pa.string()),
         pa.field("status", pa.string()),
+        pa.field("channel", pa.int32()),
     ]
 )
 

@@ -39,6 +39,7 @@ _PART = [
     field("hidden", pa.bool_(), "The slide is hidden in its deck"),
     field("start_s", pa.float64(), "Start of the window in its recording", unit="seconds"),
     field("end_s", pa.float64(), "End of the window in its recording", unit="seconds"),
+    field("channel", pa.int32(), "Channel of its recording, from 1; null where they are mixed"),
     field("start_char", pa.int64(), "Start of the passage in its text", unit="characters"),
     field("end_char", pa.int64(), "End of the passage in its text", unit="characters"),
     field("flags", pa.list_(pa.string()), "What a reader should know: truncated, animation, ..."),

@@ -7,6 +7,7 @@ Memory is bounded by the window, not by the recording.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,26 +30,38 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
     Windows do not overlap and leave no gap. With `audio.vad` each ends in the longest pause
     between `audio.min_window_s` and `audio.max_window_s`, and one in which nobody speaks carries
     no samples and the skip reason "no_speech"; without it each is `audio.max_window_s` long. The
-    last may be shorter.
+    last may be shorter. With `audio.channels: each` every channel has windows of its own; they come
+    in the order in which they end.
 
     Yields:
-        Pieces with `samples`, shape (n,), float32 mono 16 kHz in [-1, 1], `start_s` and `end_s`.
-        Only the last knows `count`. Flags: on the last, "truncated" (the file announces more than
-        it holds); on any, "corrupt_audio" (packets in or before it could not be decoded).
+        Pieces with `samples`, shape (n,), float32 mono 16 kHz in [-1, 1], `start_s` and `end_s`,
+        and `channel` where channels are apart. Only the last knows `count`. Flags: on a channel's
+        last, "truncated" (the file announces more than it holds); on any, "corrupt_audio" (packets
+        in or before it could not be decoded).
 
     Raises:
         DecodeError: not a recording, no sound in it, or nothing of it can be decoded.
         UnsupportedMedia: the content is of another type.
-        LimitExceeded: longer than `audio.max_hours`, announced or found.
+        LimitExceeded: longer than `audio.max_hours`, announced or found; or too many channels.
     """
-    with Recording(content) as recording:
+    mixed = config.channels == "mix"
+    cutters: list[_Cutter] = []
+    with Recording(content, mixed=mixed) as recording:
         if recording.declared_s is not None:
             _check_hours(recording.declared_s, config)
-        cutter = _Cutter(config)
+        indices = itertools.count()
         for block in recording.blocks():
-            _check_hours(cutter.end_s + block.size / RATE_HZ, config)
-            yield from cutter.add(block, corrupt=recording.take_corrupt())
-        yield from cutter.finish(corrupt=recording.take_corrupt(), truncated=recording.truncated)
+            if not cutters:
+                numbers = [None] if mixed else range(1, len(block) + 1)
+                cutters = [_Cutter(config, number, indices) for number in numbers]
+            _check_hours(cutters[0].end_s + block.shape[1] / RATE_HZ, config)
+            corrupt = recording.take_corrupt()
+            for cutter, samples in zip(cutters, block, strict=True):
+                yield from cutter.add(samples, corrupt=corrupt)
+        corrupt = recording.take_corrupt()
+        for cutter in cutters:
+            last = cutter is cutters[-1]
+            yield from cutter.finish(corrupt=corrupt, truncated=recording.truncated, last=last)
 
 
 def _check_hours(length_s: float, config: AudioConfig) -> None:
@@ -67,13 +80,14 @@ class _Cutter:
     """
 
     config: AudioConfig
+    channel: int | None
+    indices: Iterator[int]
     detector: vad.SpeechDetector = field(default_factory=vad.SpeechDetector)
     waiting: list[Samples] = field(default_factory=list)
     num_waiting: int = 0
     samples: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
     probabilities: vad.Probabilities = field(default_factory=lambda: np.zeros(0, np.float32))
     start: int = 0
-    index: int = 0
     corrupt: bool = False
 
     @property
@@ -88,15 +102,18 @@ class _Cutter:
         if self.num_waiting >= _DETECT_FRAMES * FRAME_SAMPLES:
             yield from self._full_windows()
 
-    def finish(self, *, corrupt: bool, truncated: bool) -> Iterator[Piece]:
-        """Give the rest; what is left at the very end is a window, whatever its length."""
+    def finish(self, *, corrupt: bool, truncated: bool, last: bool) -> Iterator[Piece]:
+        """Give the rest; what is left at the very end is a window, whatever its length.
+
+        `last`: no other channel has windows after it.
+        """
         self.corrupt |= corrupt
         yield from self._full_windows()
         if self.config.vad:
             rest = self.samples[self.probabilities.size * FRAME_SAMPLES :]
             padded = np.pad(rest, (0, -rest.size % FRAME_SAMPLES))
             self._score(padded)
-        yield self._window(self.samples.size, last=True, truncated=truncated)
+        yield self._window(self.samples.size, last=last, truncated=truncated)
 
     def _full_windows(self) -> Iterator[Piece]:
         self.samples = np.concatenate([self.samples, *self.waiting])
@@ -133,10 +150,12 @@ class _Cutter:
         spoken = not self.config.vad or bool(
             (self.probabilities[:frames] > self.config.speech_threshold).any()
         )
+        index = next(self.indices)
         window = Piece(
-            index=self.index,
-            count=self.index + 1 if last else None,
+            index=index,
+            count=index + 1 if last else None,
             kind="window",
+            channel=self.channel,
             samples=self.samples[:size].copy() if spoken else None,
             start_s=self.start / RATE_HZ,
             end_s=(self.start + size) / RATE_HZ,
@@ -145,6 +164,5 @@ class _Cutter:
         )
         self.samples, self.probabilities = self.samples[size:], self.probabilities[frames:]
         self.start += size
-        self.index += 1
         self.corrupt = False
         return window

@@ -16,7 +16,7 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from pipeline.errors import DecodeError, UnsupportedMedia
+from pipeline.errors import DecodeError, LimitExceeded, UnsupportedMedia
 from pipeline.media import sniff
 from pipeline.media.piece import Bytes, Samples
 
@@ -47,6 +47,7 @@ DEMUXERS: Mapping[str, str] = {
 """FFmpeg's demuxer for each media type: the only one it may use."""
 
 _STEREO = 2
+_MAX_CHANNELS = 16  # one by one, each with a detector and windows of its own
 _OGG_TAIL_BYTES = 128 * 1024  # a page has at most 65,307
 _STREAMED_BYTES = 0x7FFFFF00  # the size that programs write into a pipe, or RF64's marker
 _SURROUND_GAIN = 0.5  # swresample adds a 5.1 mix up to 3.1 times full scale in float
@@ -72,7 +73,7 @@ class Recording:
         DecodeError: the container cannot be read, or holds no sound.
     """
 
-    def __init__(self, content: Bytes) -> None:
+    def __init__(self, content: Bytes, *, mixed: bool = True) -> None:
         media_type = sniff.sniff(content)
         demuxer = DEMUXERS.get(media_type or "")
         if demuxer is None:
@@ -88,6 +89,7 @@ class Recording:
             )
         except _BROKEN as error:
             raise DecodeError(f"not a readable {media_type}: {error}") from error
+        self._mixed = mixed
         self._num_bytes = len(content)
         streams = self._container.streams.audio
         if not streams:
@@ -131,17 +133,20 @@ class Recording:
         next one's time stamp shows how long it was, so that times stay true.
 
         Yields:
-            Blocks of shape (n,), n >= 1, float32 mono 16 kHz in [-1, 1].
+            Blocks of shape (channels, n), n >= 1, float32 16 kHz in [-1, 1]; of one channel where
+            they are mixed, else always of as many.
 
         Raises:
-            DecodeError: nothing can be decoded.
+            DecodeError: nothing can be decoded, or the number of channels changes.
+            LimitExceeded: more than 16 channels, one by one.
         """
         converter: _Converter | None = None
         for frame in self._frames():
             if converter is None or not converter.fits(frame):
                 if converter is not None:
                     yield from self._counted(converter.end())
-                converter = _Converter(frame)
+                    self._check_channels(converter, frame)
+                converter = _Converter(frame, mixed=self._mixed)
             yield from self._counted(converter.convert(frame, self._num_hidden(frame)))
         if converter is not None:
             yield from self._counted(converter.end())
@@ -149,6 +154,13 @@ class Recording:
             raise DecodeError(
                 f"no sound could be decoded: {self._num_bytes} bytes, "
                 f"codec {self._codec}, {self._num_corrupt} bad packets"
+            )
+
+    def _check_channels(self, before: _Converter, frame: AudioFrame) -> None:
+        if not self._mixed and before.num_channels != frame.layout.nb_channels:
+            raise DecodeError(
+                f"audio.channels: each, and {before.num_channels} channels become "
+                f"{frame.layout.nb_channels}"
             )
 
     def _num_hidden(self, frame: AudioFrame) -> int:
@@ -164,7 +176,7 @@ class Recording:
     def _counted(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
         for block in blocks:
             if block.size:
-                self._num_samples += block.size
+                self._num_samples += block.shape[1]
                 yield block
 
     def _frames(self) -> Iterator[AudioFrame]:
@@ -209,23 +221,39 @@ class _InPlace:
 
 
 class _Converter:
-    """Turns frames of one sample format, layout and rate into mono 16 kHz."""
+    """Turns frames of one sample format, layout and rate into 16 kHz, mixed or by channel."""
 
-    def __init__(self, first: AudioFrame) -> None:
+    def __init__(self, first: AudioFrame, *, mixed: bool) -> None:
         self._kind = _kind(first)
         self._rate_hz = first.sample_rate
         if not _MIN_RATE_HZ <= self._rate_hz <= _MAX_RATE_HZ:
             raise DecodeError(f"a sample rate of {self._rate_hz} Hz")
         # swresample only changes the sample format, and folds surround down: its own stereo to
         # mono is 3 dB too loud in float, and its resampler is duller than soxr's.
-        surround = first.layout.nb_channels > _STEREO
-        layout = "mono" if surround else first.layout.name
-        self._format = AudioResampler(format="fltp", layout=layout, rate=self._rate_hz)
+        self._mixed = mixed
+        self.num_channels = 1 if mixed else first.layout.nb_channels
+        if self.num_channels > _MAX_CHANNELS:
+            raise LimitExceeded(
+                f"audio.channels: each, of {self.num_channels} channels, limit {_MAX_CHANNELS}"
+            )
+        surround = mixed and first.layout.nb_channels > _STEREO
+        surround = surround and " channels" not in first.layout.name  # nobody says which is which
+        layout = "mono" if surround else None
+        self._num_planes = 1 if surround else first.layout.nb_channels
+        packed = self._num_planes > _STEREO  # PyAV (18.1) crashes on eight planes and more
+        try:
+            self._format = AudioResampler(
+                format="flt" if packed else "fltp", layout=layout, rate=self._rate_hz
+            )
+        except _BROKEN as error:
+            raise DecodeError(f"cannot convert {self._kind}: {error}") from error
         self._gain = np.float32(_SURROUND_GAIN if surround else 1.0)
         self._resampler = (
             None
             if self._rate_hz == RATE_HZ
-            else soxr.ResampleStream(self._rate_hz, RATE_HZ, 1, dtype="float32", quality="HQ")
+            else soxr.ResampleStream(
+                self._rate_hz, RATE_HZ, self.num_channels, dtype="float32", quality="HQ"
+            )
         )
         self._next_s: float | None = None
 
@@ -235,20 +263,25 @@ class _Converter:
     def convert(self, frame: AudioFrame, max_missing: int) -> Iterator[Samples]:
         num_missing = min(self._num_missing(frame), max_missing)
         while num_missing > 0:
-            silence = np.zeros(min(num_missing, self._rate_hz), np.float32)
-            num_missing -= silence.size
+            silence = np.zeros((self.num_channels, min(num_missing, self._rate_hz)), np.float32)
+            num_missing -= silence.shape[1]
             yield self._resampled(silence)
         try:
             converted = self._format.resample(frame)
         except _BROKEN as error:
-            raise DecodeError(f"cannot convert {_kind(frame)} to mono: {error}") from error
+            raise DecodeError(f"cannot convert {_kind(frame)}: {error}") from error
         for planes in converted:
-            mono = self._gain * planes.to_ndarray().mean(axis=0, dtype=np.float32)
-            yield self._resampled(np.nan_to_num(mono, nan=0.0, posinf=1.0, neginf=-1.0))
+            samples = planes.to_ndarray().astype(np.float32, copy=False)
+            if len(samples) != self._num_planes:
+                samples = samples.reshape(-1, self._num_planes).T
+            if self._mixed:
+                samples = self._gain * samples.mean(axis=0, dtype=np.float32, keepdims=True)
+            yield self._resampled(np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0))
 
     def end(self) -> Iterator[Samples]:
         if self._resampler is not None:
-            yield _clipped(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            nothing = np.zeros((0, self.num_channels), np.float32)
+            yield _clipped(self._resampler.resample_chunk(nothing, last=True).T)
 
     def _num_missing(self, frame: AudioFrame) -> int:
         """Count the samples between the last frame's end and this one's time stamp."""
@@ -263,10 +296,10 @@ class _Converter:
             self._next_s += frame.samples / self._rate_hz
         return round(hole_s * self._rate_hz)
 
-    def _resampled(self, mono: Samples) -> Samples:
+    def _resampled(self, samples: Samples) -> Samples:
         if self._resampler is not None:
-            mono = self._resampler.resample_chunk(mono)
-        return _clipped(mono)
+            samples = self._resampler.resample_chunk(np.ascontiguousarray(samples.T)).T
+        return _clipped(samples)
 
 
 def _codec_name(stream: AudioStream) -> str | None:

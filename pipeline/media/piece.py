@@ -90,6 +90,7 @@ class Piece:
         text: The passage, for passages.
         page_number: From 1, for pages.
         start_s: Start of the window in seconds from the beginning of the recording.
+        channel: From 1, of a recording whose channels are apart.
         start_char, end_char: The passage's place in its text, in characters.
         flags: Plain words: "truncated", "animation", "fonts_missing", ...
         skip_reason: Why no model should be asked: "no_speech", "no_text", "not_rendered".
@@ -106,6 +107,7 @@ class Piece:
     hidden: bool | None = None
     start_s: float | None = None
     end_s: float | None = None
+    channel: int | None = None
     start_char: int | None = None
     end_char: int | None = None
     native: Native | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.media.piece import Native
+from schemas.document import SPAN
 
 Row = Mapping[str, Any]
 
@@ -67,7 +68,7 @@ def _segments(rows: Sequence[Row]) -> list[Mapping[str, Row]]:
 def _transcript(segments: Sequence[Mapping[str, Row]]) -> dict[str, Any]:
     windows = [segment["transcribe"] for segment in segments if "transcribe" in segment]
     spans = [
-        {name: row[name] for name in ("start_s", "end_s", "text", "status")}
+        {name: row.get(name) for name in SPAN.names}
         for row in windows
         if row["start_s"] is not None
     ]

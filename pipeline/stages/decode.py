@@ -102,6 +102,7 @@ def _row(asset: Mapping[str, Any], piece: Piece) -> Row:
         "hidden": piece.hidden,
         "start_s": piece.start_s,
         "end_s": piece.end_s,
+        "channel": piece.channel,
         "start_char": piece.start_char,
         "end_char": piece.end_char,
         "flags": list(piece.flags),

@@ -312,3 +312,42 @@ def test_a_broken_recording_is_an_error(content: bytes) -> None:
 def test_what_is_no_recording_is_refused(content: bytes) -> None:
     with pytest.raises(UnsupportedMedia):
         decode(content)
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_each_channel_has_windows_of_its_own_where_the_job_asks_for_it(rate_hz: int) -> None:
+    left, right = (a_tone(hz=hz, s=5.0, rate_hz=rate_hz) for hz in (440, 1000))
+    both = np.stack([left, right], axis=1)
+    config = AudioConfig(vad=False, channels="each", max_window_s=2.0, min_window_s=1.0)
+
+    found = list(audio.pieces(a_recording(both, rate_hz=rate_hz), config))
+
+    assert [piece.index for piece in found] == list(range(6))
+    assert [piece.count for piece in found] == [None] * 5 + [6]
+    for channel, samples in ((1, left), (2, right)):
+        own = [piece for piece in found if piece.channel == channel]
+        assert [piece.start_s for piece in own] == [0.0, 2.0, 4.0]
+        alone = list(audio.pieces(a_recording(samples, rate_hz=rate_hz), config))
+        for piece, other in zip(own, alone, strict=True):
+            assert piece.samples is not None
+            assert other.samples is not None
+            np.testing.assert_allclose(piece.samples, other.samples, atol=1e-6)
+
+
+def test_a_silent_side_of_a_call_is_not_asked_about() -> None:
+    voice = a_voice(s=8.0)
+    call = np.stack([np.zeros_like(voice), voice], axis=1)
+
+    found = list(audio.pieces(a_recording(call), AudioConfig(channels="each")))
+
+    assert [(piece.channel, piece.skip_reason) for piece in found] == [(1, "no_speech"), (2, None)]
+
+
+def test_more_channels_than_can_be_kept_apart_are_refused() -> None:
+    many = a_recording(np.full((1600, 17), 0.25, np.float32), kind="WAV")
+
+    with pytest.raises(LimitExceeded, match="of 17 channels, limit 16"):
+        list(audio.pieces(many, AudioConfig(channels="each")))
+    (mixed,) = decode(many)
+    assert mixed.samples is not None
+    assert mixed.samples == pytest.approx(0.25, abs=1e-4)
