@@ -68,6 +68,9 @@ class TaskConfig(Section):
     max_new_tokens: Annotated[int, Field(ge=1, le=16384)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     seed: int = 0
+    guide: bool = Field(
+        default=False, description="Let the model write nothing but JSON of the task's form"
+    )
     retry: RetryConfig = RetryConfig()
 
 

@@ -48,6 +48,7 @@ def fingerprint(question: Question, kind: str, config: RunConfig, model_identity
             "max_new_tokens": question.max_new_tokens,
             "temperature": question.temperature,
             "seed": question.seed,
+            **({"json_schema": schema} if (schema := question.task.json_schema) else {}),
             "retry": question.retry.model_dump(mode="json") if asks_model else None,
             "model": model_identity if asks_model else None,
             "rendering": rendering if asks_model else None,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.engine import ladder
-from pipeline.engine.engine import Engine, Request
+from pipeline.engine.engine import Engine, Guide, Request
 from pipeline.engine.ladder import Reply
 from pipeline.errors import EngineDied, SegmentError
 from pipeline.media.piece import Native
@@ -104,12 +104,14 @@ def _native_answer(segment: dict[str, Any], question: Question) -> Answer | None
 
 
 def _request(segment: dict[str, Any], question: Question, prompt: str) -> Request:
+    schema = question.task.json_schema
     return Request(
         request_id=f"{segment['asset_id']}/{segment['segment_index']}/{question.task.name}",
         turns=(Turn("user", _content(segment, prompt)),),
         max_new_tokens=question.max_new_tokens,
         temperature=question.temperature,
         seed=question.seed,
+        guide=None if schema is None else Guide(json_schema=schema),
     )
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
+from pipeline.errors import AnswerError
 from pipeline.media.piece import Native
 from pipeline.tasks import markdown
 from pipeline.tasks.task import Answer, Task
@@ -21,6 +25,27 @@ def parse(text: str) -> Answer:
         return Answer(text=text.strip(), flags=("no_table",))
     columns, rows = found
     return Answer(text=text.strip(), value={"charts": [{"columns": columns, "rows": rows}]})
+
+
+def parse_json(text: str) -> Answer:
+    """Read an answer that was held to the schema: the table as text, and the chart as value.
+
+    Raises:
+        AnswerError: it was cut before its end.
+
+    Example:
+        >>> parse_json('{"title": "Q", "columns": ["year", "sales"], "rows": [["2024"]]}').value
+        {'charts': [{'title': 'Q', 'columns': ['year', 'sales'], 'rows': [['2024', '']]}]}
+    """
+    try:
+        chart = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise AnswerError(f"the JSON is cut off after {len(text)} characters") from error
+    columns: list[str] = chart["columns"]
+    width = len(columns)
+    rows: list[list[str]] = [(row + [""] * width)[:width] for row in chart["rows"]]
+    value = {"charts": [{"title": chart["title"], "columns": columns, "rows": rows}]}
+    return Answer(text=markdown.table(columns, rows), value=value)
 
 
 def from_native(native: Native) -> Answer | None:
@@ -45,7 +70,28 @@ def _cell(points: tuple[float | None, ...], i: int) -> str:
     return "" if point is None else f"{point:g}"
 
 
-CHART = Task(
+def _strings(most: int, longest: int) -> dict[str, object]:
+    return {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": most,
+        "items": {"type": "string", "maxLength": longest},
+    }
+
+
+# Bounded, so that no answer grows without end: llguidance holds the model to it.
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "maxLength": 120},
+        "columns": _strings(12, 60),
+        "rows": {"type": "array", "maxItems": 60, "items": _strings(12, 60)},
+    },
+    "required": ["title", "columns", "rows"],
+    "additionalProperties": False,
+}
+
+_FREE = Task(
     name="chart",
     version=1,
     kinds=frozenset({"image", "page"}),
@@ -55,4 +101,15 @@ CHART = Task(
     parse=parse,
     from_native=from_native,
     may_be_empty=False,
+)
+
+CHART = replace(
+    _FREE,
+    guided=replace(
+        _FREE,
+        prompt="Convert the chart into JSON with its title, its columns and its rows.",
+        max_new_tokens=1024,
+        parse=parse_json,
+        json_schema=json.dumps(SCHEMA),
+    ),
 )

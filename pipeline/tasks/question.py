@@ -29,13 +29,18 @@ def questions(
 
     Raises:
         ConfigError: the config names a task that does not exist, sets the prompt of one that
-            asks no model, or none for one that has no question of its own.
+            asks no model, or none for one that has no question of its own, or guides one whose
+            answers are free text.
     """
     asked: dict[str, Question] = {}
     for name, settings in config.items():
         task = tasks.get(name)
         if task is None:
             raise ConfigError(f"tasks: there is no task {name!r}; there are {sorted(tasks)}")
+        if settings.guide:
+            if task.guided is None:
+                raise ConfigError(f"tasks.{name}.guide: this task's answers have no form of JSON")
+            task = task.guided
         if settings.prompt is not None and task.prompt is None:
             raise ConfigError(f"tasks.{name}.prompt: this task asks no model")
         prompt = settings.prompt or task.prompt

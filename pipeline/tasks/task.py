@@ -41,6 +41,8 @@ class Task:
         from_native: The answer that the file itself gives, or None where it gives none; used for
             pages that have no pixels, and by tasks without a prompt.
         may_be_empty: Whether no words can be the right answer; if not, the model is asked again.
+        json_schema: What the model may write, and nothing else; None: anything.
+        guided: The same task with a `json_schema`, asked where the config says `guide`.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Task:
     parse: Callable[[str], Answer]
     from_native: Callable[[Native], Answer | None] | None = None
     may_be_empty: bool = True
+    json_schema: str | None = None
+    guided: Task | None = None
 
 
 def parse_text(text: str) -> Answer:
