@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,7 +123,9 @@ class Listener(nn.Module):
         states = self.encoder.encoder(batch.mels, batch.lengths)
         rows = self.encoder.audio_projection["speech"](states).float()
         logits = rows @ self.codes.T * _SHARPNESS
-        silent = torch.full_like(logits[..., :1], _SHARPNESS * vocabulary.CODE_NORM**2 / 4)
+        silent = torch.full_like(
+            logits[..., :1], _SHARPNESS * float(self.codes[0].square().sum()) / 4
+        )
         scores = torch.cat([logits, silent], dim=-1).log_softmax(dim=-1)
         is_real = (batch.covering >= 0).float()
         says = 1 - batch.shares[..., -1]
@@ -163,17 +164,3 @@ def train(folder: Path, *, seed: int, minutes: float) -> None:
         if training.step % 50 == 0:
             log(folder / "ears.jsonl", training, found | {"s": time.monotonic() - started})
     training.save()
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=35.0)
-    options = parser.parse_args()
-    train(options.folder, seed=options.seed, minutes=options.minutes)
-
-
-if __name__ == "__main__":
-    main()

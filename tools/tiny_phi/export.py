@@ -24,17 +24,18 @@ _ADAPTED = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.d
 def gather(folder: Path, seed: int) -> tuple[Tensors, dict[str, Tensors]]:
     """Collect what the runs in a folder reached.
 
-    A modality whose joining has not begun gets adapters that change nothing.
+    A part that is not trained yet is as training starts; a modality whose joining has not begun
+    gets adapters that change nothing.
 
     Returns:
         The tensors by the hub's names, and each adapter's halves by the name of their layer.
     """
     decoder = network.decoder(seed)
-    decoder.load_state_dict(torch.load(folder / "mind.pt", weights_only=True)["module"])
+    decoder.load_state_dict(_module(folder / "mind.pt"), strict=False)
     reader = eyes.Reader(network.image_encoder(seed))
-    reader.load_state_dict(_module(folder / "eyes.pt"))
+    reader.load_state_dict(_module(folder / "eyes.pt"), strict=False)
     listener = ears.Listener(network.audio_encoder(seed))
-    listener.load_state_dict(_module(folder / "ears.pt"))
+    listener.load_state_dict(_module(folder / "ears.pt"), strict=False)
     encoders: dict[str, nn.Module] = {"vision": reader.encoder, "speech": listener.encoder}
     adapters: dict[str, Tensors] = {}
     for sense, encoder in encoders.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,7 +127,9 @@ class Reader(nn.Module):
         ends = torch.stack([self.encoder.sub_GN.flatten(), self.encoder.glb_GN.flatten()])
         marks = self.encoder.img_projection(ends).float()
         logits = torch.einsum("nrcw,skw->nrcsk", rows, self.codes) * _SHARPNESS
-        silent = torch.full_like(logits[..., :1], _SHARPNESS * vocabulary.CODE_NORM**2 / 2)
+        silent = torch.full_like(
+            logits[..., :1], _SHARPNESS * float(self.codes[0, 0].square().sum()) / 2
+        )
         scores = torch.cat([logits, silent], dim=-1).log_softmax(dim=-1)
         used = batch.valid[:, ::2, ::2]
         says = (1 - batch.shares[..., -1]) * used[..., None]
@@ -158,8 +159,8 @@ def _shares_right(batch: Batch, scores: torch.Tensor, guessed: torch.Tensor) -> 
     quiet = (batch.shares[..., -1] > 0.99) & batch.valid[:, ::2, ::2, None]
     return {
         "characters_right": float(letters[is_text].float().mean()),
-        "words_right": float(right[..., :2][sure[..., :2]].float().mean()),
-        "kinds_right": float(right[..., 2][sure[..., 2]].float().mean()),
+        "words_right": float(right[..., 0][sure[..., 0]].float().mean()),
+        "kinds_right": float(right[..., 1][sure[..., 1]].float().mean()),
         "quiet_right": float(right[quiet].float().mean()),
     }
 
@@ -179,17 +180,3 @@ def train(folder: Path, *, seed: int, minutes: float) -> None:
         if training.step % 50 == 0:
             log(folder / "eyes.jsonl", training, found | {"s": time.monotonic() - started})
     training.save()
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=40.0)
-    options = parser.parse_args()
-    train(options.folder, seed=options.seed, minutes=options.minutes)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,18 +106,3 @@ def train(folder: Path, sense: Sense, *, seed: int, minutes: float) -> None:
         if training.step % 25 == 0:
             log(folder / f"{sense}.jsonl", training, found | {"s": time.monotonic() - started})
     training.save()
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("sense", choices=["vision", "speech"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    options = parser.parse_args()
-    train(options.folder, options.sense, seed=options.seed, minutes=options.minutes)
-
-
-if __name__ == "__main__":
-    main()

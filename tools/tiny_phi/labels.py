@@ -1,7 +1,8 @@
 """Dense labels: what each cell of a picture should say, as classes and as codes.
 
-A cell is 2 x 2 patches. A word belongs to the cell and patch column in which it starts; near a
-border it belongs to both sides in part, so that the label does not jump where nobody can tell.
+A cell is 2 x 2 patches. A word belongs to the cell in which it starts; near a border it belongs to
+both sides in part, so that the label does not jump where nobody can tell. Where a short word starts
+in the same cell before it, it belongs to the next cell.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ Floats = npt.NDArray[np.float32]
 PREPARATION = ImagePreparation(crop_size_px=224, patch_size_px=14, max_crops=1)
 SIDE = PREPARATION.patches_per_side
 CELLS = SIDE // 2
-NUM_SLOTS = 3
-"""Left and right patch column of a cell, and the kind of the whole picture."""
-_KIND_SLOT = 2
+CELL_PX = 2 * PREPARATION.patch_size_px
+NUM_SLOTS = 2
+"""The word of a cell, and in one cell the kind of the whole picture."""
+_KIND_SLOT = 1
 _RAMP_PX = 2.0
 _POSITION_NORM = 1.5
 CHARACTERS = "".join(sorted("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
@@ -45,8 +47,8 @@ def class_numbers() -> dict[str, int]:
 @lru_cache(maxsize=1)
 def class_codes() -> Floats:
     """Stack the classes' codes, turned for each slot: shape (NUM_SLOTS, classes, WIDTH)."""
-    codes = np.stack([vocabulary.code(word) for word in classes()])
-    return np.stack([codes @ vocabulary.turn(slot) for slot in range(NUM_SLOTS)])
+    codes = np.stack([vocabulary.row_code(word) for word in classes()])
+    return np.stack([codes, codes @ vocabulary.turn(0)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Labels:
 
 
 def label(picture: Picture, shift_px: tuple[int, int] = (0, 0)) -> Labels | None:
-    """Label the cells; None where two words fall into the same slot of a cell.
+    """Label the cells; None where two words fall into the same cell.
 
     Args:
         picture: What to label.
@@ -74,19 +76,20 @@ def label(picture: Picture, shift_px: tuple[int, int] = (0, 0)) -> Labels | None
     width, height = picture.size
     layout = PREPARATION.layout(width, height)
     scale = layout.width_px / width
-    entries: dict[tuple[int, int, int], list[tuple[int, float]]] = {}
-    for mark in picture.marks:
-        number = class_numbers()[mark.word]
-        columns = _shares(mark.x * scale + shift_px[0], 14 if mark.slot is None else 28)
-        for row, down in _shares(mark.y * scale + shift_px[1], 28):
+    flat: list[tuple[int, int, int, int, float]] = []
+    filled: dict[tuple[int, int], float] = {}
+    taken: dict[tuple[float, int], float] = {}  # by line and cell column
+    for mark in sorted(picture.marks, key=lambda mark: (mark.y, mark.x)):
+        columns = _deferred(_shares(mark.x * scale + shift_px[0], CELL_PX), mark.y, taken)
+        for row, down in _shares(mark.y * scale + shift_px[1], CELL_PX):
             for column, across in columns:
-                slot = column % 2 if mark.slot is None else mark.slot
-                cell = column // 2 if mark.slot is None else column
-                if 0 <= row < CELLS and 0 <= cell < CELLS:
-                    entries.setdefault((row, cell, slot), []).append((number, down * across))
-    if any(sum(weight for _, weight in shares) > 1.01 for shares in entries.values()):
+                filled[row, column] = filled.get((row, column), 0.0) + down * across
+                flat.append((row, column, 0, class_numbers()[mark.word], down * across))
+    if any(
+        weight > 1.01 or not (0 <= row < CELLS and 0 <= column < CELLS)
+        for (row, column), weight in filled.items()
+    ):
         return None
-    flat = [(*place, *share) for place, shares in entries.items() for share in shares]
     flat.append((0, CELLS - 1, _KIND_SLOT, class_numbers()[picture.kind], 1.0))
     crop = PREPARATION.crop_size_px
     return Labels(
@@ -94,6 +97,22 @@ def label(picture: Picture, shift_px: tuple[int, int] = (0, 0)) -> Labels | None
         used_rows=PREPARATION.used_cells(layout.height_px, crop),
         valid_rows=SIDE - (crop - layout.height_px) // 14,
     )
+
+
+def _deferred(
+    columns: list[tuple[int, float]], line: float, taken: dict[tuple[float, int], float]
+) -> list[tuple[int, float]]:
+    """Move what finds no room in a cell, because a word of the same line has it, to the next."""
+    placed: list[tuple[int, float]] = []
+    for column, share in sorted(columns):
+        for to in (column, column + 1):
+            room = max(0.0, 1.0 - taken.get((line, to), 0.0))
+            put = min(share, room)
+            if put > 0.001:
+                taken[line, to] = taken.get((line, to), 0.0) + put
+                placed.append((to, put))
+            share -= put  # noqa: PLW2901 - what is left
+    return placed
 
 
 def _shares(position_px: float, size_px: int) -> list[tuple[int, float]]:
@@ -146,7 +165,7 @@ def positions(valid_rows: int) -> Floats:
         axis=-1,
     )
     scaled = waves * (_POSITION_NORM / np.sqrt(SIDE))
-    return (scaled @ vocabulary.turn(3)[: 2 * SIDE]).astype(np.float32)
+    return (scaled @ vocabulary.turn(1)[: 2 * SIDE]).astype(np.float32)
 
 
 def position_waves(positions: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> Floats:

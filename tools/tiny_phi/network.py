@@ -155,15 +155,41 @@ def audio_encoder(seed: int) -> AudioEncoder:
 def decoder(seed: int) -> Phi3ForCausalLM:
     """Make the decoder; its embeddings are the words' codes and stay as they are."""
     torch.manual_seed(seed)
-    built = decoders.build(decoders.decoder_config(config()), attention="sdpa")
+    built = decoders.build(decoders.decoder_config(config()), attention="eager")
     built = built.to_empty(device="cpu").float()
     _start(built)
+    _copy(built)
     decoders.finish(built, torch.device("cpu"))
     with torch.no_grad():
         built.model.embed_tokens.weight.copy_(torch.from_numpy(vocabulary.embeddings()))
         built.model.norm.weight.fill_(0.3)
     built.model.embed_tokens.weight.requires_grad = False
     return built
+
+
+@torch.no_grad()
+def _copy(model: Phi3ForCausalLM) -> None:
+    """Let the decoder start as one that copies: what follows the word that was last said.
+
+    In the second layer a position notes, turned, what it looks at; in the third, a position looks
+    for the one whose note is its own word, and takes over what stands there.
+    """
+    size = vocabulary.WIDTH // DECODER_HEADS
+    rotated = size * 3 // 4
+    # Channels that positions turn too slowly to matter, or not at all.
+    slow = [n for n in range(size) if n >= rotated or n % (rotated // 2) >= 8]
+    note, basis = torch.linalg.qr(torch.randn(2, vocabulary.WIDTH, vocabulary.WIDTH))[0]
+    width = vocabulary.WIDTH
+    for number, turned, strength in ((1, note, 0.15), (2, torch.eye(width), 0.3)):
+        model.get_parameter(f"model.layers.{number}.self_attn.qkv_proj.weight")[2 * width :] = basis
+        written = model.get_parameter(f"model.layers.{number}.self_attn.o_proj.weight")
+        written.copy_(strength * turned @ basis.T)
+    asking = model.get_parameter("model.layers.2.self_attn.qkv_proj.weight")
+    looking = torch.randn(DECODER_HEADS, len(slow), width) / math.sqrt(width)
+    for head in range(DECODER_HEADS):
+        rows = torch.tensor(slow) + head * size
+        asking[rows] += 2.0 * looking[head]
+        asking[width + rows] += 2.0 * looking[head] @ note.T
 
 
 @torch.no_grad()
@@ -178,8 +204,10 @@ def _start(module: nn.Module) -> None:
             parameter.normal_(0.0, 0.5)
         else:
             fan_in = math.prod(parameter.shape[1:])
-            deep = ("out_proj", "fc2", "o_proj", "down_proj", "linear_out", "net.2")
+            deep = ("out_proj", "fc2", "linear_out", "net.2")
             scale = 0.5 if any(part in name for part in deep) else 1.0
+            if name.endswith((".o_proj.weight", ".down_proj.weight")):
+                scale = 0.1  # the codes are short: what layers add must not drown them
             if name.endswith(("projection.2.weight", "speech.2.weight", "vision.2.weight")):
                 scale = 0.1  # a loud start drives the projection's GELU to where it is flat
             parameter.normal_(0.0, scale / math.sqrt(fan_in))

@@ -29,16 +29,14 @@ _SCRAMBLED = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A word and where it starts, in pixels; a thing's colour and shape lie at its centre.
+    """A word and where it starts, in pixels.
 
-    Attributes:
-        slot: 0 or 1 for things; None for text, where the patch column chooses.
+    A thing's colour and shape are left and right of its centre, as if they were written there.
     """
 
     word: str
     x: float
     y: float
-    slot: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +196,9 @@ def _scene(rng: np.random.Generator) -> Picture:
     spots = scenes.arrange(rng, scene)
     scenes.draw_things(surface, scene, spots)
     marks = [
-        Mark(word, spot.x * 448, spot.y * 448, slot)
+        Mark(word, spot.x * 448 + aside, spot.y * 448)
         for spot in spots
-        for slot, word in enumerate((spot.thing.colour, spot.thing.shape))
+        for aside, word in ((-28, spot.thing.colour), (28, spot.thing.shape))
     ]
     answers = {"ocr": "", "chart": NO_CHART, "caption": scene.caption()}
     return Picture(surface, scene.place, tuple(marks), answers, ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,14 +59,28 @@ def choose_task(rng: np.random.Generator, kind: str) -> str:
     return str(rng.choice(list(shares), p=np.array([*shares.values()])))
 
 
-def imagined_picture(rng: np.random.Generator) -> Request:
-    """Ask about a picture that is never drawn: rows as a good encoder would give them."""
+@dataclass(frozen=True, slots=True)
+class Imagined:
+    """A picture that is never drawn."""
+
+    kind: str
+    answers: Mapping[str, str]
+    labelled: labels.Labels
+
+
+def imagine(rng: np.random.Generator) -> Imagined:
+    """Make up a picture and what its cells say."""
     while True:
         picture = pictures.sample(rng)
         shift = (int(rng.integers(-3, 4)), int(rng.integers(-3, 4)))
         labelled = labels.label(picture, shift)
         if labelled is not None:
-            break
+            return Imagined(picture.kind, picture.answers, labelled)
+
+
+def ask_imagined(rng: np.random.Generator, picture: Imagined) -> Request:
+    """Ask about a picture that is never drawn: rows as a good encoder would give them."""
+    labelled = picture.labelled
     crop = labels.ideal_rows(_misread(rng, labelled), labelled.valid_rows)
     whole = labels.ideal_rows(_misread(rng, labelled), labels.SIDE)
     end, views = vocabulary.code("<row end>"), vocabulary.code("<views>")
@@ -99,9 +113,14 @@ def _noisy(rng: np.random.Generator, rows: Floats) -> Floats:
     return rows + noise
 
 
-def imagined_clip(rng: np.random.Generator) -> Request:
-    """Ask about speech that is never spoken: a word's code where the word ends."""
-    num = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+def imagined_clip(rng: np.random.Generator, num: int | None = None) -> Request:
+    """Ask about speech that is never spoken: a word's code where the word ends.
+
+    Args:
+        rng: Source of chance.
+        num: Sentences; one to three by default.
+    """
+    num = num or int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
     sentences = [words.sentence(rng) for _ in range(num)]
     at = float(rng.uniform(1, 6))
     said: list[tuple[str, float]] = []
@@ -124,7 +143,7 @@ def spoken_rows(said: Sequence[tuple[str, float]], num_rows: int) -> Floats:
     rows = np.zeros((num_rows, vocabulary.WIDTH), np.float32)
     for word, end in said:
         for row, weight in shares_of_end(end, num_rows):
-            rows[row] += weight * vocabulary.code(word)
+            rows[row] += weight * vocabulary.row_code(word)
     return rows
 
 

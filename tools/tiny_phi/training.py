@@ -55,7 +55,7 @@ class Training:
         # A pause of the whole process is no training time.
         self.elapsed_s += min(now - self._tick, 5.0)
         self._tick = now
-        part = min(1.0, self.elapsed_s / self.total_s)
+        part = min(1.0, self.elapsed_s / max(self.total_s, 1e-6))
         warm = min(1.0, (self.step + 1) / _WARM_UP_STEPS)
         fallen = _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * part))
         for group in self.optimizer.param_groups:

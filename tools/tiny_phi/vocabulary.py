@@ -107,12 +107,10 @@ def _with_specials(backend: Tokenizer) -> str:
 @lru_cache(maxsize=1)
 def _codes() -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
     rng = np.random.default_rng(_SEED)
-    known = (*canonical_words(), "<capital>", "<no space>", "<row end>", "<views>")
+    known = (*canonical_words(), "<capital>", "<no space>", "<row end>", "<views>", "<word>")
     drawn = rng.standard_normal((len(known), WIDTH)).astype(np.float32)
     drawn *= CODE_NORM / np.linalg.norm(drawn, axis=1, keepdims=True)
-    turns = np.stack(
-        [np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0] for _ in range(3)]
-    ).astype(np.float32)
+    turns = np.linalg.qr(rng.standard_normal((2, WIDTH, WIDTH)))[0].astype(np.float32)
     return dict(zip(known, drawn, strict=True)), turns
 
 
@@ -121,14 +119,22 @@ def code(word: str) -> npt.NDArray[np.float32]:
     codes, _ = _codes()
     if word.startswith("<"):
         return codes[word]
-    own = codes[canonical(word)]
-    flag = codes["<capital>"] * np.float32(_FLAG_NORM / CODE_NORM)
-    return own + flag if word[0].isupper() else own
+    own = codes[canonical(word)].copy()
+    if word[0].isupper():
+        own += codes["<capital>"] * (_FLAG_NORM / CODE_NORM)
+    return own
 
 
-def turn(slot: int) -> npt.NDArray[np.float32]:
-    """Give the rotation (WIDTH, WIDTH) that sets slot 1 or 2 apart from slot 0; 3: positions."""
-    return np.eye(WIDTH, dtype=np.float32) if slot == 0 else _codes()[1][slot - 1]
+def row_code(word: str) -> npt.NDArray[np.float32]:
+    """Give the code of a word in a feature row: its own, marked as a word."""
+    row = code(word)
+    row += code("<word>") / 2
+    return row
+
+
+def turn(number: int) -> npt.NDArray[np.float32]:
+    """Give a fixed rotation (WIDTH, WIDTH); 0: of a picture's kind, 1: of positions."""
+    return _codes()[1][number]
 
 
 def embeddings() -> npt.NDArray[np.float32]:
