@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from pipeline import flow
 from pipeline.check import checked
 from pipeline.cluster import RemoteWitness, cluster
@@ -94,6 +96,8 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
         CheckpointError: the model cannot be found or is not one that this project runs.
         StoreError: the output cannot be listed.
     """
+    # Of this process. Arrow's own choice keeps what was freed, and grows with the manifest.
+    pa.set_memory_pool(pa.system_memory_pool())
     asked = questions(config.tasks, TASKS)
     options = config.fetch.storage_options
     check_options(options)
