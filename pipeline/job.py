@@ -70,17 +70,24 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """What a run did."""
+    """What a run did.
+
+    Attributes:
+        left: After a retry, how many annotations of the manifest have which status.
+    """
 
     run_id: str
     status: Status
     planned: PlanSummary
     tally: Tally = field(default_factory=Tally)
     elapsed_s: float = 0.0
+    left: Mapping[str, int] | None = None
 
     @property
     def error_ratio(self) -> float:
-        """Share of the committed annotations that are errors."""
+        """Share of errors: among what was committed, or among all that a retry leaves."""
+        if self.left is not None:
+            return self.left.get("error", 0) / max(1, sum(self.left.values()))
         return self.tally.num_error / max(1, self.tally.num_committed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from pipeline.job import (
     OnProgress,
     Prepared,
     RunReport,
+    Status,
     execute,
     name_run,
     prepare,
@@ -187,6 +188,16 @@ class RetryPlan:
             self.summary.count(unit)
         return self.summary
 
+    def count_rows(self) -> dict[str, int]:
+        """Count what is committed of the manifest's assets, by status, as it stands now."""
+        counted = Counter(
+            row["status"]
+            for unit in self._plan.every_unit()
+            for task in unit.done
+            for row in self._publisher.read_annotations(unit, task)
+        )
+        return dict(counted)
+
     def units(self, modality: Modality | None = None) -> Iterator[Unit]:
         """Read what is committed, and give what has to be run again."""
         return (unit for unit in self._units() if modality in {None, unit.modality})
@@ -244,7 +255,9 @@ def retry(
     plan = RetryPlan(job, publisher, choice)
     job = replace(job, pending=plan.survey())
     if not plan.summary.num_units:
-        return RunReport(run_id=run_id, status="nothing_to_do", planned=plan.summary)
+        nothing: Status = "nothing_to_do"
+        left = plan.count_rows()
+        return RunReport(run_id=run_id, status=nothing, planned=plan.summary, left=left)
     probe(job.store)
     highest = max((n for numbers in job.plan.rounds.values() for n in numbers), default=0)
     execution = Execution(
@@ -254,4 +267,4 @@ def retry(
         commit=Commit(publisher, assemble, shield=SIGNALS.shielded),
         attempts_folder=f"attempts/round-{highest + 1}",
     )
-    return execute(job, execution, on_progress)
+    return replace(execute(job, execution, on_progress), left=plan.count_rows())

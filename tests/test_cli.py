@@ -166,3 +166,6 @@ def test_annotate_counts_errors_and_ends_with_3_above_the_threshold(
 
     assert exit_code("annotate", str(job), "--json") == 0
     assert json.loads(capsys.readouterr().out)["status"] == "nothing_to_do"
+
+    assert exit_code("retry", str(job), "--errors", "timeout", "--json") == 3
+    assert json.loads(capsys.readouterr().out)["left"] == {"ok": 4, "error": 1}

@@ -9,22 +9,31 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.exceptions import WorkerCrashedError
 
+from pipeline import flow
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, CredentialsRefused, StoreError, WorkersLost
-from pipeline.job import RunReport, annotate
+from pipeline.job import RunReport, annotate, prepare, publication
+from pipeline.publish import Publisher
+from pipeline.stages.assemble import assemble
+from pipeline.stages.commit import Commit
 from tests.builders import (
     a_backend,
     a_backend_that_does_not_load,
     a_config,
     a_corpus,
+    a_reply,
     annotation_rows,
+    replies,
     write_files,
     write_manifest,
 )
@@ -226,6 +235,41 @@ def test_a_model_that_does_not_load_ends_the_run_and_blames_no_row(tmp_path: Pat
         annotate(a_config(tmp_path), backend=a_backend_that_does_not_load())
 
     assert annotation_rows(tmp_path / "output") == []
+
+
+class DyingStream:
+    """A flow that gives every reply, and whose workers are dead when it should end."""
+
+    modality = "vision"
+
+    def __init__(self, config: RunConfig, answers: bool) -> None:
+        self.config = config
+        self.answers = answers
+
+    def replies(self, wanted: Sequence[pa.Table]) -> Iterator[pa.Table]:
+        for asset in pa.concat_tables(wanted).to_pylist() if self.answers else ():
+            known = {name: asset[name] for name in ("unit_id", "asset_id", "uri")}
+            yield replies(*(a_reply(**known, task=task) for task in asset["tasks"]))
+        raise WorkerCrashedError
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_stream_that_dies_after_its_last_row_has_lost_nothing(
+    tmp_path: Path, *, answers: bool
+) -> None:
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": f"/{i}.png"} for i in range(5)])
+    config = a_config(tmp_path, tasks=["ocr"])
+    job = prepare(config, a_backend())
+    commit = Commit(Publisher(job.store, publication(job, "run")), assemble)
+    stream: Any = DyingStream(config, answers)
+
+    if answers:
+        flow.run({"vision": stream}, job.plan, commit, lambda _: None)
+    else:
+        with pytest.raises(WorkersLost):
+            flow.run({"vision": stream}, job.plan, commit, lambda _: None)
+
+    assert commit.tally.num_ok == len(annotation_rows(tmp_path / "output")) == 5 * answers
 
 
 def test_a_manifest_without_anything_to_ask_does_nothing(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_what_now_succeeds_is_added_and_what_was_there_stays(tmp_path: Path) -> 
     found = verify(open_store(config.output))
     assert found.is_right
     assert (found.num_ok, found.num_error) == (12, 2)
+    assert report.left == {"ok": 12, "error": 2}
+    assert report.error_ratio == 2 / 14
     deck = document(tmp_path / "output", "deck.pdf")
     assert (deck["status"], deck["num_segments"], deck["round"]) == ("ok", 3, 1)
     assert again(config, "timeout").status == "nothing_to_do"

@@ -62,7 +62,7 @@ def annotate(
         with console.progress_bar() as on_progress:
             again = retry_errors(settings, choose("all"), on_progress=on_progress)
         _finish(again, settings, as_json=as_json)
-        return
+        report = again
     _check_errors(report, settings)
 
 
@@ -95,6 +95,7 @@ def retry(
     with console.progress_bar() as on_progress:
         report = retry_errors(settings, choose(kinds, where or ()), on_progress=on_progress)
     _finish(report, settings, as_json=as_json)
+    _check_errors(report, settings)
 
 
 def _job_of(job: str, overrides: Sequence[str], options: Mapping[str, Any]) -> RunConfig:
