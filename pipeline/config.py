@@ -236,6 +236,11 @@ class ClusterConfig(Section):
     fetch_cpus: Annotated[float, Field(gt=0)] = 0.25
     decode_cpus: Annotated[float, Field(gt=0)] = 0.5
     units_per_wave: Annotated[int, Field(ge=1)] = 4096
+    claim_expiry_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Drivers that share an output claim the units of a wave, so that none is worked"
+        " on twice; a dead driver's claims expire. Default: no claims",
+    )
     no_progress_timeout_s: Annotated[int, Field(ge=1)] = Field(
         default=900, description="Ends a worker that holds work and finishes nothing of it"
     )

@@ -12,7 +12,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -153,8 +152,7 @@ def run(
             no row's fault (a row that kills is found and ends as an error), so no row is blamed.
     """
     for modality, flow in flows.items():
-        units = plan.units(modality)
-        while wave := list(islice(units, flow.config.cluster.units_per_wave)):
+        for wave in plan.waves(modality, flow.config.cluster.units_per_wave):
             for unit in wave:
                 commit.expect(unit)
             cause: Exception | None = None

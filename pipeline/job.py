@@ -9,7 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline import flow
 from pipeline.check import checked
+from pipeline.claims import ClaimedWork, Claims
 from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend, phi_backend
@@ -147,9 +148,14 @@ def annotate(
     probe(job.store)
     publisher = Publisher(job.store, publication(job, run_id), job.plan.rounds)
     commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
-    return execute(
-        job, Execution(run_id=run_id, started=started, work=job.plan, commit=commit), on_progress
-    )
+    execution = Execution(run_id=run_id, started=started, work=job.plan, commit=commit)
+    expiry_s = config.cluster.claim_expiry_s
+    if expiry_s is None:
+        return execute(job, execution, on_progress)
+    claims = Claims(job.store, run_id, expiry_s)
+    with claims.kept():
+        shared = replace(execution, work=ClaimedWork(job.plan, claims, expiry_s))
+        return execute(job, shared, on_progress)
 
 
 def with_new_generation(config: RunConfig) -> RunConfig:

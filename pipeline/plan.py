@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 from pipeline.config import RunConfig
@@ -75,9 +76,15 @@ def _add(counts: dict[str, int], name: str, count: int) -> None:
 class Work(Protocol):
     """Units to run."""
 
-    def units(self, modality: Modality | None = None) -> Iterator[Unit]:
-        """Give the units that have something left to do, of one modality or of all, in order."""
+    def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
+        """Give the units of a modality that have something left to do, so many at a time."""
         ...
+
+
+def in_waves(units: Iterator[Unit], size: int) -> Iterator[list[Unit]]:
+    """Give units so many at a time."""
+    while wave := list(islice(units, size)):
+        yield wave
 
 
 class Plan:
@@ -156,6 +163,17 @@ class Plan:
         kinds = (self.summary or self.survey()).kinds_of(modality)
         units = (self._unit(cut) for cut in self._cuts(kinds))
         return (unit for unit in units if unit.is_pending)
+
+    def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
+        """Give the units of a modality that have something left to do, so many at a time."""
+        return in_waves(self.units(modality), size)
+
+    def refresh(self) -> PlanSummary:
+        """List the output again, and survey what is left."""
+        self._files = list_output(self._store, self._folders())
+        self._cutter = replace(self._cutter, is_known=self._files.is_known)
+        self._holdings = Holdings({}, [])
+        return self.survey()
 
     def every_unit(self) -> Iterator[Unit]:
         """Read the manifest and give all units, finished or not, in order."""

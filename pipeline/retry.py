@@ -29,7 +29,7 @@ from pipeline.job import (
     publication,
 )
 from pipeline.models.model import Modality
-from pipeline.plan import PlanSummary
+from pipeline.plan import PlanSummary, in_waves
 from pipeline.publish import Publisher, Row, merge
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
@@ -198,9 +198,9 @@ class RetryPlan:
         )
         return dict(counted)
 
-    def units(self, modality: Modality | None = None) -> Iterator[Unit]:
+    def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
         """Read what is committed, and give what has to be run again."""
-        return (unit for unit in self._units() if modality in {None, unit.modality})
+        return in_waves((unit for unit in self._units() if unit.modality == modality), size)
 
     def _units(self) -> Iterator[Unit]:
         return (cut for unit in self._plan.every_unit() if (cut := self._cut(unit)) is not None)

@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ def mend(corpus: Corpus, names: Sequence[str]) -> None:
     job = replace(job, pending=plan.survey())
     commit = Commit(publisher, assemble)
     failed = [row["asset_id"] for row in corpus.rows if row["asset_id"] not in names]
-    for unit in plan.units():
+    for unit in chain.from_iterable(plan.waves("vision", 2)):
         corpus.answer(commit, unit, failed)
 
 

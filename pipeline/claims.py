@@ -1,0 +1,200 @@
+"""Claims: drivers that share an output leave each other's units alone. They decide nothing else.
+
+Whoever publishes a unit first has published it, claimed or not; a claim only saves the work of
+doing it twice. Claims are a log in the output, `claims/<date>/<number>.json`, each entry created if
+absent: so all drivers read the same entries in the same order. A driver that claims says until when
+it is to be believed, and renews that while it lives; a dead one's claims expire.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.models.model import Modality
+from pipeline.plan import Plan, in_waves
+from pipeline.storage.store import Store
+from pipeline.unit import Unit
+
+log = logging.getLogger(__name__)
+
+_RENEWALS = 3
+"""Within the time that a claim is believed: two may fail."""
+_LONGEST_WAIT_S = 15.0
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    holder: str
+    number: int
+
+
+class Claims:
+    """One driver's view of the log, and its own entries."""
+
+    def __init__(
+        self, store: Store, holder: str, expiry_s: float, clock: Clock = time.time
+    ) -> None:
+        """Read what is claimed.
+
+        Args:
+            store: The output.
+            holder: Names this driver.
+            expiry_s: How long an entry is believed; clocks of drivers may differ by less.
+            clock: Seconds since 1970.
+
+        Raises:
+            StoreError: the log cannot be read.
+        """
+        self._store = store
+        self._holder = holder
+        self._expiry_s = expiry_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next: dict[str, int] = {}
+        self._num_read = 0
+        self._mark = 0
+        self._expires: dict[str, float] = {}
+        self._claims: dict[str, _Claim] = {}
+        self.mark()
+
+    def mark(self) -> None:
+        """Note that the output is going to be listed: what is claimed until now is known by it."""
+        with self._lock:
+            self._read()
+            self._mark = self._num_read
+
+    def take(self, units: Sequence[Unit]) -> list[Unit]:
+        """Claim units, but for those that others hold.
+
+        A unit that was claimed since the output was last listed is left alone even if its holder
+        is gone: it may be finished.
+
+        Raises:
+            StoreError: the log cannot be read or written.
+        """
+        with self._lock:
+            while True:
+                self._read()
+                free = [unit for unit in units if self._is_free(unit.unit_id)]
+                if not free or self._write([unit.unit_id for unit in free]):
+                    return free
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew this driver's claims in this block; give them up where it ends by an exception."""
+        ended = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=[ended], daemon=True)
+        renewing.start()
+        try:
+            yield
+        except BaseException:
+            self._end(ended, renewing)
+            with self._lock:
+                self._append([], expires=0.0)
+            raise
+        self._end(ended, renewing)
+
+    def _end(self, ended: threading.Event, renewing: threading.Thread) -> None:
+        ended.set()
+        renewing.join()
+
+    def _renew(self, ended: threading.Event) -> None:
+        while not ended.wait(self._expiry_s / _RENEWALS):
+            try:
+                with self._lock:
+                    self._append([], expires=self._clock() + self._expiry_s)
+            except StoreError as error:
+                log.warning("claims were not renewed", extra={"why": str(error)})
+
+    def _is_free(self, unit_id: str) -> bool:
+        claim = self._claims.get(unit_id)
+        if claim is None or claim.holder == self._holder:
+            return True
+        return claim.number < self._mark and self._expires[claim.holder] <= self._clock()
+
+    def _append(self, unit_ids: Sequence[str], expires: float) -> None:
+        while not self._write(unit_ids, expires):
+            self._read()
+
+    def _write(self, unit_ids: Sequence[str], expires: float | None = None) -> bool:
+        """Add an entry; False if another driver was faster, whose entry has to be read first."""
+        now = self._clock()
+        until = now + self._expiry_s if expires is None else expires
+        entry = {"holder": self._holder, "renewed": now, "expires": until, "units": [*unit_ids]}
+        day = _day(now)
+        path = _path(day, self._next.get(day, 0))
+        if not self._store.create(path, json.dumps(entry).encode()):
+            return False
+        self._count(day, entry)
+        return True
+
+    def _read(self) -> None:
+        """Read the entries that others added, of yesterday and today."""
+        now = self._clock()
+        for day in (_day(now, -1), _day(now)):
+            there = set(self._store.list_files(f"claims/{day}"))
+            while (path := _path(day, self._next.get(day, 0))) in there:
+                self._count(day, json.loads(self._store.read(path)))
+
+    def _count(self, day: str, entry: dict[str, Any]) -> None:
+        self._next[day] = self._next.get(day, 0) + 1
+        self._expires[entry["holder"]] = entry["expires"]
+        for unit_id in entry["units"]:
+            self._claims[unit_id] = _Claim(entry["holder"], self._num_read)
+        self._num_read += 1
+
+
+def _day(now: float, days: int = 0) -> str:
+    return f"{datetime.fromtimestamp(now, UTC) + timedelta(days=days):%Y-%m-%d}"
+
+
+def _path(day: str, number: int) -> str:
+    return f"claims/{day}/{number:06}.json"
+
+
+class ClaimedWork:
+    """A plan's units, but for those that other drivers work on; in the end nothing is left over."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        claims: Claims,
+        expiry_s: float,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._plan = plan
+        self._claims = claims
+        self._wait_s = min(expiry_s / 4, _LONGEST_WAIT_S)
+        self._wait = wait
+
+    def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
+        """Give claimed units, so many at a time, until everything of a modality is published.
+
+        What others hold is looked at again when this driver has nothing else to do: then it is
+        published, or its holder is dead and its claim expires.
+        """
+        while True:
+            num_taken = num_left = 0
+            for wave in in_waves(self._plan.units(modality), size):
+                taken = self._claims.take(wave)
+                num_taken += len(taken)
+                num_left += len(wave) - len(taken)
+                if taken:
+                    yield taken
+            if not num_left:
+                return
+            if not num_taken:
+                self._wait(self._wait_s)
+            self._claims.mark()
+            self._plan.refresh()
