@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.engine import processor
+from benchmarks.workload import processor
 from pipeline.config import EngineConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Completion, Guide, Request

@@ -15,112 +15,22 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from transformers import Phi3Config, Phi3ForCausalLM
 
-from benchmarks.engine import WORKS, NoTokenizer, Work, processor, run_engine
+from benchmarks.workload import FULL, SMALL, WORKS, RandomModel, draw, processor, run_engine
 from pipeline.config import EngineConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Request
 from pipeline.engine.hooks import why_unsupported
 from pipeline.engine.static import StaticEngine
-from pipeline.models.model import Canvas, Modality, Slot, Tokenizer, Turn
 
-PROMPT_TOKENS = 24
 REHEARSAL_SCALE = 32  # lengths are divided by it
-MAX_LENGTH = 4096
-FULL = {
-    "vocab_size": 200_064,
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "tie_word_embeddings": True,
-}
-SMALL = {
-    "vocab_size": 1024,
-    "hidden_size": 96,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
 FULL_ENGINE = EngineConfig(
     max_requests=64, max_batch_tokens=8192, page_size=256, kv_cache_tokens=262_144,
     feature_rows=262_144, encode_batch=64,
 )  # fmt: skip
-
-
-class RandomModel:
-    """A random decoder; media are as many random rows as their canvas is wide."""
-
-    name = "random"
-    modality: Modality = "vision"
-    stop_ids: frozenset[int] = frozenset()
-    banned_ids: frozenset[int] = frozenset()
-    max_length = MAX_LENGTH
-    regime_length = 0
-
-    def __init__(self, sizes: dict[str, Any], device: str, dtype: torch.dtype) -> None:
-        torch.manual_seed(0)
-        config = Phi3Config(
-            **sizes, max_position_embeddings=MAX_LENGTH, sliding_window=None, pad_token_id=0,
-            bos_token_id=None, eos_token_id=None,
-        )  # fmt: skip
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        with torch.device(device):
-            self.decoder = Phi3ForCausalLM(config).eval()
-        torch.set_default_dtype(default)
-        self.tokenizer: Tokenizer = NoTokenizer()
-
-    def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:
-        prompt: list[int | Slot] = []
-        for part in turns[0].content:
-            if isinstance(part, str):
-                prompt.extend(part.encode())
-            elif isinstance(part, Canvas):
-                prompt.append(Slot(part, "image", part.pixels.shape[1]))
-        return prompt
-
-    def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
-        like = self.decoder.lm_head.weight
-        rows = [torch.randn(slot.num_rows, like.shape[1], device=like.device) for slot in slots]
-        return [(row * 0.02).to(like.dtype) for row in rows]
-
-    def set_regime(self, regime: str) -> None:
-        raise AssertionError(regime)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Read once per step."""
-        weights = cast("Any", self.decoder).parameters()
-        return sum(weight.numel() * weight.element_size() for weight in weights)
-
-
-def draw(work: Work, count: int, scale: int) -> list[Request]:
-    """The requests of a kind of work, in random order."""
-    generator = np.random.default_rng(0)
-    requests: list[Request] = []
-    for number in range(count):
-        asset, task = divmod(number, work.tasks)
-        rows = max(8, int(work.rows * (0.7 + 0.6 * (asset * 0.618 % 1))) // scale)
-        pixels = np.zeros((1, rows, 3), np.uint8)
-        canvas = Canvas(pixels=pixels, valid_width_px=1, valid_height_px=1, key=f"{asset}")
-        length = min(work.longest, generator.lognormal(np.log(work.answer), work.spread))
-        requests.append(
-            Request(
-                request_id=f"{asset}.{task}",
-                turns=(Turn("user", (canvas, chr(97 + task) * PROMPT_TOKENS)),),
-                max_new_tokens=max(2, int(length) // scale),
-            )
-        )
-    return [requests[index] for index in generator.permutation(len(requests))]
 
 
 def measure(
@@ -181,9 +91,9 @@ def main() -> None:
         "engine": config.model_dump(),
         "works": {},
     }
-    measure(model, ContinuousEngine, config, draw(WORKS[1], 8, scale))  # warm up
+    measure(model, ContinuousEngine, config, draw(WORKS[1], 8, scale=scale))  # warm up
     for work in WORKS:
-        requests = draw(work, options.requests, scale)
+        requests = draw(work, options.requests, scale=scale)
         found = {
             "continuous": measure(model, ContinuousEngine, config, requests),
             "static": measure(model, StaticEngine, config, requests),

@@ -30,7 +30,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks.engine import processor
+from benchmarks.workload import processor
 from pipeline.config import Device, DType, EngineConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Completion, Engine, Request
