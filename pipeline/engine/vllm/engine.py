@@ -18,20 +18,17 @@ from concurrent.futures import InvalidStateError
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pipeline.config import EngineConfig
 from pipeline.engine.admission import Admission
 from pipeline.engine.encoder import EncoderThread
-from pipeline.engine.engine import Completion, EngineStats, Regime, Request
+from pipeline.engine.engine import Completion, EngineStats, Request
 from pipeline.engine.features import Features, FeatureTable, word_embedding
 from pipeline.engine.intake import Intake
 from pipeline.engine.job import Job
 from pipeline.engine.reception import Reception
-from pipeline.engine.vllm import handover
 from pipeline.engine.vllm.rows import FeatureRows
-from pipeline.engine.vllm.server import Server, Size
+from pipeline.engine.vllm.servers import Servers
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from pipeline.models.model import Model
 
@@ -62,13 +59,9 @@ class VllmEngine:
     """
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
-        self._model = model
         self._config = _in_blocks(config)
         self._reception = Reception(model, self._config, kv_share=1.0)
-        self._folder = TemporaryDirectory(prefix="phicorpus-vllm-")
         self._rows = FeatureRows(config.feature_rows, word_embedding(model.decoder).weight)
-        handover.write(model, Path(self._folder.name))
-        handover.take_apart(model.decoder)
         self._table = FeatureTable(num_rows=config.feature_rows, first_id=0, last_id=_LAST_ROW)
         self._encoder = EncoderThread(
             encode=model.encode,
@@ -88,7 +81,7 @@ class VllmEngine:
         self._stats = EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "servers": 0})
         self._serials = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._servers: dict[Regime, asyncio.Task[Server]] = {}
+        self._servers = Servers(model, self._reception.limits, self._config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="phicorpus-vllm", daemon=True
@@ -96,12 +89,10 @@ class VllmEngine:
         self._thread.start()
         atexit.register(self.close)
         try:
-            asyncio.run_coroutine_threadsafe(self._server("short"), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._servers.get("short"), self._loop).result()
         except BaseException:
             self.close()
             raise
-        if not model.regime_length:
-            handover.remove_weights(Path(self._folder.name))
 
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`. From any event loop, of any thread."""
@@ -138,7 +129,6 @@ class VllmEngine:
             self._thread.join(_STOP_TIMEOUT_S)
             self._loop.close()
         self._encoder.close(timeout_s=_STOP_TIMEOUT_S)
-        self._folder.cleanup()
 
     def _post(self, message: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody to tell
@@ -209,7 +199,7 @@ class VllmEngine:
             InferError: vLLM failed on it, or the vLLM that it needs does not start.
             EngineDied: vLLM died, or hangs.
         """
-        server = await self._server(job.regime)
+        server = await self._servers.get(job.regime)
         attempt = self._reception.attempt(job, partial(self._on_first_token, job))
         name = f"{next(self._serials)}:{job.request.request_id}"
         longest_s = max(self._config.deadline_s, _MIN_HANG_S)
@@ -223,33 +213,6 @@ class VllmEngine:
                         return
         except TimeoutError as error:
             raise EngineDied(f"vLLM hangs: no token in {longest_s:g} s") from error
-
-    async def _server(self, regime: Regime) -> Server:
-        """Give the vLLM of a regime, starting it if there is none.
-
-        Raises:
-            InferError: it does not start; the others go on.
-        """
-        if regime not in self._servers:
-            self._servers[regime] = self._loop.create_task(asyncio.to_thread(self._start, regime))
-        is_first = regime == "short"
-        try:
-            return await asyncio.shield(self._servers[regime])
-        except EngineDied as error:
-            if is_first:
-                raise
-            raise InferError(f"a second vLLM, for the long factors: {error}") from error
-
-    def _start(self, regime: Regime) -> Server:
-        limits = self._reception.limits
-        longest = min(limits.max_length, limits.pages * limits.page_size)
-        if regime == "short" and limits.regime_length:
-            longest = min(longest, limits.regime_length)
-        size = Size(max_length=longest, blocks=limits.pages, config=self._config)
-        server = Server(self._model, Path(self._folder.name), size)
-        with self._lock:
-            self._stats.extra["servers"] += 1
-        return server
 
     def _complete(self, job: Job) -> None:
         if job.answer is None:
@@ -280,6 +243,8 @@ class VllmEngine:
 
     def _publish(self) -> None:
         with self._lock:
+            if self._ended is not None:
+                return
             stats = self._stats
             stats.num_running = len(self._admission.running)
             stats.num_waiting = len(self._intake) + self._admission.num_waiting
@@ -287,6 +252,7 @@ class VllmEngine:
             stats.media_reused = self._intake.num_reused
             stats.extra["kv_pages"] = self._admission.pages_taken
             stats.extra["feature_rows"] = self._table.num_held
+            stats.extra["servers"] = len(self._servers)
 
     def _die(self, reason: str) -> None:
         """Answer everybody with the news."""
@@ -294,12 +260,11 @@ class VllmEngine:
             if self._ended is not None:
                 return
             self._ended = reason
+            self._stats.num_running = self._stats.num_waiting = 0
             jobs = list(self._open)
         log.info("the engine ends", extra={"reason": reason})
         for job in jobs:
             self._fail(job, EngineDied(reason))
-        with self._lock:
-            self._stats.num_running = self._stats.num_waiting = 0
 
     async def _end(self) -> None:
         self._die("the engine is closed")
@@ -307,11 +272,7 @@ class VllmEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for starting in self._servers.values():
-            for server in await asyncio.gather(starting, return_exceptions=True):
-                if isinstance(server, Server):
-                    await server.close()
-        self._servers.clear()
+        await self._servers.close()
         await self._loop.shutdown_default_executor()
 
 
