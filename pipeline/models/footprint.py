@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import CheckpointError
 from pipeline.models import inventory as inventories
 from pipeline.models.model import Modality
+from pipeline.models.tower import TowerConfig
 
 if TYPE_CHECKING:
     from pipeline.models.checkpoint import Architecture
@@ -94,10 +95,10 @@ def footprint(
         raise CheckpointError(f"config.json lacks a size: {error}") from error
 
 
-def _crop_bytes(tower: Json, itemsize: int) -> int:
-    patches = (tower["image_size"] // tower["patch_size"]) ** 2
-    per_patch = (6 * tower["hidden_size"] + 2 * tower["intermediate_size"]) * itemsize
-    return patches * per_patch + 3 * tower["image_size"] ** 2 * (_FLOAT32 + itemsize)
+def _crop_bytes(tower: TowerConfig, itemsize: int) -> int:
+    patches = (tower.image_size // tower.patch_size) ** 2
+    per_patch = (6 * tower.hidden_size + 2 * tower.intermediate_size) * itemsize
+    return patches * per_patch + 3 * tower.image_size**2 * (_FLOAT32 + itemsize)
 
 
 def _clip_bytes(audio: Json, itemsize: int) -> int:

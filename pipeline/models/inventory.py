@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import CheckpointError
 from pipeline.models.model import Modality
-from pipeline.models.phi4_multimodal.native import VISION_DEFAULTS
+from pipeline.models.tower import ClipConfig, SiglipConfig, TowerConfig
 
 if TYPE_CHECKING:
     from pipeline.models.checkpoint import Architecture
@@ -26,13 +26,6 @@ Json = Mapping[str, Any]
 PHI4_IMAGE = "model.embed_tokens_extend.image_embed."
 PHI4_AUDIO = "model.embed_tokens_extend.audio_embed."
 PHI3_IMAGE = "model.vision_embed_tokens."
-CLIP_DEFAULTS = {
-    **VISION_DEFAULTS,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "image_size": 336,
-}
 # Which parts each modality loads, where the model has them.
 PARTS: Mapping[Modality, frozenset[Part]] = {
     "vision": frozenset({"decoder", "image", "audio"}),
@@ -72,17 +65,16 @@ def part_of(name: str) -> Part:
     return "audio" if name.startswith(PHI4_AUDIO) else "decoder"
 
 
-def tower(architecture: Architecture, config: Json) -> Json:
-    """Give the sizes of a vision model's tower."""
+def tower(architecture: Architecture, config: Json) -> TowerConfig:
+    """Give the shape of a vision model's tower."""
     if architecture == "phi4_multimodal":
-        return VISION_DEFAULTS | (config.get("vision_tiny_overrides") or {})
-    section = config.get("img_processor") or {}
-    return CLIP_DEFAULTS | (section.get("clip_overrides") or {})
+        return SiglipConfig.from_json(config)
+    return ClipConfig.from_json(config)
 
 
 def unread_layer(architecture: Architecture, config: Json) -> re.Pattern[str]:
     """Match the vision tower's last layer, whose output is not used."""
-    last = int(tower(architecture, config)["num_hidden_layers"]) - 1
+    last = tower(architecture, config).num_hidden_layers - 1
     return re.compile(rf".*\bimg_processor\..*encoder\.layers\.{last}\.")
 
 
@@ -119,9 +111,9 @@ def _norm(name: str, size: int) -> Shapes:
     yield name + ".bias", (size,)
 
 
-def _tower_layers(prefix: str, tower: Json) -> Shapes:
-    size, wide = tower["hidden_size"], tower["intermediate_size"]
-    for number in range(tower["num_hidden_layers"] - 1):
+def _tower_layers(prefix: str, tower: TowerConfig) -> Shapes:
+    size, wide = tower.hidden_size, tower.intermediate_size
+    for number in range(tower.num_hidden_layers - 1):
         layer = f"{prefix}encoder.layers.{number}."
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             yield from _linear(f"{layer}self_attn.{name}", size, size)
@@ -136,26 +128,26 @@ def _projection(name: str, hidden: int, size: int) -> Shapes:
     yield from _linear(name + ".2", hidden, hidden)
 
 
-def _siglip(hidden: int, tower: Json) -> Shapes:
-    size, patch = tower["hidden_size"], tower["patch_size"]
+def _siglip(hidden: int, tower: TowerConfig) -> Shapes:
+    size, patch = tower.hidden_size, tower.patch_size
     prefix = PHI4_IMAGE + "img_processor."
     yield PHI4_IMAGE + "glb_GN", (1, 1, size)
     yield PHI4_IMAGE + "sub_GN", (1, 1, 1, size)
     yield from _linear(prefix + "embeddings.patch_embedding", size, 3, patch, patch)
-    positions = (tower["image_size"] // patch) ** 2
+    positions = (tower.image_size // patch) ** 2
     yield prefix + "embeddings.position_embedding.weight", (positions, size)
     yield from _tower_layers(prefix, tower)
     yield from _projection(PHI4_IMAGE + "img_projection", hidden, size)
 
 
-def _clip(hidden: int, tower: Json) -> Shapes:
-    size, patch = tower["hidden_size"], tower["patch_size"]
+def _clip(hidden: int, tower: TowerConfig) -> Shapes:
+    size, patch = tower.hidden_size, tower.patch_size
     prefix = PHI3_IMAGE + "img_processor.vision_model."
     yield PHI3_IMAGE + "glb_GN", (1, 1, 4 * size)
     yield PHI3_IMAGE + "sub_GN", (1, 1, 1, 4 * size)
     yield prefix + "embeddings.class_embedding", (size,)
     yield prefix + "embeddings.patch_embedding.weight", (size, 3, patch, patch)
-    positions = (tower["image_size"] // patch) ** 2 + 1
+    positions = (tower.image_size // patch) ** 2 + 1
     yield prefix + "embeddings.position_embedding.weight", (positions, size)
     yield from _norm(prefix + "pre_layrnorm", size)
     yield from _tower_layers(prefix, tower)

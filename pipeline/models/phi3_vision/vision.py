@@ -5,17 +5,15 @@ Module and parameter names are the checkpoint's, below `model.vision_embed_token
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.errors import CheckpointError
 from pipeline.models.model import Canvas
 from pipeline.models.phi3_vision.image import ImagePreparation
+from pipeline.models.tower import ClipConfig as TowerConfig
 from pipeline.models.vit import Layers, LayerShape, quick_gelu
 
 # The features are the output of the last layer but one: `hidden_states[-2]` in the original code.
@@ -24,40 +22,6 @@ LAYERS_UNUSED = 1
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 MERGE = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TowerConfig:
-    """The vision tower's shape. The defaults are CLIP ViT-L/14 at 336 px, fixed in the original.
-
-    A small checkpoint overrides them under `img_processor.clip_overrides` in config.json.
-    """
-
-    hidden_size: int = 1024
-    intermediate_size: int = 4096
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 16
-    image_size: int = 336
-    patch_size: int = 14
-    layer_norm_eps: float = 1e-5
-
-    @classmethod
-    def from_json(cls, config: Mapping[str, Any]) -> TowerConfig:
-        """Read the overrides of a checkpoint's config.json, where it has them.
-
-        Raises:
-            CheckpointError: an override that this tower does not know.
-        """
-        overrides = (config.get("img_processor") or {}).get("clip_overrides") or {}
-        unknown = sorted(set(overrides) - set(cls.__slots__))
-        if unknown:
-            raise CheckpointError(f"config.json: clip_overrides has unknown keys {unknown}")
-        return cls(**overrides)
-
-    @property
-    def patches_per_side(self) -> int:
-        """Patches along one side of a crop."""
-        return self.image_size // self.patch_size
 
 
 class Embeddings(nn.Module):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
+
+from pipeline.models.tower import SiglipConfig
 
 MODEL_TYPE = "phi4_multimodal"
 HUB_MODEL_TYPE = "phi4mm"
@@ -49,15 +52,7 @@ _RULES = tuple(
     )
 )
 # The defaults of transformers' config classes, which a saved config may leave out.
-VISION_DEFAULTS = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 448,
-    "patch_size": 14,
-    "layer_norm_eps": 1e-6,
-}
+VISION_DEFAULTS = asdict(SiglipConfig())
 AUDIO_DEFAULTS = {
     "hidden_size": 1024,
     "intermediate_size": 1536,

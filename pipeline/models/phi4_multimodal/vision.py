@@ -5,56 +5,19 @@ Module and parameter names are the checkpoint's, below `model.embed_tokens_exten
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.errors import CheckpointError
 from pipeline.models.model import Canvas
 from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.models.tower import SiglipConfig as TowerConfig
 from pipeline.models.vit import Layers, LayerShape, gelu_tanh
 
 # The features are the output of the last layer but one: `hidden_states[-2]` in the original code.
 LAYERS_UNUSED = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TowerConfig:
-    """The vision tower's shape. The defaults are SigLIP so400m/14 at 448 px, fixed in the original.
-
-    A small checkpoint overrides them under `vision_tiny_overrides` in config.json.
-    """
-
-    hidden_size: int = 1152
-    intermediate_size: int = 4304
-    num_hidden_layers: int = 27
-    num_attention_heads: int = 16
-    image_size: int = 448
-    patch_size: int = 14
-    layer_norm_eps: float = 1e-6
-
-    @classmethod
-    def from_json(cls, config: Mapping[str, Any]) -> TowerConfig:
-        """Read the overrides of a checkpoint's config.json, where it has them.
-
-        Raises:
-            CheckpointError: an override that this tower does not know.
-        """
-        overrides = dict(config.get("vision_tiny_overrides") or {})
-        overrides.pop("model_type", None)
-        unknown = sorted(set(overrides) - set(cls.__slots__))
-        if unknown:
-            raise CheckpointError(f"config.json: vision_tiny_overrides has unknown keys {unknown}")
-        return cls(**overrides)
-
-    @property
-    def patches_per_side(self) -> int:
-        """Patches along one side of a crop."""
-        return self.image_size // self.patch_size
 
 
 class Embeddings(nn.Module):
