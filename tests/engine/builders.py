@@ -1,8 +1,10 @@
 """A small random decoder behind the `Model` protocol, with an encoder that draws its rows."""
 
 import asyncio
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 from zlib import crc32
 
@@ -262,3 +264,19 @@ def engine_threads() -> list[str]:
     """Names of the engines' threads that live."""
     names = [thread.name for thread in threading.enumerate()]
     return [name for name in names if name.startswith("phicorpus-")]
+
+
+@contextmanager
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """What the pipeline logs, whatever another test has made of its logger."""
+    records: list[logging.LogRecord] = []
+    logger, handler = logging.getLogger("pipeline"), logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

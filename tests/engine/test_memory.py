@@ -1,6 +1,5 @@
 """A replica's memory plan, by the published models' configs and the memory there is."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from pipeline.job import annotate, prepare
 from pipeline.models.footprint import Footprint, footprint
 from pipeline.models.model import Modality
 from pipeline.models.tiny import write_tiny
+from tests.engine.builders import logged
 
 GB = 1_000_000_000
 SIZES = ("max_requests", "max_batch_tokens", "kv_cache_tokens", "feature_rows", "encode_batch")
@@ -187,17 +187,14 @@ def test_replicas_share_half_of_what_is_free() -> None:
 
 
 @pytest.mark.parametrize("modality", ["vision", "speech"])
-def test_a_replica_logs_its_plan_before_it_loads(
-    tiny_folder: Path, modality: Modality, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
+def test_a_replica_logs_its_plan_before_it_loads(tiny_folder: Path, modality: Modality) -> None:
     backend = phi_backend(a_job(tiny_folder, kv_cache_tokens=4096))
     promised = backend.plan_memory(modality)
 
-    engine = backend.load(modality)
-    engine.close()
+    with logged() as records:
+        backend.load(modality).close()
 
-    (line,) = [record for record in caplog.records if record.message == "replica's memory"]
+    (line,) = [record for record in records if record.msg == "replica's memory"]
     fields = vars(line)
     assert fields["modality"] == modality
     assert fields["kv_cache_tokens"] == 4096

@@ -1,7 +1,6 @@
 """What the continuous engine does when its decoding loop dies: of memory, or of a request."""
 
 import asyncio
-import logging
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from tests.engine.builders import (
     ask,
     complete,
     engine_threads,
+    logged,
     reference,
 )
 
@@ -85,26 +85,26 @@ def tokens_of(replies: list[Completion | BaseException]) -> list[list[int]]:
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["device", "allocator", "python"])
 def test_out_of_memory_halves_the_passes_and_answers_all_as_before(
-    start: Start, error: BaseException, caplog: pytest.LogCaptureFixture
+    start: Start, error: BaseException
 ) -> None:
     model = FakeModel()
     sizes = limit_memory(model, 130, error)
     engine = start(model, a_config(batch_tokens=512))
     requests = some_requests(24)
 
-    replies = ask(engine, requests)
+    with logged() as records:
+        replies = ask(engine, requests)
 
     assert tokens_of(replies) == list(map(reference, requests))
     assert engine.stats().extra["restarts"] == 2  # 512, 256, 128
     assert max(sizes[-10:]) <= 128
-    lines = [vars(line) for line in caplog.records if line.message == "decoding loop failed"]
+    lines = [vars(line) for line in records if line.msg == "decoding loop failed"]
     assert [line["batch_tokens"] for line in lines] == [256, 128]
 
 
 def test_a_request_that_does_not_fit_alone_is_its_own_error_and_the_passes_grow_again(
-    start: Start, caplog: pytest.LogCaptureFixture
+    start: Start,
 ) -> None:
-    caplog.set_level(logging.WARNING)
     model = FakeModel()
     sizes: list[int] = []
 
