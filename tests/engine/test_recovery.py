@@ -90,7 +90,7 @@ def test_out_of_memory_halves_the_passes_and_answers_all_as_before(
     model = FakeModel()
     sizes = limit_memory(model, 130, error)
     engine = start(model, a_config(batch_tokens=512))
-    requests = some_requests(24)
+    requests = some_requests(14)
 
     with logged() as records:
         replies = ask(engine, requests)
@@ -115,10 +115,10 @@ def test_a_request_that_does_not_fit_alone_is_its_own_error_and_the_passes_grow_
 
     model.decoder.register_forward_pre_hook(before, with_kwargs=True)
     engine = start(model, a_config(batch_tokens=256))
-    requests = some_requests(10)
+    requests = some_requests(6)
 
-    replies = ask(engine, [*requests[:5], a_request("huge!"), *requests[5:]])
-    failed = replies.pop(5)
+    replies = ask(engine, [*requests[:3], a_request("huge!"), *requests[3:]])
+    failed = replies.pop(3)
     sizes.clear()
     later = complete(engine, [a_request("q" * 200, new=2)])
 
