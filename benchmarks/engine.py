@@ -8,7 +8,7 @@ drawn like those of real work and divided by 8; the same draw for all. Every ans
 drawn length.
 
     python -m benchmarks.engine --rounds 3 --output benchmarks/results
-    python -m benchmarks.engine --rounds 1 --append   # one more round, beside those that are there
+    python -m benchmarks.engine --rounds 1 --append --work ocr   # more, beside what is there
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--append", action="store_true", help="keep the rounds that are there")
+    parser.add_argument("--work", default="", help="only kinds of work whose name begins so")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -194,7 +195,7 @@ def main() -> None:
             runs[work] = {name: [Measured(**run) for run in own] for name, own in by_way.items()}
     model = RandomModel(SMALL)
     for _ in range(options.rounds):
-        for work in WORKS:
+        for work in (work for work in WORKS if work.name.startswith(options.work)):
             requests = draw(work, NUM_ASSETS * work.tasks, scale=SCALE)
             for name, run in ways(model).items():
                 runs.setdefault(work.name, {}).setdefault(name, []).append(run(requests))
@@ -204,7 +205,7 @@ def main() -> None:
     }
     report = {
         "hardware": hardware,
-        "rounds": len(next(iter(next(iter(runs.values())).values()))),
+        "rounds": min(len(own) for by_way in runs.values() for own in by_way.values()),
         "scale": SCALE,
         "assets": NUM_ASSETS,
         "host": f"{HOST_REQUESTS} requests of {HOST_CONTEXT} tokens, in pages of {HOST_PAGE}",
