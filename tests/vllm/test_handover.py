@@ -61,13 +61,14 @@ def test_the_vocabulary_comes_back_as_it_was(tmp_path: Path) -> None:
     assert (found.stop_ids, found.banned_ids) == ((STOP_ID,), (BANNED_ID,))
 
 
-def test_a_decoder_taken_apart_holds_next_to_nothing_and_knows_its_device() -> None:
+def test_a_decoder_taken_apart_holds_next_to_nothing_and_knows_what_it_was() -> None:
     decoder = FakeModel().decoder
 
     handover.take_apart(decoder)
 
     assert sum(parameter.numel() for parameter in decoder.parameters()) < 100
     assert (decoder.device, decoder.dtype) == (torch.device("cpu"), torch.float32)
+    assert decoder.lm_head.weight.shape[1] == decoder.config.hidden_size
 
 
 def test_a_sliding_window_is_told_in_vllms_words(tmp_path: Path) -> None:

@@ -83,13 +83,12 @@ def remove_weights(folder: Path) -> None:
 
 
 def take_apart(decoder: Phi3ForCausalLM) -> None:
-    """Free the decoder's weights; it still tells its device and config."""
+    """Free the decoder's weights; it still tells its sizes, its device and its type."""
     words = word_embedding(decoder).weight
+    nothing = nn.Parameter(words[:0].clone(), requires_grad=False)
     decoder.model.layers = nn.ModuleList()
-    decoder.set_input_embeddings(
-        nn.Embedding(0, words.shape[1], device=words.device, dtype=words.dtype)
-    )
-    setattr(decoder, "lm_head", nn.Identity())  # noqa: B010 transformers declares its own class
+    word_embedding(decoder).weight = nothing
+    decoder.lm_head.weight = nothing
     if words.is_cuda:
         torch.cuda.empty_cache()
 
