@@ -243,15 +243,16 @@ def _summary(name: str, rounds: list[Figures]) -> dict[str, Any]:
 
 
 def _table(summaries: list[dict[str, Any]], machine: str) -> str:
+    base_mib = summaries[0]["rounds"][0]["base_bytes"] / 1024**2
     lines = [
         "# Media",
         "",
         f"{machine}. Medians of {len(summaries[0]['rounds'])} rounds; CPU is that of the worker "
         "and its children, peak is the worker's memory without the assets, which lie in shared "
-        f"memory, of which Python and the libraries are {summaries[0]['rounds'][0]['base_bytes'] >> 20} "
+        f"memory, of which Python and the libraries are {base_mib:.0f} "
         "MiB or more. Made by `python -m benchmarks.media`.",
         "",
-        "| case | target | CPU ms per unit | units per CPU s | units per second | peak MiB | with assets |",
+        "| case | target | CPU ms per unit | units per CPU s | units per s | peak MiB | with all |",
         "|---|---|---|---|---|---|---|",
     ]
     lines.extend(

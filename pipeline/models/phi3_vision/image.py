@@ -79,7 +79,8 @@ class ImagePreparation:
             RequestRefused: the shorter side would vanish.
         """
         is_tall = image.width < image.height
-        image = image.convert("RGB")
+        if image.mode != "RGB":  # a conversion copies RGB too
+            image = image.convert("RGB")
         if is_tall:
             image = image.transpose(Image.Transpose.TRANSPOSE)
         width_px, height_px = self._resized(*image.size)

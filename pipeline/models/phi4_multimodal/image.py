@@ -104,9 +104,8 @@ class ImagePreparation:
             RequestRefused: one side would be shorter than 10 px, as in the original code.
         """
         layout = self.layout(*image.size)
-        resized = image.convert("RGB").resize(
-            (layout.width_px, layout.height_px), Image.Resampling.BILINEAR
-        )
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies RGB too
+        resized = rgb.resize((layout.width_px, layout.height_px), Image.Resampling.BILINEAR)
         size = (layout.num_columns * self.crop_size_px, layout.num_rows * self.crop_size_px)
         padded = Image.new("RGB", size, WHITE)
         padded.paste(resized, (0, 0))
