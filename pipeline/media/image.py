@@ -67,8 +67,8 @@ def pieces(content: bytes, config: ImageConfig, *, max_side_px: int | None) -> I
 
     Yields:
         Pieces whose `image` is RGB. A TIFF page that is broken is a piece with an error. Flags:
-        "animation" (only the first frame is given), "icc_ignored" and "exif_ignored" (a profile
-        or orientation that could not be read).
+        "animation" and "first_of_N_frames" (the others are not given), "icc_ignored" and
+        "exif_ignored" (a profile or orientation that could not be read).
 
     Raises:
         DecodeError: not an image, or truncated.
@@ -117,18 +117,24 @@ def _open_heif(content: bytes, config: ImageConfig) -> Image.Image:
 
 def _only(image: Image.Image, config: ImageConfig, max_side_px: int | None) -> Piece:
     _check_size(image.size, image.format, config)
-    try:
-        animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-    except _BROKEN:
-        animated = True  # the frames cannot be counted, so there is something after the first
+    animation = _animation(image)
     longest_px = max(image.size)
     if max_side_px is not None and longest_px >= 4 * max_side_px:
         width_px, height_px = (side * 2 * max_side_px // longest_px for side in image.size)
         image.draft(None, (max(width_px, 1), max(height_px, 1)))
     picture, flags = _finish(image)
-    if animated:
-        flags = ("animation", *flags)
-    return Piece(index=0, count=1, kind="image", image=picture, flags=flags)
+    return Piece(index=0, count=1, kind="image", image=picture, flags=(*animation, *flags))
+
+
+def _animation(image: Image.Image) -> tuple[str, ...]:
+    """Flag an animation, with the number of its frames where that can be told."""
+    if image.format == "MPO":  # several pictures of one scene, of which the first is the photo
+        return ()
+    try:
+        num_frames: int = getattr(image, "n_frames", 1)
+    except _BROKEN:
+        return ("animation",)  # there is something after the first frame
+    return ("animation", f"first_of_{num_frames}_frames") if num_frames > 1 else ()
 
 
 def _pages(image: Image.Image, config: ImageConfig) -> Iterator[Piece]:

@@ -6,12 +6,15 @@ when its whole PDF is there; `deck.py` then compares pages and text with the fil
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -35,6 +38,9 @@ INSTALL: Final = (
 
 _MAC_PATH = Path("/Applications/LibreOffice.app/Contents/MacOS/soffice")
 _SUFFIXES: Mapping[str, str] = {sniff.PPTX: ".pptx", sniff.PPT: ".ppt", sniff.ODP: ".odp"}
+_FOLDER_PREFIX = "phicorpus-render-"
+_LOCK_NAME = ".owner"
+_NEW_S = 60.0
 _PER_DECK_RATIO = 1 / 8  # of decks.render_timeout_s, beside once that for the whole run
 _PROFILE_PATH = Path(__file__).with_name("libreoffice.xcu")
 
@@ -125,7 +131,8 @@ def _convert(
     soffice: Path, decks: Sequence[tuple[str, bytes]], config: DeckConfig
 ) -> tuple[list[bytes | None], SegmentError]:
     """Run LibreOffice once; give the PDFs that are whole, and why others would be missing."""
-    with tempfile.TemporaryDirectory(prefix="phicorpus-render-") as folder:
+    sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder, _owned(Path(folder)):
         root = Path(folder).resolve()
         for name in ("in", "out", "home", "profile/user"):
             (root / name).mkdir(parents=True)
@@ -148,6 +155,37 @@ def _convert(
         except (SandboxTimeout, SandboxCrashed, LimitExceeded) as error:
             failure = type(error)(f"LibreOffice: {error}")
         return [_whole_pdf(root / "out" / f"{path.stem}.pdf") for path in inputs], failure
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Hold a lock in a folder; the system lets go of it when this process ends, however it ends."""
+    with (folder / _LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@cache
+def sweep(parent: Path) -> int:
+    """Remove the folders that killed workers of this user have left, once per process.
+
+    Returns:
+        How many there were.
+    """
+    num_removed = 0
+    for folder in parent.glob(f"{_FOLDER_PREFIX}*"):
+        try:
+            found = folder.lstat()
+            is_new = time.time() - found.st_mtime < _NEW_S  # its owner may be about to lock it
+            if is_new or found.st_uid != os.getuid() or folder.is_symlink():
+                continue
+            with (folder / _LOCK_NAME).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+                num_removed += 1
+        except OSError:  # locked, or somebody else is removing it
+            continue
+    return num_removed
 
 
 def _arguments(root: Path) -> list[str]:

@@ -174,7 +174,7 @@ def test_an_animation_gives_its_first_frame_and_says_so() -> None:
 
     (piece,) = decode(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
-    assert piece.flags == ("animation",)
+    assert piece.flags == ("animation", "first_of_2_frames")
     assert piece.image is not None
     assert mean(piece.image)[0] > 250
 
@@ -217,6 +217,43 @@ def test_a_truncated_image_is_an_error(kind: str) -> None:
 def test_what_is_no_image_is_an_error(content: bytes) -> None:
     with pytest.raises(DecodeError):
         decode(content)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_other_animations_tell_their_frames_too(kind: str) -> None:
+    frames = [an_image(color=color) for color in ("red", "blue", "lime")]
+
+    (piece,) = decode(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+    assert piece.flags == ("animation", "first_of_3_frames")
+
+
+def a_heic(picture: Image.Image) -> bytes:
+    heif = pytest.importorskip("pillow_heif")
+    target = io.BytesIO()
+    heif.from_pillow(picture).save(target, quality=95)
+    return target.getvalue()
+
+
+def test_heic_is_decoded_upright_where_its_extra_is_installed() -> None:
+    picture = an_image(size=(64, 48), color="red")
+    picture.paste("blue", (0, 0, 32, 48))
+
+    found = the_picture(a_heic(picture))
+
+    assert (found.mode, found.size) == ("RGB", (64, 48))
+    left, right = found.getpixel((8, 24)), found.getpixel((56, 24))
+    assert np.allclose(left, (0, 0, 255), atol=12)
+    assert np.allclose(right, (255, 0, 0), atol=12)
+
+
+def test_heic_has_the_same_limits_and_is_never_decoded_in_part() -> None:
+    content = a_heic(an_image(size=(64, 48)))
+
+    with pytest.raises(LimitExceeded, match=r"images\.max_pixels: 64 x 48"):
+        list(image.pieces(content, ImageConfig(max_pixels=100), max_side_px=None))
+    with pytest.raises(DecodeError):
+        decode(content[: len(content) * 2 // 3])
 
 
 def test_heic_without_its_extra_names_it() -> None:

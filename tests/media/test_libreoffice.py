@@ -1,7 +1,10 @@
 """How the renderer is run: with programs in LibreOffice's place that fail in each of its ways."""
 
+import fcntl
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -138,3 +141,27 @@ def test_the_profile_follows_no_links_and_runs_no_macros() -> None:
 
     assert "BlockUntrustedRefererLinks" in profile
     assert "DisableMacrosExecution" in profile
+
+
+def test_folders_of_killed_workers_are_swept_and_no_others(tmp_path: Path) -> None:
+    def a_folder(name: str, *, age_s: float = 3600.0) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / ".owner").touch()
+        os.utime(folder, (time.time() - age_s,) * 2)
+        return folder
+
+    left = a_folder("phicorpus-render-left")
+    kept = [
+        a_folder("phicorpus-render-new", age_s=0.0),
+        a_folder("phicorpus-render-used"),
+        a_folder("somebody-elses"),
+    ]
+    (tmp_path / "phicorpus-render-link").symlink_to(kept[2])
+
+    with (kept[1] / ".owner").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert libreoffice.sweep(tmp_path) == 1
+
+    assert not left.exists()
+    assert all(folder.exists() for folder in kept)
