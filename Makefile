@@ -46,6 +46,7 @@ fuzz: $(VENV)/installed  ## Decode 10,000 damaged files; fails on an error witho
 	$(BIN)/python -m tests.hostile.fuzz
 
 chaos: $(VENV)/installed  ## Kill drivers and workers at random, over 200 times, and count what is lost
+	$(BIN)/pytest -m chaos tests/chaos
 	$(BIN)/python -m tests.chaos.soak --runs 21 --kills 10 --output benchmarks/results/chaos.json
 
 clean:  ## Remove the virtual environments and the demo

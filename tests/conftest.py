@@ -19,7 +19,10 @@ settings.load_profile("project")
 def cluster() -> Iterator[str]:
     """A local cluster; gives its address, for drivers in processes of their own."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # A busy machine is not a dead one: with eight drivers, a node is slow to answer for itself.
+    patience = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}
     ray.init(
+        _system_config=patience,
         address="local",
         num_cpus=4,
         include_dashboard=False,

@@ -259,7 +259,7 @@ def mend(corpus: Corpus, names: Sequence[str]) -> None:
 EDITS = st.sampled_from(["grow", "change", "revert", "reorder", "remove", "insert", "resize"])
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(
     edits=st.lists(st.tuples(EDITS, st.integers(0, 2**16), st.booleans()), max_size=6),
     size=st.integers(1, 9),

@@ -15,7 +15,7 @@ class CrashingFileSystem(AbstractFileSystem):
     """Local files behind "create if absent"; SIGKILL at the n-th write of a folder.
 
     `point` is "before:annotations:2": before the second file of annotations/ is created; "after:"
-    is when it is there.
+    is when it is there. "before:annotations/deck:1" is before the first of them about decks.
     """
 
     protocol = "crash"
@@ -23,13 +23,15 @@ class CrashingFileSystem(AbstractFileSystem):
 
     def __init__(self, point: str = "", **options: Any) -> None:
         super().__init__(**options)
-        self._when, self._folder, number = (point or "::0").split(":")
+        self._when, where, number = (point or "::0").split(":")
+        self._folder, _, self._kind = where.partition("/")
         self._left = int(number)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         assert mode == "create"
         target = Path(self._strip_protocol(path))
-        struck = f"/{self._folder}/" in str(target) and self._is_the_one()
+        fits = f"/{self._folder}/" in str(target) and target.name.startswith(self._kind)
+        struck = fits and self._is_the_one()
         if struck and self._when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         target.parent.mkdir(parents=True, exist_ok=True)

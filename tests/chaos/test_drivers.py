@@ -9,13 +9,21 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.audit import verify
 from pipeline.config import RunConfig
 from pipeline.job import annotate
 from pipeline.storage.store import open_store
-from tests.builders import a_backend, a_config, a_corpus
+from tests.builders import (
+    a_backend,
+    a_config,
+    a_corpus,
+    an_image,
+    write_files,
+    write_manifest,
+)
 from tests.chaos.soak import content, start_driver
 
 pytestmark = pytest.mark.ray
@@ -34,8 +42,22 @@ def check(config: RunConfig, rows: Counter[tuple[object, ...]]) -> None:
     assert (found.problems, found.is_right) == ([], True)
 
 
+_BOUNDED = [
+    *("before:annotations/image:2", "after:annotations/deck:1"),
+    *("before:documents/audio:1", "after:runs:2"),
+]
+_OTHERS = [
+    point
+    for when in ("before", "after")
+    for folder in ("annotations", "documents")
+    for kind in ("image", "deck", "audio")
+    if (point := f"{when}:{folder}/{kind}:1") not in _BOUNDED
+]
+
+
 @pytest.mark.parametrize(
-    "point", ["before:annotations:2", "after:annotations:3", "before:documents:2", "after:runs:2"]
+    "point",
+    [*_BOUNDED, *(pytest.param(point, marks=pytest.mark.chaos) for point in _OTHERS)],
 )
 def test_a_driver_killed_at_a_named_point_and_run_again_gives_the_same_rows(
     tmp_path: Path, cluster: str, point: str
@@ -50,6 +72,28 @@ def test_a_driver_killed_at_a_named_point_and_run_again_gives_the_same_rows(
     assert driver.returncode == -signal.SIGKILL
     annotate(a_config(tmp_path), backend=a_backend())
     check(a_config(tmp_path), undisturbed(tmp_path))
+
+
+def test_eight_drivers_at_once_publish_each_file_once(tmp_path: Path, cluster: str) -> None:
+    """Eight processes on one cluster; what they share is the output, and nothing else."""
+    files = {f"{i}.png": an_image(str(i)) for i in range(8)} | {"broken.png": an_image()[:60]}
+    write_files(tmp_path, files)
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": name} for name in files])
+    slots = {"cpus_per_replica": 0.2, "fetch_cpus": 0.3, "decode_cpus": 0.3}
+    settings = {"tasks": ["ocr"], "cluster": slots}
+    config = a_config(tmp_path, **settings)
+
+    script = {"delay_s": 0.05, "delay_spread_s": 0.3}
+    drivers = [start_driver(config, cluster, script) for _ in range(8)]
+    said = [driver.communicate(timeout=240)[1] for driver in drivers]
+
+    assert [driver.returncode for driver in drivers] == [0] * 8, said
+    check(config, undisturbed(tmp_path, **settings))
+    publishers = Counter(
+        pq.read_schema(path).metadata[b"phicorpus.run_id"]
+        for path in (tmp_path / "output").glob("annotations/*/*/*.parquet")
+    )
+    assert publishers.total() == 5
 
 
 def test_a_driver_that_is_told_to_stop_commits_whole_units_and_says_so(
