@@ -57,6 +57,8 @@ def phi_backend(config: RunConfig) -> Backend:
     if config.engine.name == "vllm":
         requirement.check(config)
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
+    if config.engine.name == "vllm":
+        requirement.check_model(resolved)
     preparation = resolved.preparation
     identity = resolved.digest
     max_crops = config.images.max_crops

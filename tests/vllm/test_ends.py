@@ -99,6 +99,16 @@ def test_a_closed_engine_refuses_answers_who_waits_and_leaves_nothing() -> None:
     assert engine_threads() == []
 
 
+def test_a_vllm_that_does_not_start_says_so_and_leaves_nothing() -> None:
+    more_than_there_is = engine_config(kv_cache_tokens=2**40)
+
+    with pytest.raises(EngineDied, match="vLLM does not start"):
+        VllmEngine(FakeModel(hidden=HIDDEN), more_than_there_is)
+
+    assert all_end(processes(), within_s=5)
+    assert engine_threads() == []
+
+
 def test_vllm_ends_with_a_killed_actor() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "tests.vllm.actor"], stdout=subprocess.PIPE, text=True

