@@ -16,6 +16,7 @@ _ERRORS = {
     "conflict": (409, "ConditionalRequestConflict"),
     "expired": (403, "ExpiredToken"),
     "denied": (403, "AccessDenied"),
+    "no_bucket": (404, "NoSuchBucket"),
 }
 _HOP = {"connection", "transfer-encoding", "content-length", "content-encoding"}
 
