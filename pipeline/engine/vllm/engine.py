@@ -263,6 +263,7 @@ class VllmEngine:
             self._stats.num_running = self._stats.num_waiting = 0
             jobs = list(self._open)
         log.info("the engine ends", extra={"reason": reason})
+        self._servers.abandon()
         for job in jobs:
             self._fail(job, EngineDied(reason))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pipeline.config import EngineConfig
 from pipeline.engine.engine import Regime
 from pipeline.engine.reception import Limits
 from pipeline.engine.vllm import handover
+from pipeline.engine.vllm.folder import Folder
 from pipeline.engine.vllm.server import Server, Size
 from pipeline.errors import EngineDied, InferError
 from pipeline.models.model import Model
@@ -31,9 +30,9 @@ class Servers:
         self._model = model
         self._limits = limits
         self._config = config
-        self._folder = TemporaryDirectory(prefix="phicorpus-vllm-")
+        self._folder = Folder()
         self._starting: dict[Regime, asyncio.Task[Server]] = {}
-        handover.write(model, Path(self._folder.name))
+        handover.write(model, self._folder.path)
         handover.take_apart(model.decoder)
 
     def __len__(self) -> int:
@@ -56,16 +55,20 @@ class Servers:
                 raise
             raise InferError(f"a second vLLM, for the long LongRoPE factors: {error}") from error
 
+    def abandon(self) -> None:
+        """Start no further one: the process may be about to end without another word."""
+        self._folder.remove()
+
     async def close(self) -> None:
         """End all of them, those that are starting too."""
         for server in await asyncio.gather(*self._starting.values(), return_exceptions=True):
             if isinstance(server, Server):
                 await server.close()
         self._starting.clear()
-        self._folder.cleanup()
+        self._folder.remove()
 
     def _start(self, regime: Regime) -> Server:
-        limits, folder = self._limits, Path(self._folder.name)
+        limits, folder = self._limits, self._folder.path
         longest = min(limits.max_length, limits.pages * limits.page_size)
         if regime == "short" and limits.regime_length:
             longest = min(longest, limits.regime_length)
