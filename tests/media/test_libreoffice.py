@@ -148,7 +148,8 @@ def test_folders_of_killed_workers_are_swept_and_no_others(tmp_path: Path) -> No
         folder = tmp_path / name
         folder.mkdir()
         (folder / ".owner").touch()
-        os.utime(folder, (time.time() - age_s,) * 2)
+        changed_s = time.time() - age_s
+        os.utime(folder, (changed_s, changed_s))
         return folder
 
     left = a_folder("phicorpus-render-left")
