@@ -87,7 +87,8 @@ def table(report: Mapping[str, object], runs: Mapping[str, Mapping[str, list[Run
     """The medians as Markdown."""
     lines = [
         f"# vLLM\n\n{report['hardware']}; {report['rounds']} rounds. Output tokens per CPU-second"
-        " (per second of wall time), medians; prefill: prompt tokens that vLLM computed.\n",
+        " (per second of wall time, with others on the machine; vLLM computes on all its CPUs),"
+        " medians; prefill: prompt tokens that vLLM computed.\n",
         "| work | " + " | ".join(WAYS) + " | prefill |",
         "|---" * (len(WAYS) + 2) + "|",
     ]
