@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -152,6 +153,13 @@ def test_a_changed_asset_is_annotated_again_alone(tmp_path: Path, by: str) -> No
     rows = annotation_rows(tmp_path / "output")
     versions = Counter((row["asset_id"], row["asset_version"]) for row in rows)
     assert versions == {**{(name, 0): 2 for name in "0123456"}, ("4", 1): 2}
+    files = f"{tmp_path}/output/annotations/**/*.parquet"
+    query = """SELECT asset_id, text
+        FROM read_parquet(?, hive_partitioning = true)
+        WHERE task = 'ocr' QUALIFY asset_version
+            = max(asset_version) OVER (PARTITION BY task, fingerprint, asset_id)"""
+    held = duckdb.connect().execute(query, [files]).fetchall()
+    assert sorted(held) == [(row["asset_id"], content_of(row)) for row in corpus.rows]
 
 
 def test_an_asset_that_changes_back_holds_again(tmp_path: Path) -> None:
