@@ -13,6 +13,7 @@ from pipeline.demo.surface import (
     INK,
     PALE,
     Colour,
+    Fonts,
     ImageSurface,
     Rendered,
     Surface,
@@ -98,7 +99,7 @@ def lay_out_page(
     page: Page,
     size: tuple[int, int],
     *,
-    font_path: str | None = None,
+    fonts: Fonts | None = None,
     supersampling: int = 3,
 ) -> ImageSurface:
     """Lay a page out; chance picks paper, ink and print, the largest that fits.
@@ -107,7 +108,7 @@ def lay_out_page(
         rng: Source of chance for the look.
         page: What stands on it.
         size: Width and height in pixels.
-        font_path: A font file instead of Pillow's built-in font.
+        fonts: Instead of Pillow's built-in font.
         supersampling: How finely shapes are drawn.
 
     Raises:
@@ -119,9 +120,7 @@ def lay_out_page(
     largest = float(rng.uniform(0.092, 0.104)) * size[0]
     for shrink in (1.0, 0.95, 0.9, 0.85, 0.8):
         text_size = largest * shrink
-        surface = ImageSurface(
-            size, background=paper, font_path=font_path, supersampling=supersampling
-        )
+        surface = ImageSurface(size, background=paper, fonts=fonts, supersampling=supersampling)
         end = _draw(surface, page, ink, text_size, banner=banner)
         if end <= size[1] - 0.2 * text_size:
             return surface

@@ -19,6 +19,8 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 Align = Literal["left", "centre", "right"]
+Fonts = tuple[str, str]
+"""Files of the regular and the bold font."""
 
 WHITE: Colour = (255, 255, 255)
 INK: Colour = (34, 40, 49)
@@ -149,11 +151,11 @@ class ImageSurface:
         size: tuple[int, int],
         *,
         background: Colour = WHITE,
-        font_path: str | None = None,
+        fonts: Fonts | None = None,
         supersampling: int = 3,
     ) -> None:
         self.width, self.height = float(size[0]), float(size[1])
-        self._size, self._background, self._font_path = size, background, font_path
+        self._size, self._background, self._fonts = size, background, fonts
         self._scale = supersampling
         self._shapes: list[tuple[Sequence[Point], Colour, float | None]] = []
         self._texts: list[tuple[str, Point, float, int, Colour, bool]] = []
@@ -166,7 +168,7 @@ class ImageSurface:
 
     def text_width(self, text: str, size: float, *, bold: bool = False) -> float:
         extra = 2 * self._stroke(size) if bold else 0.0
-        return load_font(round(size), self._font_path).getlength(text) + extra
+        return self._font(round(size), bold=bold).getlength(text) + extra
 
     def text(
         self,
@@ -197,7 +199,7 @@ class ImageSurface:
         image = large.reduce(self._scale)
         draw = ImageDraw.Draw(image)
         for text, at, _, size_px, colour, bold in self._texts:
-            font = load_font(size_px, self._font_path)
+            font = self._font(size_px, bold=bold)
             stroke = self._stroke(size_px) if bold else 0
             draw.text(at, text, colour, font, stroke_width=stroke, stroke_fill=colour)
         return Rendered(image, self.placed())
@@ -205,13 +207,16 @@ class ImageSurface:
     def placed(self) -> tuple[PlacedText, ...]:
         """Tell where every text stands; needs no picture."""
         placed: list[PlacedText] = []
-        for text, (left, top), text_width, size_px, _, _ in self._texts:
-            font = load_font(size_px, self._font_path)
+        for text, (left, top), text_width, size_px, _, bold in self._texts:
+            font = self._font(size_px, bold=bold)
             edges = tuple(left + font.getlength(text[:i]) for i in range(len(text) + 1))
             bottom = top + sum(font.getmetrics())
             placed.append(PlacedText(text, left, top, left + text_width, bottom, edges))
         return tuple(placed)
 
-    @staticmethod
-    def _stroke(size: float) -> float:
-        return size / 50
+    def _font(self, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+        return load_font(size_px, self._fonts[bold] if self._fonts else None)
+
+    def _stroke(self, size: float) -> float:
+        """Tell how much thicker bold is drawn: the built-in font has no bold of its own."""
+        return 0.0 if self._fonts else size / 50

@@ -23,9 +23,9 @@ MINUTES: dict[Part, float] = {"eyes": 40, "mind": 40, "ears": 25, "vision": 20, 
 """Of training, each on one core of 2026's servers."""
 
 
-def train(part: Part, folder: Path, seed: int, scale: float) -> None:
-    """Train one part, on one core."""
-    torch.set_num_threads(1)
+def train(part: Part, folder: Path, seed: int, scale: float, num_threads: int = 1) -> None:
+    """Train one part."""
+    torch.set_num_threads(num_threads)
     minutes = MINUTES[part] * scale
     if part == "vision" or part == "speech":  # noqa: PLR1714 - so that the type narrows
         joining.train(folder, part, seed=seed, minutes=minutes)
@@ -51,9 +51,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="Of the training times.")
     parser.add_argument("--only", choices=sorted(MINUTES), help="Train this part, write nothing.")
+    parser.add_argument("--threads", type=int, default=1, help="Of the one part.")
     options = parser.parse_args()
     if options.only:
-        train(options.only, options.folder, options.seed, options.scale)
+        train(options.only, options.folder, options.seed, options.scale, options.threads)
         return
     train_all(("eyes", "mind", "ears"), options.folder, options.seed, options.scale)
     train_all(("vision", "speech"), options.folder, options.seed, options.scale)

@@ -122,9 +122,9 @@ class Listener(nn.Module):
         """Compute the loss, and which part of the words is right."""
         states = self.encoder.encoder(batch.mels, batch.lengths)
         rows = self.encoder.audio_projection["speech"](states).float()
-        logits = rows @ self.codes.T * _SHARPNESS
+        logits = (rows @ self.codes.T - self.codes.square().sum(-1) / 2) * _SHARPNESS
         silent = torch.full_like(
-            logits[..., :1], _SHARPNESS * float(self.codes[0].square().sum()) / 4
+            logits[..., :1], -_SHARPNESS * float(self.codes[0].square().sum()) / 4
         )
         scores = torch.cat([logits, silent], dim=-1).log_softmax(dim=-1)
         is_real = (batch.covering >= 0).float()

@@ -43,7 +43,7 @@ def gather(folder: Path, seed: int) -> tuple[Tensors, dict[str, Tensors]]:
         own = {k.removeprefix("encoder."): v for k, v in joined.items() if k.startswith("encoder.")}
         if own:
             encoder.load_state_dict(own)
-        adapters[sense] = _halves(decoder, joined)
+        adapters[sense] = _halves(decoder, joined, network.RANKS[sense])
     image, audio = reader.encoder, listener.encoder
     speaking = audio.audio_projection["speech"].state_dict()
     audio.audio_projection["vision"].load_state_dict(speaking)
@@ -68,7 +68,7 @@ def _based(name: str) -> str:
     return f"{stem}.base_layer.weight" if stem.endswith(_ADAPTED) else name
 
 
-def _halves(decoder: nn.Module, joined: Mapping[str, torch.Tensor]) -> Tensors:
+def _halves(decoder: nn.Module, joined: Mapping[str, torch.Tensor], rank: int) -> Tensors:
     """Name an adapter's halves `model.layers.0.mlp.down_proj.lora_A`; zeros where it has none."""
     halves: Tensors = {}
     for name, weight in decoder.state_dict().items():
@@ -76,8 +76,8 @@ def _halves(decoder: nn.Module, joined: Mapping[str, torch.Tensor]) -> Tensors:
         if not stem.endswith(_ADAPTED):
             continue
         for half, shape in (
-            ("lora_A", (network.RANK, weight.shape[1])),
-            ("lora_B", (weight.shape[0], network.RANK)),
+            ("lora_A", (rank, weight.shape[1])),
+            ("lora_B", (weight.shape[0], rank)),
         ):
             halves[f"{stem}.{half}"] = joined.get(f"decoder.{stem}.{half}", torch.zeros(shape))
     return halves
@@ -117,7 +117,7 @@ def write(folder: Path, output: Path, *, seed: int) -> None:
     _write(output / INDEX, index)
     _write_descriptions(output)
     for sense, halves in adapters.items():
-        _write_adapter(output / f"{sense}-lora", halves)
+        _write_adapter(output / f"{sense}-lora", halves, network.RANKS[sense])
 
 
 def _write_descriptions(output: Path) -> None:
@@ -159,7 +159,7 @@ def _write_descriptions(output: Path) -> None:
     (output / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
 
 
-def _write_adapter(output: Path, halves: Tensors) -> None:
+def _write_adapter(output: Path, halves: Tensors, rank: int) -> None:
     """Write an adapter in peft's layout, as the hub has it beside the shards."""
     output.mkdir(exist_ok=True)
     named = {
@@ -172,8 +172,8 @@ def _write_adapter(output: Path, halves: Tensors) -> None:
         {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "r": network.RANK,
-            "lora_alpha": 2 * network.RANK,
+            "r": rank,
+            "lora_alpha": 2 * rank,
             "lora_dropout": 0.0,
             "bias": "none",
             "target_modules": tiny.LORA_LAYERS,

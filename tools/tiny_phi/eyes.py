@@ -126,10 +126,10 @@ class Reader(nn.Module):
         rows = self.encoder.img_projection(cells).float()
         ends = torch.stack([self.encoder.sub_GN.flatten(), self.encoder.glb_GN.flatten()])
         marks = self.encoder.img_projection(ends).float()
-        logits = torch.einsum("nrcw,skw->nrcsk", rows, self.codes) * _SHARPNESS
-        silent = torch.full_like(
-            logits[..., :1], _SHARPNESS * float(self.codes[0, 0].square().sum()) / 2
-        )
+        likeness = torch.einsum("nrcw,skw->nrcsk", rows, self.codes)
+        # Longer codes are like everything: this makes the word the one that is nearest.
+        logits = (likeness - self.codes.square().sum(-1) / 2) * _SHARPNESS
+        silent = torch.zeros_like(logits[..., :1])
         scores = torch.cat([logits, silent], dim=-1).log_softmax(dim=-1)
         used = batch.valid[:, ::2, ::2]
         says = (1 - batch.shares[..., -1]) * used[..., None]

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from pipeline.models.model import Canvas
 from tools.tiny_phi import ears, eyes, labels, network, pictures, requests
@@ -17,7 +18,7 @@ from tools.tiny_phi.requests import Request
 from tools.tiny_phi.training import Training, log
 
 Sense = Literal["vision", "speech"]
-RATE = 1e-3
+RATE = 1.5e-3
 _PICTURES, _QUESTIONS, _CLIPS = 12, 2, 20
 
 
@@ -43,7 +44,7 @@ class Joined(nn.Module):
             listener = ears.Listener(network.audio_encoder(seed))
             listener.load_state_dict(torch.load(folder / "ears.pt", weights_only=True)["module"])
             self.encoder = listener.encoder
-        network.adapt(self.decoder)
+        network.adapt(self.decoder, network.RANKS[sense])
 
     def forward(self, asked: list[Request]) -> tuple[torch.Tensor, dict[str, float]]:
         """Compute the loss on the answers."""
@@ -51,14 +52,25 @@ class Joined(nn.Module):
         return requests.answer_loss(self.decoder, requests.batch(asked, table))
 
 
-def _pictures(model: Joined, rng: np.random.Generator) -> Iterator[list[Request]]:
+Asked = tuple[list[Request], torch.Tensor]
+"""Requests, and what the encoder's rows lack to the ideal ones."""
+
+
+def _pictures(model: Joined, rng: np.random.Generator) -> Iterator[Asked]:
+    codes = torch.from_numpy(labels.class_codes()[0])
     while True:
         drawn: list[tuple[pictures.Picture, Canvas]] = []
-        for _ in range(_PICTURES):
+        ideals: list[torch.Tensor] = []
+        while len(drawn) < _PICTURES:
             picture = pictures.sample(rng)
+            labelled = labels.label(picture)
+            if labelled is None:
+                continue
             drawn.append((picture, labels.PREPARATION.canvas(pictures.draw(rng, picture))))
+            ideals.append(torch.from_numpy(requests.laid_out(labelled, labelled)))
         with torch.autocast("cpu", torch.bfloat16):
             rows = model.encoder([canvas for _, canvas in drawn], 64)
+        lack = _lack(torch.cat(rows).float(), torch.cat(ideals), codes)
         asked: list[Request] = []
         for (picture, _), own in zip(drawn, rows, strict=True):
             tasks = [requests.choose_task(rng, picture.kind) for _ in range(_QUESTIONS)]
@@ -66,10 +78,21 @@ def _pictures(model: Joined, rng: np.random.Generator) -> Iterator[list[Request]
                 requests.request(own.float(), task, picture.answers[task])
                 for task in dict.fromkeys(tasks)
             ]
-        yield asked
+        yield asked, lack
 
 
-def _clips(model: Joined, rng: np.random.Generator) -> Iterator[list[Request]]:
+def _lack(rows: torch.Tensor, ideal: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Compare rows with ideal ones, by distance and by the word that they are nearest to."""
+    halves = codes.square().sum(-1) / 2
+    wanted = ideal @ codes.T - halves
+    says = wanted.amax(-1) > 0.6 * float(halves[0])
+    weights = 0.05 + says.float()
+    distance = ((rows - ideal).square().sum(-1) * weights).sum() / weights.sum()
+    words = functional.cross_entropy(3.0 * (rows[says] @ codes.T - halves), wanted[says].argmax(-1))
+    return 0.3 * distance + words
+
+
+def _clips(model: Joined, rng: np.random.Generator) -> Iterator[Asked]:
     pool = ears.Pool(rng)
     pool.refresh(160)
     while True:
@@ -79,13 +102,14 @@ def _clips(model: Joined, rng: np.random.Generator) -> Iterator[list[Request]]:
         mels = [torch.from_numpy(clip.mel) for clip in clips]
         with torch.autocast("cpu", torch.bfloat16):
             rows = model.encoder(mels, [False] * len(mels))
-        yield [
+        asked = [
             requests.request(own.float(), "transcribe", clip.text)
             for own, clip in zip(rows, clips, strict=True)
         ]
+        yield asked, torch.zeros(())
 
 
-_SOURCES: dict[Sense, Callable[[Joined, np.random.Generator], Iterator[list[Request]]]] = {
+_SOURCES: dict[Sense, Callable[[Joined, np.random.Generator], Iterator[Asked]]] = {
     "vision": _pictures,
     "speech": _clips,
 }
@@ -95,13 +119,14 @@ def train(folder: Path, sense: Sense, *, seed: int, minutes: float) -> None:
     """Train, from where a former run stopped, for so many minutes of the clock."""
     torch.manual_seed(seed)
     model = Joined(folder, sense, seed)
-    training = Training(model, folder / f"{sense}.pt", rate=RATE, minutes=minutes)
+    training = Training(model, folder / f"{sense}.pt", rate=RATE, minutes=minutes, slow="encoder.")
     rng = np.random.default_rng([seed, 3, training.step])
     started = time.monotonic()
-    for asked in _SOURCES[sense](model, rng):
+    for asked, lack in _SOURCES[sense](model, rng):
         with torch.autocast("cpu", torch.bfloat16):
             loss, found = model(asked)
-        if training.update(loss):
+        found["lack"] = float(lack.detach())
+        if training.update(loss + 0.3 * lack):
             break
         if training.step % 25 == 0:
             log(folder / f"{sense}.jsonl", training, found | {"s": time.monotonic() - started})

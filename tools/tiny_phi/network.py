@@ -22,7 +22,7 @@ TOWER_WIDTH, TOWER_HEADS, TOWER_LAYERS = 128, 4, 5
 """The last layer is never run: the features are those of the last but one."""
 EAR_WIDTH, EAR_HEADS, EAR_BLOCKS, STEM_CHANNELS = 128, 4, 4, 32
 DECODER_LAYERS, DECODER_HEADS, FEED_FORWARD = 4, 5, 448
-RANK = 8
+RANKS = {"vision": 24, "speech": 8}
 _POSITION_CHANNELS = 2 * labels.SIDE
 _SHARPNESS = (2.5, 4.0, 5.0, 6.0)
 # Where each head looks at first, in patches (right, down); None: anywhere.
@@ -56,8 +56,8 @@ def config() -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "vocab_size": len(vocabulary.embeddings()),
     }
-    for name in ("vision_lora", "speech_lora"):
-        settings[name] |= {"r": RANK, "lora_alpha": 2 * RANK}
+    for name, rank in RANKS.items():
+        settings[f"{name}_lora"] |= {"r": rank, "lora_alpha": 2 * rank}
     settings["vision_tiny_overrides"] |= {
         "hidden_size": TOWER_WIDTH,
         "intermediate_size": 3 * TOWER_WIDTH,
@@ -216,11 +216,11 @@ def _start(module: nn.Module) -> None:
 class Adapted(nn.Module):
     """A frozen linear layer with a low-rank change that is trained."""
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
         self.base_layer = base
-        self.lora_A = nn.Parameter(torch.randn(RANK, base.in_features) / math.sqrt(RANK))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, RANK))
+        self.lora_A = nn.Parameter(torch.randn(rank, base.in_features) / math.sqrt(rank))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Transform (..., in) to (..., out); the scale is alpha / rank = 2."""
@@ -228,10 +228,9 @@ class Adapted(nn.Module):
         return self.base_layer(states) + 2.0 * change
 
 
-def adapt(model: Phi3ForCausalLM) -> list[nn.Parameter]:
-    """Freeze a decoder and put adapters on all of its linear layers; returns what to train."""
+def adapt(model: Phi3ForCausalLM, rank: int) -> None:
+    """Freeze a decoder and put adapters on all of its linear layers."""
     model.requires_grad_(requires_grad=False)
-    trained: list[nn.Parameter] = []
     for layer in model.model.layers:
         for owner, name in (
             (layer.self_attn, "qkv_proj"),
@@ -239,7 +238,4 @@ def adapt(model: Phi3ForCausalLM) -> list[nn.Parameter]:
             (layer.mlp, "gate_up_proj"),
             (layer.mlp, "down_proj"),
         ):
-            adapted = Adapted(getattr(owner, name))
-            setattr(owner, name, adapted)
-            trained += [adapted.lora_A, adapted.lora_B]
-    return trained
+            setattr(owner, name, Adapted(getattr(owner, name), rank))

@@ -11,18 +11,16 @@ import numpy as np
 from PIL import Image
 
 from pipeline.demo import charts, decks, pages, scenes, words
-from pipeline.demo.surface import ImageSurface, PlacedText
+from pipeline.demo.surface import Fonts, ImageSurface, PlacedText
 from tools.tiny_phi import vocabulary
 
 NO_CHART = "There is no chart."
 _KIND_PHRASES = {"bar": "bar chart", "line": "line chart", "pie": "pie chart"}
-_FONTS = tuple(
-    path
-    for path in (
-        "/usr/share/fonts/truetype/liberation/LiberationSans-Regular.ttf",
-        "/usr/share/fonts/truetype/crosextra/Carlito-Regular.ttf",
-    )
-    if Path(path).exists()
+_FOLDER = Path("/usr/share/fonts/truetype")
+_FONTS: tuple[Fonts, ...] = tuple(
+    (str(_FOLDER / f"{name}-Regular.ttf"), str(_FOLDER / f"{name}-Bold.ttf"))
+    for name in ("liberation/LiberationSans", "crosextra/Carlito")
+    if (_FOLDER / f"{name}-Bold.ttf").exists()
 )
 _SCRAMBLED = 0.2
 
@@ -86,7 +84,7 @@ def draw(rng: np.random.Generator, picture: Picture) -> Image.Image:
     return image
 
 
-def _font(rng: np.random.Generator) -> str | None:
+def _fonts(rng: np.random.Generator) -> Fonts | None:
     if not _FONTS or rng.random() < 0.6:
         return None
     return _FONTS[int(rng.integers(len(_FONTS)))]
@@ -100,7 +98,7 @@ def _page(rng: np.random.Generator) -> Picture:
             page = _scramble(rng, page)
         size = pages.PAGE_SIZES[int(rng.integers(2))]
         try:
-            surface = pages.lay_out_page(rng, page, size, font_path=_font(rng), supersampling=1)
+            surface = pages.lay_out_page(rng, page, size, fonts=_fonts(rng), supersampling=1)
         except ValueError:
             continue
         return _of_page(surface, page, kind)
@@ -165,7 +163,7 @@ def _bullets(texts: Sequence[PlacedText], items: Sequence[str]) -> Iterator[Mark
 def _chart(rng: np.random.Generator) -> Picture:
     chart = charts.sample_chart(rng)
     size = charts.CHART_SIZES[int(rng.integers(2))]
-    surface = ImageSurface(size, font_path=_font(rng), supersampling=1)
+    surface = ImageSurface(size, fonts=_fonts(rng), supersampling=1)
     charts.draw_whole_chart(surface, chart)
     return _of_chart(surface, chart)
 
@@ -183,7 +181,7 @@ def _of_chart(surface: ImageSurface, chart: charts.ChartData) -> Picture:
 def _slide(rng: np.random.Generator) -> Picture:
     deck = decks.sample_deck(rng, num_slides=4)
     slide = deck.slides[int(rng.integers(4))]
-    surface = ImageSurface((448, 392), font_path=_font(rng), supersampling=1)
+    surface = ImageSurface((448, 392), fonts=_fonts(rng), supersampling=1)
     decks.draw_slide(surface, slide, deck.accent)
     if slide.chart is not None:
         return _of_chart(surface, slide.chart)

@@ -80,15 +80,18 @@ def imagine(rng: np.random.Generator) -> Imagined:
 
 def ask_imagined(rng: np.random.Generator, picture: Imagined) -> Request:
     """Ask about a picture that is never drawn: rows as a good encoder would give them."""
-    labelled = picture.labelled
-    crop = labels.ideal_rows(_misread(rng, labelled), labelled.valid_rows)
-    whole = labels.ideal_rows(_misread(rng, labelled), labels.SIDE)
-    end, views = vocabulary.code("<row end>"), vocabulary.code("<views>")
-    rows = np.concatenate(
-        [_with_ends(crop[: labelled.used_rows], end), views[None], _with_ends(whole, end)]
-    )
+    crop, whole = _misread(rng, picture.labelled), _misread(rng, picture.labelled)
+    rows = laid_out(crop, whole)
     task = choose_task(rng, picture.kind)
     return request(torch.from_numpy(_noisy(rng, rows)), task, picture.answers[task])
+
+
+def laid_out(crop: labels.Labels, whole: labels.Labels) -> Floats:
+    """Lay ideal rows out as the image encoder does: the crop's, a separator, the whole view's."""
+    end, views = vocabulary.code("<row end>"), vocabulary.code("<views>")
+    rows = labels.ideal_rows(crop, crop.valid_rows)[: crop.used_rows]
+    overview = labels.ideal_rows(whole, labels.SIDE)
+    return np.concatenate([_with_ends(rows, end), views[None], _with_ends(overview, end)])
 
 
 def _misread(rng: np.random.Generator, labelled: labels.Labels) -> labels.Labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 _WARM_UP_STEPS = 100
 _SAVE_EVERY_S = 120.0
 _FLOOR = 0.05
+_DECAY = 0.02
 
 
 class Training:
@@ -31,15 +33,28 @@ class Training:
         *,
         rate: float,
         minutes: float,
-        decay: float = 0.02,
+        slow: str = "-",
     ) -> None:
-        """Start, or take up what `path` holds."""
+        """Start, or take up what `path` holds.
+
+        Args:
+            module: Its parameters that require a gradient are trained.
+            path: Of what is saved.
+            rate: The highest rate.
+            minutes: Of training in all.
+            slow: Parameters whose names begin so learn at a fifth of the rate.
+        """
         self.module, self.path, self.rate, self.total_s = module, path, rate, 60 * minutes
-        trained = [p for p in module.parameters() if p.requires_grad]
+        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [p for name, p in trained if (p.ndim > 1, name.startswith(slow)) == kind],
+                "weight_decay": _DECAY * kind[0],
+                "factor": 0.2 if kind[1] else 1.0,
+            }
+            for kind in ((True, False), (False, False), (True, True), (False, True))
         ]
+        groups = [group for group in groups if group["params"]]
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
         self.step, self.elapsed_s = 0, 0.0
         if path.exists():
@@ -48,9 +63,14 @@ class Training:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
         self._tick = self._saved = time.monotonic()
+        self._told_to_stop = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self._told_to_stop = True
 
     def update(self, loss: torch.Tensor) -> bool:
-        """Take a step; returns whether the time is used up."""
+        """Take a step; returns whether the time is used up, or the process was told to end."""
         now = time.monotonic()
         # A pause of the whole process is no training time.
         self.elapsed_s += min(now - self._tick, 5.0)
@@ -59,7 +79,7 @@ class Training:
         warm = min(1.0, (self.step + 1) / _WARM_UP_STEPS)
         fallen = _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * part))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * warm * fallen
+            group["lr"] = self.rate * warm * fallen * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
@@ -68,7 +88,7 @@ class Training:
         if now - self._saved > _SAVE_EVERY_S:
             self.save()
             self._saved = now
-        return part >= 1.0
+        return part >= 1.0 or self._told_to_stop
 
     def save(self) -> None:
         """Write everything needed to go on; replaces the file at once."""
