@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.media import libreoffice
-from tests.hostile import damage, documents, pictures, recordings
+from tests.hostile import damage, documents, pictures, recordings, texts
 from tests.hostile.attack import Attack
 from tests.hostile.formats import good_files
 
@@ -44,6 +44,7 @@ def all_attacks(link: str) -> list[Attack]:
         *documents.attacks(),
         *documents.linking(link),
         *recordings.attacks(),
+        *texts.attacks(),
         *recordings.linking(link),
         *damage.attacks(good_files()),
     ]

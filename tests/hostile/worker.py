@@ -32,7 +32,12 @@ _BATCH = 8  # as in pipeline/flow.py
 def main() -> None:
     attacks: list[dict[str, Any]] = json.loads((Path(sys.argv[1]) / "attacks.json").read_text())
     rows = [
-        {"unit_id": "u", "asset_id": attack["uri"], "tasks": ["ocr", "transcribe"], **attack}
+        {
+            "unit_id": "u",
+            "asset_id": attack["uri"],
+            "tasks": ["ocr", "transcribe", "summarise"],
+            **attack,
+        }
         for attack in attacks
     ]
     started_s = time.monotonic()
