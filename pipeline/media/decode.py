@@ -40,16 +40,12 @@ class Undecoded:
 
 
 class DecodeConfig(Section):
-    """The sections of a job's config that decoding looks at.
-
-    `image_max_side_px` is the longest side of an image that the model will look at; None for any.
-    """
+    """The sections of a job's config that decoding looks at."""
 
     images: ImageConfig = ImageConfig()
     decks: DeckConfig = DeckConfig()
     audio: AudioConfig = AudioConfig()
     texts: TextConfig = TextConfig()
-    image_max_side_px: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +194,7 @@ def _lost(last: Piece, error: SegmentError) -> Iterator[Piece]:
 
 
 def _image(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
-    return image.pieces(bytes(source.content), config.images, max_side_px=config.image_max_side_px)
+    return image.pieces(bytes(source.content), config.images)
 
 
 def _audio(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:

@@ -7,6 +7,7 @@ and the pixel limit is checked before a byte is decompressed, which bounds time 
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -55,15 +56,14 @@ _USUAL_BYTES_PER_PIXEL = 12
 _STRIP_ROWS = 256  # converted at once: a copy of 100 million pixels in double precision is 800 MB
 
 
-def pieces(content: bytes, config: ImageConfig, *, max_side_px: int | None) -> Iterator[Piece]:
+def pieces(content: bytes, config: ImageConfig) -> Iterator[Piece]:
     """Decode an image file; one piece, or one per page of a TIFF.
 
     Args:
         content: The file.
-        config: Limits.
-        max_side_px: The longest side that the model will look at. A JPEG at least four times as
-            large is decoded at a half, a quarter or an eighth of its size (DCT scaling), never
-            below twice `max_side_px`, so that the model's own resizing still has the last word.
+        config: Limits. With `jpeg_draft_px`, a JPEG at least twice as long is decoded at a half, a
+            quarter or an eighth of its size (DCT scaling), never below `jpeg_draft_px`, so that the
+            model's own resizing still has the last word.
 
     Yields:
         Pieces whose `image` is RGB. A TIFF page that is broken is a piece with an error. Flags:
@@ -82,7 +82,7 @@ def pieces(content: bytes, config: ImageConfig, *, max_side_px: int | None) -> I
         if image.format == "TIFF":
             yield from _pages(image, config)
         else:
-            yield _only(image, config, max_side_px)
+            yield _only(image, config)
 
 
 def _open(content: bytes) -> Image.Image:
@@ -115,13 +115,13 @@ def _open_heif(content: bytes, config: ImageConfig) -> Image.Image:
         raise DecodeError(f"broken HEIC: {_words(error)}") from error
 
 
-def _only(image: Image.Image, config: ImageConfig, max_side_px: int | None) -> Piece:
+def _only(image: Image.Image, config: ImageConfig) -> Piece:
     _check_size(image.size, image.format, config)
     animation = _animation(image)
-    longest_px = max(image.size)
-    if max_side_px is not None and longest_px >= 4 * max_side_px:
-        width_px, height_px = (side * 2 * max_side_px // longest_px for side in image.size)
-        image.draft(None, (max(width_px, 1), max(height_px, 1)))
+    if config.jpeg_draft_px is not None:
+        scale = config.jpeg_draft_px / max(image.size)
+        width_px, height_px = (max(1, math.ceil(side * scale)) for side in image.size)
+        image.draft(None, (width_px, height_px))
     picture, flags = _finish(image)
     return Piece(index=0, count=1, kind="image", image=picture, flags=(*animation, *flags))
 

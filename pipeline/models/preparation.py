@@ -29,8 +29,12 @@ class Preparation(Protocol):
         """Make the same preparation with another bound."""
         ...
 
-    def canvas(self, image: Image.Image) -> Canvas:
+    def canvas(self, image: Image.Image, *, key: str | None = None) -> Canvas:
         """Resize and pad an RGB image as the model's original code does.
+
+        Args:
+            image: Any mode; converted to RGB.
+            key: What names this canvas, where that is known; default: a hash of its pixels.
 
         Raises:
             RequestRefused: the image has a shape that the model does not take.

@@ -38,11 +38,11 @@ class Deadly(ImagePreparation):
 
     deaths: Path
 
-    def canvas(self, image: Image.Image) -> Canvas:
+    def canvas(self, image: Image.Image, *, key: str | None = None) -> Canvas:
         if image.width == _KILLING_WIDTH:
             _note(self.deaths, "decode")
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().canvas(image)
+        return super().canvas(image, key=key)
 
 
 def _note(folder: Path, name: str) -> None:

@@ -66,7 +66,6 @@ class FakeModel:
 
     Args:
         regime_length: As `Model.regime_length`; the regimes differ in their RoPE base.
-        fail_encode: Media keys that the encoder raises on.
         fail_forward: The forward passes, counted from 1, that raise.
         hidden: Size of the decoder's states.
     """
@@ -80,7 +79,6 @@ class FakeModel:
         self,
         *,
         regime_length: int = 0,
-        fail_encode: Sequence[str] = (),
         fail_forward: Sequence[int] = (),
         stops: bool = True,
         device: str = "cpu",
@@ -91,7 +89,7 @@ class FakeModel:
         self.tokenizer: Tokenizer = ByteTokenizer()
         self.stop_ids = frozenset({STOP_ID} if stops else ())
         self.regime_length = regime_length
-        self.fail_encode = set(fail_encode)
+        self.fail_encode: set[str] = set()  # keys of media that the encoder raises on
         self.overflows: set[str] = set()  # keys of media whose rows are nan
         self.encoded: list[list[str]] = []  # keys, by call
         self.regimes: list[str] = []

@@ -133,7 +133,8 @@ def test_bad_requests_are_refused_and_hurt_nobody(load: Load) -> None:
 
 
 def test_an_encode_failure_fails_only_its_requests(load: Load) -> None:
-    model = FakeModel(fail_encode=["bad"])
+    model = FakeModel()
+    model.fail_encode = {"bad"}
     engine = load(model, a_config())
     requests = [
         a_request(an_image("good"), "one"),

@@ -14,9 +14,10 @@ from tests.media.builders import an_image, saved
 
 
 def decode(
-    content: bytes, *, max_side_px: int | None = None, max_pixels: int = 100_000_000
+    content: bytes, *, jpeg_draft_px: int | None = None, max_pixels: int = 100_000_000
 ) -> list[Piece]:
-    return list(image.pieces(content, ImageConfig(max_pixels=max_pixels), max_side_px=max_side_px))
+    config = ImageConfig(max_pixels=max_pixels, jpeg_draft_px=jpeg_draft_px)
+    return list(image.pieces(content, config))
 
 
 def outcome(content: bytes) -> SegmentError | None:
@@ -166,7 +167,7 @@ def test_too_many_tiff_pages_are_refused() -> None:
     content = saved(an_image(), "TIFF", save_all=True, append_images=[an_image()] * 3)
 
     with pytest.raises(LimitExceeded, match=r"images\.max_frames"):
-        list(image.pieces(content, ImageConfig(max_frames=3), max_side_px=None))
+        list(image.pieces(content, ImageConfig(max_frames=3)))
 
 
 def test_an_animation_gives_its_first_frame_and_says_so() -> None:
@@ -179,17 +180,17 @@ def test_an_animation_gives_its_first_frame_and_says_so() -> None:
     assert mean(piece.image)[0] > 250
 
 
-def test_a_large_photo_is_decoded_small_but_no_smaller_than_twice_what_is_looked_at() -> None:
+def test_a_large_photo_is_decoded_small_on_demand_but_no_smaller_than_asked() -> None:
     content = saved(an_image(size=(2000, 1000)), "JPEG")
 
     sizes = [
         piece.image.size
-        for max_side_px in (None, 600, 200)
-        for piece in decode(content, max_side_px=max_side_px)
+        for jpeg_draft_px in (None, 1001, 1000, 300)
+        for piece in decode(content, jpeg_draft_px=jpeg_draft_px)
         if piece.image
     ]
 
-    assert sizes == [(2000, 1000), (2000, 1000), (500, 250)]
+    assert sizes == [(2000, 1000), (2000, 1000), (1000, 500), (500, 250)]
 
 
 @pytest.mark.parametrize("side_px", [12_000, 60_000])
@@ -251,7 +252,7 @@ def test_heic_has_the_same_limits_and_is_never_decoded_in_part() -> None:
     content = a_heic(an_image(size=(64, 48)))
 
     with pytest.raises(LimitExceeded, match=r"images\.max_pixels: 64 x 48"):
-        list(image.pieces(content, ImageConfig(max_pixels=100), max_side_px=None))
+        list(image.pieces(content, ImageConfig(max_pixels=100)))
     with pytest.raises(DecodeError):
         decode(content[: len(content) * 2 // 3])
 
@@ -277,4 +278,4 @@ def test_a_format_that_takes_much_memory_is_refused_before_it_is_decoded() -> No
     content = saved(an_image(size=(400, 400)), "WEBP")
 
     with pytest.raises(LimitExceeded, match=r"images\.max_memory_bytes: 400 x 400 pixels of WEBP"):
-        list(image.pieces(content, ImageConfig(max_memory_bytes=2_000_000), max_side_px=None))
+        list(image.pieces(content, ImageConfig(max_memory_bytes=2_000_000)))

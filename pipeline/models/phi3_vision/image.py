@@ -67,13 +67,14 @@ class ImagePreparation:
         """Make the same preparation with another bound."""
         return replace(self, max_crops=max_crops)
 
-    def canvas(self, image: Image.Image) -> Canvas:
+    def canvas(self, image: Image.Image, *, key: str | None = None) -> Canvas:
         """Resize an image to its crop grid, aspect kept, and pad two sides equally with white.
 
         Tall images are transposed, not turned, and transposed back.
 
         Args:
             image: Any mode; converted to RGB.
+            key: What names the canvas; default: a hash of its pixels.
 
         Raises:
             RequestRefused: the shorter side would vanish.
@@ -96,7 +97,7 @@ class ImagePreparation:
             pixels=pixels,
             valid_width_px=width_px,  # the model sees the padding
             valid_height_px=height_px,
-            key=canvas_key(pixels, width_px, height_px),
+            key=key or canvas_key(pixels, width_px, height_px),
         )
 
     def num_rows(self, canvas: Canvas) -> int:

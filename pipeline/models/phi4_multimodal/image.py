@@ -94,11 +94,12 @@ class ImagePreparation:
         """Make the same preparation with another bound."""
         return replace(self, max_crops=max_crops)
 
-    def canvas(self, image: Image.Image) -> Canvas:
+    def canvas(self, image: Image.Image, *, key: str | None = None) -> Canvas:
         """Resize an image to its crop grid, aspect kept, and pad right and below with white.
 
         Args:
             image: Any mode; converted to RGB.
+            key: What names the canvas; default: a hash of its pixels.
 
         Raises:
             RequestRefused: one side would be shorter than 10 px, as in the original code.
@@ -114,7 +115,7 @@ class ImagePreparation:
             pixels=pixels,
             valid_width_px=layout.width_px,
             valid_height_px=layout.height_px,
-            key=canvas_key(pixels, layout.width_px, layout.height_px),
+            key=key or canvas_key(pixels, layout.width_px, layout.height_px),
         )
 
     def num_rows(self, canvas: Canvas) -> int:
