@@ -107,11 +107,6 @@ class ImageConfig(Section):
     max_crops: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None, description="Crops per image; default: the model's"
     )
-    jpeg_draft_px: Annotated[int, Field(ge=64)] | None = Field(
-        default=None,
-        description="Decode a JPEG at 1/2, 1/4 or 1/8 where its longest side stays at least this: "
-        "faster, but not the pixels that the model's original code sees",
-    )
 
 
 class DeckConfig(Section):

@@ -36,8 +36,6 @@ def fingerprint(question: Question, kind: str, config: RunConfig, model_identity
     """
     section, names = _RENDERING[kind]
     rendering: dict[str, Any] = getattr(config, section).model_dump(include=set(names))
-    if kind == "image" and config.images.jpeg_draft_px is not None:
-        rendering["jpeg_draft_px"] = config.images.jpeg_draft_px
     asks_model = question.prompt is not None
     again = {"generation": config.generation} if config.generation else {}
     return _digest(

@@ -109,7 +109,6 @@ def test_a_changed_prompt_runs_that_task_only(tmp_path: Path) -> None:
     [
         ({"decks": {"dpi": 99}}, {"deck"}),
         ({"images": {"max_crops": 2}}, {"image"}),
-        ({"images": {"jpeg_draft_px": 1024}}, {"image"}),
         ({"audio": {"vad": True}}, {"audio"}),
         ({"fetch": {"max_asset_bytes": 10**6}, "engine": {"max_requests": 3}}, set()),
     ],

@@ -18,7 +18,7 @@ Decoder = Callable[[bytes], Iterator[Piece]]
 
 
 def decode_image(content: bytes) -> Iterator[Piece]:
-    return image.pieces(content, ImageConfig(max_pixels=1_000_000, jpeg_draft_px=64))
+    return image.pieces(content, ImageConfig(max_pixels=1_000_000))
 
 
 def decode_pdf(content: bytes) -> Iterator[Piece]:

@@ -13,11 +13,8 @@ from pipeline.media.piece import Piece
 from tests.media.builders import an_image, saved
 
 
-def decode(
-    content: bytes, *, jpeg_draft_px: int | None = None, max_pixels: int = 100_000_000
-) -> list[Piece]:
-    config = ImageConfig(max_pixels=max_pixels, jpeg_draft_px=jpeg_draft_px)
-    return list(image.pieces(content, config))
+def decode(content: bytes, *, max_pixels: int = 100_000_000) -> list[Piece]:
+    return list(image.pieces(content, ImageConfig(max_pixels=max_pixels)))
 
 
 def outcome(content: bytes) -> SegmentError | None:
@@ -180,17 +177,11 @@ def test_an_animation_gives_its_first_frame_and_says_so() -> None:
     assert mean(piece.image)[0] > 250
 
 
-def test_a_large_photo_is_decoded_small_on_demand_but_no_smaller_than_asked() -> None:
-    content = saved(an_image(size=(2000, 1000)), "JPEG")
+def test_a_large_photo_is_decoded_whole() -> None:
+    (piece,) = decode(saved(an_image(size=(4000, 1000)), "JPEG"))
 
-    sizes = [
-        piece.image.size
-        for jpeg_draft_px in (None, 1001, 1000, 300)
-        for piece in decode(content, jpeg_draft_px=jpeg_draft_px)
-        if piece.image
-    ]
-
-    assert sizes == [(2000, 1000), (2000, 1000), (1000, 500), (500, 250)]
+    assert piece.image is not None
+    assert piece.image.size == (4000, 1000)
 
 
 @pytest.mark.parametrize("side_px", [12_000, 60_000])
