@@ -46,6 +46,8 @@ PREPARATIONS: Mapping[Architecture, Callable[[Json, Json], Preparation]] = {
     "phi3_vision": phi3_vision_image.ImagePreparation.from_json,
 }
 WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
+SHIPPED: Mapping[str, Path] = {"tiny": Path(__file__).parent / "shipped" / "tiny"}
+"""Checkpoints that come with the package, by the name that a config may give."""
 # In the hub's layout adapters come with the shards; folders beside them are for other programs.
 UNWANTED_FILES = ("*/*",)
 
@@ -94,11 +96,12 @@ class Resolved:
 def resolve(name: str, revision: str | None = None, adapters: Sequence[str] = ()) -> Resolved:
     """Find a checkpoint and read what it is, but not its weights.
 
-    A name that is an existing folder is one; any other is looked up on the Hugging Face hub, or in
-    its cache where the hub cannot be reached or HF_HUB_OFFLINE is set.
+    A name that is an existing folder is one; "tiny" is the small model that comes with the package;
+    any other is looked up on the Hugging Face hub, or in its cache where the hub cannot be reached
+    or HF_HUB_OFFLINE is set.
 
     Args:
-        name: Folder, or "owner/name".
+        name: Folder, "tiny", or "owner/name".
         revision: Branch, tag or commit of a hub name; None: the catalogue's, else the newest.
         adapters: Folders or hub names of low-rank adapters in peft's layout, to be merged on top.
 
@@ -116,6 +119,8 @@ def resolve(name: str, revision: str | None = None, adapters: Sequence[str] = ()
 
 def _resolve(name: str, revision: str | None) -> Resolved:
     path = Path(name)
+    if not path.is_dir():
+        path = SHIPPED.get(name, path)
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(f"{name} is a folder; revision {revision!r} applies to hub names")

@@ -18,7 +18,7 @@ from tools.tiny_phi.requests import Request
 from tools.tiny_phi.training import Training, log
 
 Sense = Literal["vision", "speech"]
-RATE = 1.5e-3
+RATE = 8e-4
 _PICTURES, _QUESTIONS, _CLIPS = 12, 2, 20
 
 

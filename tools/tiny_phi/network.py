@@ -219,7 +219,9 @@ class Adapted(nn.Module):
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
         self.base_layer = base
-        self.lora_A = nn.Parameter(torch.randn(rank, base.in_features) / math.sqrt(rank))
+        self.lora_A = nn.Parameter(
+            torch.randn(rank, base.in_features) / math.sqrt(base.in_features)
+        )
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:

@@ -62,11 +62,11 @@ class Picture:
 def sample(rng: np.random.Generator) -> Picture:
     """Make up a picture of any kind."""
     drawn = rng.random()
-    if drawn < 0.42:
+    if drawn < 0.36:
         return _page(rng)
-    if drawn < 0.64:
+    if drawn < 0.56:
         return _chart(rng)
-    if drawn < 0.82:
+    if drawn < 0.68:
         return _slide(rng)
     return _scene(rng)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-_WARM_UP_STEPS = 100
+_WARM_UP_STEPS = 40
 _SAVE_EVERY_S = 120.0
 _FLOOR = 0.05
 _DECAY = 0.02
