@@ -19,7 +19,7 @@ import torch
 from tools.tiny_phi import ears, export, eyes, joining, mind
 
 Part = Literal["eyes", "mind", "ears", "vision", "speech"]
-MINUTES: dict[Part, float] = {"eyes": 40, "mind": 40, "ears": 25, "vision": 20, "speech": 15}
+MINUTES: dict[Part, float] = {"eyes": 30, "mind": 40, "ears": 8, "vision": 20, "speech": 6}
 """Of training, each on one core of 2026's servers."""
 
 
