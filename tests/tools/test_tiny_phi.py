@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from tools.tiny_phi.training import Training
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
+def _as_before() -> Iterator[None]:
+    threads, on_end = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, on_end)  # which training has taken
 
 
 def test_every_word_is_one_token_and_has_the_code_of_its_word() -> None:
@@ -94,17 +96,18 @@ def test_fifty_requests_are_learned_by_heart(tmp_path: Path) -> None:
     model = network.decoder(seed=0).train()
     table = model.model.embed_tokens.weight.detach()
     batches = [requests.batch(asked[n::5], table) for n in range(5)]
-    training = Training(model, tmp_path / "mind.pt", rate=4e-3, minutes=10)
+    training = Training(model, tmp_path / "mind.pt", rate=1.5e-3, minutes=10)
 
     found: list[dict[str, float]] = []
-    for number in range(200):
+    for number in range(220):
         with torch.autocast("cpu", torch.bfloat16):
             loss, now = requests.answer_loss(model, batches[number % 5])
         training.update(loss)
         found.append(now)
 
-    assert max(one["loss"] for one in found[-5:]) < 0.3
-    assert min(one["tokens_right"] for one in found[-5:]) > 0.9
+    assert found[0]["loss"] > 3
+    assert max(one["loss"] for one in found[-5:]) < 0.35
+    assert min(one["tokens_right"] for one in found[-5:]) > 0.95
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
