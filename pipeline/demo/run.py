@@ -35,7 +35,7 @@ def run_demo(folder: Path, *, scale: float = 1.0) -> None:
     console.out.print(f"manifest  {manifest}: {built.num_assets} assets")
     config = demo_config(folder)
     console.out.print(
-        f"model     {config.model}: comes with the package, and knows this demo's words"
+        f"model     {config.model.name}: comes with the package, and knows this demo's words"
     )
     with console.progress_bar() as on_progress:
         report = annotate(config, on_progress=on_progress)

@@ -37,7 +37,10 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Native:
-    """What a page holds in its own file, without a model: text in reading order and the rest."""
+    """What a page holds in its own file, without a model: text in reading order and the rest.
+
+    The title, where the file names one, is also among the text, at its place.
+    """
 
     title: str | None = None
     text: tuple[str, ...] = ()

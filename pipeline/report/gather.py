@@ -122,18 +122,21 @@ def _counts(file: pq.ParquetFile) -> Counter[str]:
 def _samples(
     sampled: Mapping[tuple[str, int], dict[str, Row]], per_kind: int, fetch: FetchConfig | None
 ) -> list[Sample]:
-    taken: Counter[str] = Counter()
+    """Choose segments of each kind, evenly spread, those with pictures first."""
+    by_kind: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for key, answers in sampled.items():
+        by_kind[next(iter(answers.values()))["segment_kind"]].append(key)
     samples: list[Sample] = []
-    for (uri, index), answers in sampled.items():
-        row = next(iter(answers.values()))
-        kind = row["segment_kind"]
-        taken[kind] += 1
-        if taken[kind] > per_kind:
-            continue
-        picture = None
-        if fetch is not None and kind in {"image", "page"}:
-            picture = _thumbnail(uri, index, fetch)
-        samples.append(Sample(uri=uri, part=_part(row), picture=picture, answers=answers))
+    for kind in sorted(by_kind):
+        keys = by_kind[kind]
+        num = min(per_kind, len(keys))
+        for uri, index in (keys[number * len(keys) // num] for number in range(num)):
+            answers = sampled[uri, index]
+            picture = None
+            if fetch is not None and kind in {"image", "page"}:
+                picture = _thumbnail(uri, index, fetch)
+            part = _part(next(iter(answers.values())))
+            samples.append(Sample(uri=uri, part=part, picture=picture, answers=answers))
     return samples
 
 

@@ -8,13 +8,15 @@ from pipeline.tasks.task import Answer, Task, parse_text
 
 
 def from_native(native: Native) -> Answer:
-    r"""Give the page's own text: title, paragraphs, tables.
+    r"""Give the page's own text: title, paragraphs, tables. A title among the text stays there.
 
     Example:
         >>> from_native(Native(title="Q3", text=("Sales rose.",))).text
         'Q3\n\nSales rose.'
     """
-    parts = [*([native.title] if native.title else []), *native.text]
+    parts = list(native.text)
+    if native.title and native.title not in parts:
+        parts.insert(0, native.title)
     parts += [markdown.table(rows[0], rows[1:]) for rows in native.tables if rows]
     return Answer(text="\n\n".join(parts), flags=() if parts else ("empty",))
 

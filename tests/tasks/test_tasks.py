@@ -61,6 +61,13 @@ def test_a_page_without_charts_gives_no_chart() -> None:
     assert chart.from_native(Native(text=("words",))) is None
 
 
+def test_a_title_that_is_among_the_text_is_written_once() -> None:
+    answer = native.from_native(Native(title="News", text=("Kicker", "News", "Tea is up.")))
+
+    assert answer is not None
+    assert answer.text == "Kicker\n\nNews\n\nTea is up."
+
+
 def test_an_empty_page_is_flagged() -> None:
     answer = native.from_native(Native())
 
