@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -31,20 +31,6 @@ from tests.engine.builders import (
 )
 
 Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    engines: list[ContinuousEngine] = []
-
-    def make(model: FakeModel, config: EngineConfig) -> ContinuousEngine:
-        engines.append(ContinuousEngine(model, config))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
-    assert engine_threads() == []
 
 
 def token_ids(completions: list[Completion]) -> list[list[int]]:

@@ -1,15 +1,12 @@
 """What every engine promises, on a small random decoder."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Completion, Engine, Request
-from pipeline.engine.static import StaticEngine
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from pipeline.models.model import Model
 from tests.engine.builders import (
@@ -26,21 +23,6 @@ from tests.engine.builders import (
 )
 
 Load = Callable[[Model, EngineConfig], Engine]
-
-
-@pytest.fixture(params=[ContinuousEngine, StaticEngine], ids=["continuous", "static"])
-def load(request: pytest.FixtureRequest) -> Iterator[Load]:
-    """An engine's class; whatever it made is closed after the test, and no thread is left."""
-    engines: list[Engine] = []
-
-    def make(model: Model, config: EngineConfig) -> Engine:
-        engines.append(request.param(model, config))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
-    assert engine_threads() == []
 
 
 def mixed_requests(count: int, seed: int = 1) -> list[Request]:

@@ -1,7 +1,7 @@
 """Guided answers and answers without repeats, through every engine, beside plain ones."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -45,19 +45,6 @@ SCHEMA = {
 JSON = Guide(json_schema=json.dumps(SCHEMA))
 DATE = Guide(regex=r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 CHOICE = Guide(choices=("yes", "no", 'he said "maybe"\n'))
-
-
-@pytest.fixture(params=[ContinuousEngine, StaticEngine], ids=["continuous", "static"])
-def load(request: pytest.FixtureRequest) -> Iterator[Load]:
-    engines: list[Engine] = []
-
-    def make(model: Model, config: EngineConfig) -> Engine:
-        engines.append(request.param(model, config))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
 
 
 def guided(index: int, guide: Guide, *, new: int = 120, temperature: float = 0.0) -> Any:

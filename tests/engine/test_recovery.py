@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,7 +23,6 @@ from tests.engine.builders import (
     an_image,
     ask,
     complete,
-    engine_threads,
     logged,
     reference,
 )
@@ -43,20 +42,6 @@ class NeverEnds:
 
     def on_token(self, token_id: int, logprob: float) -> bool:
         return token_id < 0 or logprob > 0
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    engines: list[ContinuousEngine] = []
-
-    def make(model: FakeModel, config: EngineConfig) -> ContinuousEngine:
-        engines.append(ContinuousEngine(model, config))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
-    assert engine_threads() == []
 
 
 def limit_memory(model: FakeModel, tokens: int, error: BaseException) -> list[int]:

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pipeline.config import EngineConfig
+from pipeline.engine.continuous import ContinuousEngine
+from pipeline.engine.engine import Engine
+from pipeline.engine.static import StaticEngine
+from pipeline.models.model import Model
+from tests.engine.builders import engine_threads
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Model, EngineConfig], ContinuousEngine]]:
+    """The continuous engine; whatever it made is closed after the test, and no thread is left."""
+    engines: list[ContinuousEngine] = []
+
+    def make(model: Model, config: EngineConfig) -> ContinuousEngine:
+        engines.append(ContinuousEngine(model, config))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+    assert engine_threads() == []
+
+
+@pytest.fixture(params=[ContinuousEngine, StaticEngine], ids=["continuous", "static"])
+def load(request: pytest.FixtureRequest) -> Iterator[Callable[[Model, EngineConfig], Engine]]:
+    """Each engine's class in turn, as `start`."""
+    engines: list[Engine] = []
+
+    def make(model: Model, config: EngineConfig) -> Engine:
+        engines.append(request.param(model, config))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+    assert engine_threads() == []
