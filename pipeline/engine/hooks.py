@@ -33,6 +33,7 @@ from transformers.generation.continuous_batching.requests import (
 from pipeline.config import EngineConfig
 from pipeline.engine import attention, kernel_check
 from pipeline.engine.inputs import StepInputs
+from pipeline.engine.last_layer import LastLayer
 from pipeline.engine.sampling import Chooser, Steering
 
 SUPPORTED_VERSION = "5.23"
@@ -210,6 +211,7 @@ class DecodeLoop:
         processors.tensors_required += 1
         processors._retrieve_processors_kwargs()
         processors.do_processing = True
+        self._last_layer = LastLayer(decoder)
         manager.start()
         self._manager = manager
         self._stopped = False
@@ -264,6 +266,7 @@ class DecodeLoop:
             self._manager.stop(hard_stop=True, timeout=timeout_s)
             self._stopped = not self._manager.is_running()
         if self._stopped:
+            self._last_layer.release()
             self._free()
         return self._stopped
 
