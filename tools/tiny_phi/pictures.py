@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,5 +198,13 @@ def _scene(rng: np.random.Generator) -> Picture:
         for spot in spots
         for aside, word in ((-28, spot.thing.colour), (28, spot.thing.shape))
     ]
-    answers = {"ocr": "", "chart": NO_CHART, "caption": scene.caption()}
+    answers = {"ocr": "", "chart": NO_CHART, "caption": _in_reading_order(scene).caption()}
     return Picture(surface, scene.place, tuple(marks), answers, ())
+
+
+def _in_reading_order(scene: scenes.Scene) -> scenes.Scene:
+    """Name what is above or left first: of two sentences that are true, one is to be learned."""
+    turned = {"below": "above", "right of": "left of"}.get(scene.relation or "")
+    if turned is None:
+        return scene
+    return replace(scene, things=scene.things[::-1], relation=turned)

@@ -193,7 +193,10 @@ def answer_loss(
     states = model.model(inputs_embeds=asked.embeddings, use_cache=False).last_hidden_state
     wanted = asked.targets >= 0
     logits = model.lm_head(states[wanted]).float()
-    loss = functional.cross_entropy(logits, asked.targets[wanted])
+    losses = functional.cross_entropy(logits, asked.targets[wanted], reduction="none")
+    # A short answer's tokens count more, or scenes would be learned long after pages.
+    weights = wanted.sum(dim=1, keepdim=True).float().rsqrt().expand(wanted.shape)[wanted]
+    loss = (losses * weights).sum() / weights.sum()
     right = logits.argmax(-1) == asked.targets[wanted]
     wrong = torch.zeros(asked.targets.shape, dtype=torch.bool)
     wrong[wanted] = ~right
