@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.nn import functional
 from pipeline.models.phi4_multimodal.audio import FRAMES_PER_ROW
 from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
 from tools.tiny_phi import labels, network, requests, speech, vocabulary
-from tools.tiny_phi.training import Training, log
+from tools.tiny_phi.training import Training
 
 BATCH = 24
 RATE = 1.5e-3
@@ -155,12 +154,5 @@ def train(folder: Path, *, seed: int, minutes: float) -> None:
     torch.manual_seed(seed)
     listener = Listener(network.audio_encoder(seed))
     training = Training(listener, folder / "ears.pt", rate=RATE, minutes=minutes)
-    started = time.monotonic()
-    for batch in batches(np.random.default_rng([seed, 2, training.step]), BATCH):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, found = listener(batch)
-        if training.update(loss):
-            break
-        if training.step % 50 == 0:
-            log(folder / "ears.jsonl", training, found | {"s": time.monotonic() - started})
-    training.save()
+    rng = np.random.default_rng([seed, 2, training.step])
+    training.run(listener(batch) for batch in batches(rng, BATCH))

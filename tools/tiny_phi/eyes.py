@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.models.phi4_multimodal.vision import ImageEncoder
 from tools.tiny_phi import labels, network, pictures, vocabulary
-from tools.tiny_phi.training import Training, log
+from tools.tiny_phi.training import Training
 
 BATCH = 24
 RATE = 1.5e-3
@@ -134,6 +133,8 @@ class Reader(nn.Module):
         used = batch.valid[:, ::2, ::2]
         says = (1 - batch.shares[..., -1]) * used[..., None]
         weights = (0.05 + says) * used[..., None]
+        # A scene has few words, a page many: each counts by the root of its number.
+        weights = weights * says.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1.0).rsqrt()
         words = (-(batch.shares * scores).sum(-1) * weights).sum() / weights.sum()
         error = (rows - batch.ideal).square().sum(-1)
         near = weights.amax(-1)
@@ -170,13 +171,5 @@ def train(folder: Path, *, seed: int, minutes: float) -> None:
     torch.manual_seed(seed)
     reader = Reader(network.image_encoder(seed))
     training = Training(reader, folder / "eyes.pt", rate=RATE, minutes=minutes)
-    source = batches(np.random.default_rng([seed, training.step]), BATCH)
-    started = time.monotonic()
-    for batch in source:
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, found = reader(batch)
-        if training.update(loss):
-            break
-        if training.step % 50 == 0:
-            log(folder / "eyes.jsonl", training, found | {"s": time.monotonic() - started})
-    training.save()
+    rng = np.random.default_rng([seed, training.step])
+    training.run(reader(batch) for batch in batches(rng, BATCH))

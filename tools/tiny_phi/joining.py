@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from torch.nn import functional
 from pipeline.models.model import Canvas
 from tools.tiny_phi import ears, eyes, labels, network, pictures, requests
 from tools.tiny_phi.requests import Request
-from tools.tiny_phi.training import Training, log
+from tools.tiny_phi.training import Training
 
 Sense = Literal["vision", "speech"]
 RATE = 8e-4
@@ -68,8 +67,7 @@ def _pictures(model: Joined, rng: np.random.Generator) -> Iterator[Asked]:
                 continue
             drawn.append((picture, labels.PREPARATION.canvas(pictures.draw(rng, picture))))
             ideals.append(torch.from_numpy(requests.laid_out(labelled, labelled)))
-        with torch.autocast("cpu", torch.bfloat16):
-            rows = model.encoder([canvas for _, canvas in drawn], 64)
+        rows = model.encoder([canvas for _, canvas in drawn], 64)
         lack = _lack(torch.cat(rows).float(), torch.cat(ideals), codes)
         asked: list[Request] = []
         for (picture, _), own in zip(drawn, rows, strict=True):
@@ -100,8 +98,7 @@ def _clips(model: Joined, rng: np.random.Generator) -> Iterator[Asked]:
         num = int(rng.choice([1, 2, 3], p=[0.65, 0.2, 0.15]))
         clips = [pool.clip(num) for _ in range(_CLIPS // num)]
         mels = [torch.from_numpy(clip.mel) for clip in clips]
-        with torch.autocast("cpu", torch.bfloat16):
-            rows = model.encoder(mels, [False] * len(mels))
+        rows = model.encoder(mels, [False] * len(mels))
         asked = [
             requests.request(own.float(), "transcribe", clip.text)
             for own, clip in zip(rows, clips, strict=True)
@@ -121,13 +118,12 @@ def train(folder: Path, sense: Sense, *, seed: int, minutes: float) -> None:
     model = Joined(folder, sense, seed)
     training = Training(model, folder / f"{sense}.pt", rate=RATE, minutes=minutes, slow="encoder.")
     rng = np.random.default_rng([seed, 3, training.step])
-    started = time.monotonic()
-    for asked, lack in _SOURCES[sense](model, rng):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, found = model(asked)
-        found["lack"] = float(lack.detach())
-        if training.update(loss + 0.3 * lack):
-            break
-        if training.step % 25 == 0:
-            log(folder / f"{sense}.jsonl", training, found | {"s": time.monotonic() - started})
-    training.save()
+    training.run(_losses(model, _SOURCES[sense](model, rng)), log_every=25)
+
+
+def _losses(
+    model: Joined, source: Iterator[Asked]
+) -> Iterator[tuple[torch.Tensor, dict[str, float]]]:
+    for asked, lack in source:
+        loss, found = model(asked)
+        yield loss + 0.3 * lack, found | {"lack": float(lack.detach())}

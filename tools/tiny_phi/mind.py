@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from tools.tiny_phi import network, requests
-from tools.tiny_phi.training import Training, log
+from tools.tiny_phi.training import Training
 
 BATCH = 32
 RATE = 2e-3
@@ -45,20 +44,16 @@ def train(folder: Path, *, seed: int, minutes: float) -> None:
     """Train, from where a former run stopped, for so many minutes of the clock."""
     model = network.decoder(seed).train()
     training = Training(model, folder / "mind.pt", rate=RATE, minutes=minutes)
-    rng = np.random.default_rng([seed, 1, training.step])
     table = model.model.embed_tokens.weight.detach()
+    asked = _asked(np.random.default_rng([seed, 1, training.step]))
+    training.run(requests.answer_loss(model, requests.batch(own, table)) for own in asked)
+
+
+def _asked(rng: np.random.Generator) -> Iterator[list[requests.Request]]:
     imagination = Imagination(rng)
     imagination.refresh(500)
-    started = time.monotonic()
     while True:
         imagination.refresh()
         num_clips = int(rng.binomial(BATCH, _SPEECH))
-        asked = [requests.imagined_clip(rng) for _ in range(num_clips)]
-        asked += [imagination.request() for _ in range(BATCH - num_clips)]
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, found = requests.answer_loss(model, requests.batch(asked, table))
-        if training.update(loss):
-            break
-        if training.step % 50 == 0:
-            log(folder / "mind.jsonl", training, found | {"s": time.monotonic() - started})
-    training.save()
+        clips = [requests.imagined_clip(rng) for _ in range(num_clips)]
+        yield [*clips, *(imagination.request() for _ in range(BATCH - num_clips))]

@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ class Training:
             slow: Parameters whose names begin so learn at a fifth of the rate.
         """
         self.module, self.path, self.rate, self.total_s = module, path, rate, 60 * minutes
+        path.parent.mkdir(parents=True, exist_ok=True)
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         groups = [
             {
@@ -69,6 +70,28 @@ class Training:
     def _stop(self, *_: object) -> None:
         self._told_to_stop = True
 
+    def run(
+        self,
+        losses: Iterator[tuple[torch.Tensor, Mapping[str, float]]],
+        *,
+        log_every: int = 50,
+    ) -> None:
+        """Take a step per loss until the time is used up, and write the curve beside the weights.
+
+        Args:
+            losses: Without end; the next is computed after the step.
+            log_every: Steps between points of the curve.
+        """
+        started = time.monotonic()
+        while True:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, found = next(losses)
+            if self.update(loss):
+                break
+            if self.step % log_every == 0:
+                self._log({**found, "s": time.monotonic() - started})
+        self.save()
+
     def update(self, loss: torch.Tensor) -> bool:
         """Take a step; returns whether the time is used up, or the process was told to end."""
         now = time.monotonic()
@@ -92,7 +115,6 @@ class Training:
 
     def save(self) -> None:
         """Write everything needed to go on; replaces the file at once."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         torch.save(
             {
@@ -105,11 +127,8 @@ class Training:
         )
         partial.replace(self.path)
 
-
-def log(path: Path, training: Training, found: Mapping[str, float]) -> None:
-    """Append a point of the curves."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    point = {"step": training.step, "elapsed_s": round(training.elapsed_s, 1)}
-    point |= {name: round(value, 4) for name, value in found.items()}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(point) + "\n")
+    def _log(self, found: Mapping[str, float]) -> None:
+        point = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1)}
+        point |= {name: round(value, 4) for name, value in found.items()}
+        with self.path.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(point) + "\n")
