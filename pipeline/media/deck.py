@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError, LimitExceeded, RenderError, SegmentError, UnsupportedMedia
-from pipeline.media import fonts, odp, office, pdf, sniff
+from pipeline.media import fonts, hybrid, odp, office, pdf, sniff
 from pipeline.media.office import Slide
 from pipeline.media.package import Package
 from pipeline.media.piece import Native, Piece
@@ -37,11 +37,11 @@ def pieces(
 
     Yields:
         Pieces of kind "page" with `native`, and an image where there is a PDF; else with the skip
-        reason "not_rendered". PPT and ODP have the PDF's text as `native`; ODP also its own notes,
-        tables, charts and hidden flag. A page whose text the renderer dropped is a piece with a
-        RenderError. Flags: the package's; the slide's; "render_differs" where some of the slide's
-        words are not on its page; and "fonts_missing" where its text is set in other fonts than the
-        deck names, so that lines may be longer than their boxes.
+        reason "not_rendered". PPT and ODP have the PDF's text as `native`, and their own titles,
+        notes, tables, charts and hidden flag. A page whose text the renderer dropped is a piece
+        with a RenderError. Flags: the package's; the slide's; "render_differs" where some of the
+        slide's words are not on its page; and "fonts_missing" where its text is set in other fonts
+        than the deck names, so that lines may be longer than their boxes.
 
     Raises:
         SegmentError: `rendered`, where it is one.
@@ -72,33 +72,28 @@ def _rendered_pages(
     config: DeckConfig,
     first_index: int,
 ) -> Iterator[Piece]:
-    beside = _extras(package) if slides is None else None
     with pdf.Document(rendered, config) as document:
         if count not in {None, document.num_pages}:
             raise RenderError(
                 f"the renderer gave {document.num_pages} pages for a deck of {count} slides"
             )
+        own = slides if slides is not None else _extras(package, rendered, document)
         for index in range(first_index, document.num_pages):
-            slide = slides[index] if slides is not None else None
-            extras = beside[index] if beside is not None else None
-            yield _rendered_page(document, index, slide, package, extras)
+            yield _rendered_page(document, index, own[index], package)
 
 
 def _rendered_page(
-    document: pdf.Document,
-    index: int,
-    slide: Slide | None,
-    package: Package,
-    extras: odp.Extras | None,
+    document: pdf.Document, index: int, own: Slide | odp.Extras, package: Package
 ) -> Piece:
     count = document.num_pages
+    slide = own if isinstance(own, Slide) else None
     try:
         page = document.page(index, with_fonts=slide is not None)
     except DecodeError as error:
         return _piece(index, count, slide, package, error=error)
-    if slide is None:
-        slide = _read_from_page(page.lines, extras)
-        return _piece(index, count, slide, package, page=page)
+    if isinstance(own, odp.Extras):
+        return _piece(index, count, _read_from_page(page.lines, own), package, page=page)
+    slide = own
     words = _printed_words(slide)
     found_ratio = found(words, page.lines)
     if found_ratio < _LOST_RATIO and len(words) >= _MIN_WORDS:
@@ -113,13 +108,12 @@ def _rendered_page(
     return _piece(index, count, slide, package, page=page, flags=tuple(flags))
 
 
-def _read_from_page(lines: Sequence[str], extras: odp.Extras | None) -> Slide:
+def _read_from_page(lines: Sequence[str], extras: odp.Extras) -> Slide:
     """Take a page's printed text for its own; what stands in its file's tables is not repeated."""
-    if extras is None:
-        return Slide(native=Native(text=tuple(lines)), hidden=None)
     rows = [row for table in extras.tables for row in table]
     cells = {cell for row in rows for cell in row} | {" ".join(row) for row in rows}
     native = Native(
+        title=extras.title,
         text=tuple(line for line in lines if line not in cells),
         notes=extras.notes,
         tables=extras.tables,
@@ -128,13 +122,16 @@ def _read_from_page(lines: Sequence[str], extras: odp.Extras | None) -> Slide:
     return Slide(native=native, hidden=extras.hidden, flags=extras.flags)
 
 
-def _extras(package: Package) -> list[odp.Extras] | None:
-    if package.num_pages is None:  # PPT
-        return None
+def _extras(package: Package, rendered: bytes, document: pdf.Document) -> list[odp.Extras]:
+    """Read a deck's own content beside its pages: an ODP's, or a PPT's in the PDF made of it."""
+    is_ppt = package.num_pages is None
     try:
-        return odp.extras(package.content)
+        extras = odp.extras(hybrid.deck(rendered, document) if is_ppt else package.content)
     except DecodeError:
-        return [odp.Extras(flags=("native_unreadable",))] * package.num_pages
+        extras = []
+    if len(extras) != document.num_pages:
+        return [odp.Extras(hidden=None, flags=("native_unreadable",))] * document.num_pages
+    return extras
 
 
 def _piece(  # noqa: PLR0913 - the columns of one row

@@ -7,6 +7,7 @@ when its whole PDF is there; `deck.py` then compares pages and text with the fil
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -45,7 +46,9 @@ _PER_DECK_RATIO = 1 / 8  # of decks.render_timeout_s, beside once that for the w
 _PROFILE_PATH = Path(__file__).with_name("libreoffice.xcu")
 
 # Hidden slides are left out by default, and then page numbers are not slide numbers.
-_FILTER = 'pdf:impress_pdf_Export:{"ExportHiddenSlides":{"type":"boolean","value":"true"}}'
+_OPTIONS = ("ExportHiddenSlides",)
+# A PPT is loaded once: its PDF brings the deck along as an ODP, which can be read ("hybrid PDF").
+_PPT_OPTIONS = (*_OPTIONS, "IsAddStream")
 
 # What LibreOffice needs of the system, and all that it sees of it under bwrap: no one's files.
 _SYSTEM_PATHS = (
@@ -91,7 +94,7 @@ def isolation() -> str:
 
 
 def render(decks: Sequence[tuple[str, bytes]], config: DeckConfig) -> list[bytes | SegmentError]:
-    """Convert decks to PDF, all of them in one run of LibreOffice.
+    """Convert decks to PDF, all of them in one run of LibreOffice; `hybrid.deck` is in a PPT's.
 
     A run that hangs, crashes or skips decks is repeated without the culprit, so that every deck
     is judged on its own.
@@ -140,10 +143,12 @@ def _convert(
         inputs = [root / "in" / f"{n}{_SUFFIXES[kind]}" for n, (kind, _) in enumerate(decks)]
         for path, (_, content) in zip(inputs, decks, strict=True):
             path.write_bytes(content)
+        options = _PPT_OPTIONS if sniff.PPT in {kind for kind, _ in decks} else _OPTIONS
+        arguments = [*_arguments(root, options), *map(str, inputs)]
         failure: SegmentError
         try:
             result = run_command(
-                [*_prefix(root, soffice), str(soffice), *_arguments(root), *map(str, inputs)],
+                [*_prefix(root, soffice), str(soffice), *arguments],
                 Limits(
                     timeout_s=config.render_timeout_s * (1 + _PER_DECK_RATIO * len(decks)),
                     max_memory_bytes=config.max_memory_bytes,
@@ -188,7 +193,8 @@ def sweep(parent: Path) -> int:
     return num_removed
 
 
-def _arguments(root: Path) -> list[str]:
+def _arguments(root: Path, options: Sequence[str]) -> list[str]:
+    switched_on = json.dumps({name: {"type": "boolean", "value": "true"} for name in options})
     # All options stand before the file names: behind them they are ignored without a word.
     return [
         f"-env:UserInstallation={(root / 'profile').as_uri()}",
@@ -198,7 +204,7 @@ def _arguments(root: Path) -> list[str]:
         "--nodefault",
         "--nologo",
         "--convert-to",
-        _FILTER,
+        f"pdf:impress_pdf_Export:{switched_on}",
         "--outdir",
         str(root / "out"),
     ]

@@ -1,4 +1,4 @@
-"""Read what an ODP says beside its pages: notes, tables, charts, and which slides are hidden.
+"""Read what an ODP says beside its pages: titles, notes, tables, charts, and hidden slides.
 
 The file must have passed `package.check` first. The text of a page is read from its PDF.
 """
@@ -40,9 +40,10 @@ _FRAME, _CLASS = _tag("draw:frame"), _tag("presentation:class")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extras:
-    """What a slide has beside its text."""
+    """What a slide has beside its text; of that, which part is the title."""
 
-    hidden: bool = False
+    title: str | None = None
+    hidden: bool | None = False
     notes: str | None = None
     tables: tuple[tuple[tuple[str, ...], ...], ...] = ()
     charts: tuple[Chart, ...] = ()
@@ -66,8 +67,7 @@ def extras(content: bytes) -> list[Extras]:
 
 def _of(page: Any, archive: zipfile.ZipFile, hidden: set[str]) -> Extras:  # noqa: ANN401 - lxml's
     notes = page.find(_tag("presentation:notes"))
-    said = [] if notes is None else [f for f in notes.iter(_FRAME) if f.get(_CLASS) == "notes"]
-    lines = [line for frame in said for line in _lines(frame)]
+    lines = [] if notes is None else _lines_of_class(notes, "notes")
     tables = [table for table in page.iter(_tag("table:table")) if not _inside(table, notes)]
     charts: list[Chart] = []
     flags: tuple[str, ...] = ()
@@ -78,12 +78,18 @@ def _of(page: Any, archive: zipfile.ZipFile, hidden: set[str]) -> Extras:  # noq
         except _BROKEN:
             flags = ("chart_unreadable",)
     return Extras(
+        title=" ".join(_lines_of_class(page, "title")) or None,
         hidden=page.get(_tag("draw:style-name")) in hidden,
         notes="\n".join(lines) or None,
         tables=tuple(tuple(tuple(t for t, _ in row) for row in _rows(t_)) for t_ in tables),
         charts=tuple(charts),
         flags=flags,
     )
+
+
+def _lines_of_class(element: Any, name: str) -> list[str]:  # noqa: ANN401 - lxml's
+    frames = [frame for frame in element.iter(_FRAME) if frame.get(_CLASS) == name]
+    return [line for frame in frames for line in _lines(frame)]
 
 
 def _charts(root: Any) -> Iterator[Chart]:  # noqa: ANN401 - lxml's

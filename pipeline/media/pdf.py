@@ -77,6 +77,15 @@ class Document:
         with _PDFIUM:
             self._document.close()
 
+    def attachment(self, prefix: str) -> bytes | None:
+        """Give the first attached file whose name begins so; None if there is none."""
+        with _PDFIUM:
+            for index in range(self._document.count_attachments()):
+                attached = self._document.get_attachment(index)
+                if attached.get_name().startswith(prefix):
+                    return bytes(attached.get_data())
+        return None
+
     def page(self, index: int, *, with_fonts: bool = False) -> Page:
         """Render the page at `index`, from 0, at `decks.dpi` within `decks.max_side_px`.
 
