@@ -24,7 +24,7 @@ from schemas import ANNOTATION, MANIFEST
 _BATCH_ROWS = 4_096
 """Read at once: more would be no faster, and memory would grow with the manifest."""
 _BUFFER_BYTES = 1024**2
-_RESERVED = frozenset(ANNOTATION.names) | {"task", "fingerprint"} - set(MANIFEST.names)
+_RESERVED = {*ANNOTATION.names, *MANIFEST.names, "task", "fingerprint"}
 DEFAULT_KIND = "image"
 """The flow that sniffs an asset whose type neither the manifest nor the uri tells."""
 
@@ -57,13 +57,10 @@ class Manifest:
         for fragment in sorted(self.dataset.get_fragments(), key=lambda f: f.path):
             first_row = 0
             partition = ds.get_partition_keys(fragment.partition_expression)
-            with fragment.open() as opened:
-                # Not the dataset's own reader: that one holds whole row groups.
-                file = pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-                for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
-                    table = self._as_declared(batch, partition)
-                    yield ManifestPart(fragment.path, first_row, self._filled(fragment.path, table))
-                    first_row += batch.num_rows
+            for batch in _batches(fragment):
+                table = self._as_declared(batch, partition)
+                yield ManifestPart(fragment.path, first_row, self._filled(fragment.path, table))
+                first_row += batch.num_rows
 
     def _as_declared(self, batch: pa.RecordBatch, partition: Mapping[str, Any]) -> pa.Table:
         """Bring one file's columns into the manifest's schema, with those of its partition."""
@@ -104,6 +101,22 @@ class Manifest:
             return uri
         folder = file.rpartition("/")[0]
         return f"{self.prefixes['protocol']}{folder}/{uri}"
+
+
+def _batches(fragment: ds.FileFragment) -> Iterator[pa.RecordBatch]:
+    """Read one file; what is wrong with its bytes is found here, and not by whoever uses them."""
+    num_read = 0
+    try:
+        with fragment.open() as opened:
+            # Not the dataset's own reader: that one holds whole row groups.
+            file = pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
+                batch.validate(full=True)  # texts that are not UTF-8, among others
+                yield batch
+                num_read += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        why = " ".join(str(error).split())
+        raise ManifestError(f"{fragment.path}, after row {num_read}: {why}") from error
 
 
 def _column(table: pa.Table, name: str, default: Callable[[], Any]) -> pa.Array | pa.ChunkedArray:
@@ -175,24 +188,50 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
             partition_base_dir=base,
         )
         physical = [fragment.physical_schema for fragment in dataset.get_fragments()]
-        schema = pa.unify_schemas([dataset.schema, *physical]).remove_metadata()
+        schema = _as_read(pa.unify_schemas([dataset.schema, *physical]))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ManifestError(f"cannot read the manifest {uri}: {error}") from error
     except (OSError, ValueError, ImportError) as error:
         raise ManifestError(f"cannot open the manifest {uri}: {error}") from error
     _check_schema(uri, schema)
     prefix = "" if protocol == "file" else f"{protocol}://"
-    return Manifest(uri, dataset.replace_schema(schema), schema, {"protocol": prefix})
+    return Manifest(uri, dataset, schema, {"protocol": prefix})
 
 
 def _parquet_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
     if "*" in path:
         found = filesystem.glob(path)
     elif filesystem.isdir(path):
-        found = [name for name in filesystem.find(path) if str(name).endswith(".parquet")]
+        found = [name for name in filesystem.find(path) if _is_data(str(name)[len(path) :])]
     else:
         found = [path] if filesystem.exists(path) else []
     return sorted(str(name) for name in found)
+
+
+def _is_data(name: str) -> bool:
+    """Tell a table's files from what its writers keep beside them: _temporary, _delta_log, .tmp.
+
+    Example:
+        >>> _is_data("/day=1/a.parquet"), _is_data("/_temporary/0/a.parquet")
+        (True, False)
+    """
+    hidden = any(part.startswith(("_", ".")) and "=" not in part for part in name.split("/"))
+    return name.endswith(".parquet") and not hidden
+
+
+def _as_read(schema: pa.Schema) -> pa.Schema:
+    """Give the types in which columns are read, and passed through.
+
+    Any may be null: another file of the manifest need not have it. A column of nulls alone is one
+    of texts, so that it fits beside the same column when it has some. No metadata.
+    """
+    return pa.schema([pa.field(field.name, _type_read(field.type)) for field in schema])
+
+
+def _type_read(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 def _check_schema(uri: str, schema: pa.Schema) -> None:
@@ -204,11 +243,17 @@ def _check_schema(uri: str, schema: pa.Schema) -> None:
             raise ManifestError(
                 f"{uri}, column {field.name!r}: expected {field.type}, found {found}"
             )
-    taken = sorted((set(schema.names) - set(MANIFEST.names)) & _RESERVED)
-    if taken:
-        raise ManifestError(
-            f"{uri}, column {taken[0]!r}: the annotations have a column of this name; rename it"
-        )
+    seen: dict[str, str] = {}
+    for name in sorted(set(schema.names) - set(MANIFEST.names)):
+        if name.lower() in _RESERVED:
+            raise ManifestError(
+                f"{uri}, column {name!r}: the annotations have a column of this name; rename it "
+                "(readers take Name for name)"
+            )
+        if (twin := seen.setdefault(name.lower(), name)) != name:
+            raise ManifestError(
+                f"{uri}, columns {twin!r} and {name!r}: readers take Name for name; rename one"
+            )
 
 
 def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
@@ -217,4 +262,4 @@ def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
         return listed and _same_kind(found.value_type, wanted.value_type)
     if pa.types.is_dictionary(found):
         found = found.value_type
-    return pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_null(found)
+    return pa.types.is_string(found) or pa.types.is_large_string(found)

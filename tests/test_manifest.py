@@ -148,3 +148,67 @@ def test_large_strings_and_dictionaries_are_strings_too(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uri": column}), tmp_path / "m.parquet")
 
     assert [row["uri"] for row in read(tmp_path / "m.parquet")] == ["/a.png", "/b.png"]
+
+
+def test_a_column_that_one_file_requires_and_another_lacks_is_null_there(tmp_path: Path) -> None:
+    required = pa.schema([("uri", pa.string()), pa.field("owner", pa.string(), nullable=False)])
+    rows = [{"uri": "/a.png", "owner": "x"}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=required), tmp_path / "a.parquet")
+    write_manifest(tmp_path / "b.parquet", [{"uri": "/b.png"}])
+
+    manifest = open_manifest(str(tmp_path))
+
+    assert [row["owner"] for row in read(tmp_path)] == ["x", None]
+    assert manifest.passed_through.field("owner").nullable
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string_view()])
+def test_columns_of_nulls_and_of_views_are_passed_through_as_texts(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    table = pa.table({"uri": ["/a.png"], "owner": pa.nulls(1, kind)})
+    pq.write_table(table, tmp_path / "m.parquet")
+
+    manifest = open_manifest(str(tmp_path / "m.parquet"))
+    (part,) = manifest.parts()
+
+    assert manifest.passed_through.field("owner").type == pa.string()
+    assert part.rows.take([0])["owner"].to_pylist() == [None]
+
+
+def test_what_other_programs_keep_beside_a_table_is_not_read(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "_day=1" / "m.parquet", [{"uri": "/a.png"}])
+    for name in ("_temporary/0/m.parquet", "_delta_log/0.checkpoint.parquet", ".m.parquet"):
+        write_manifest(tmp_path / name, [{"uri": "/a.png"}])
+
+    assert [row["uri"] for row in read(tmp_path)] == ["/a.png"]
+
+
+@pytest.mark.parametrize("names", [("Status",), ("URI",), ("owner", "Owner")])
+def test_columns_that_differ_from_another_in_case_alone_are_refused(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    write_manifest(tmp_path / "m.parquet", [{"uri": "/a.png"} | dict.fromkeys(names, "x")])
+
+    with pytest.raises(ManifestError, match="Name for name"):
+        open_manifest(str(tmp_path / "m.parquet"))
+
+
+def test_a_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """Arrow writes it, and most readers of the annotations would stumble over it."""
+    latin = pa.array([b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"uri": ["/a.png"], "owner": latin}), tmp_path / "m.parquet")
+
+    with pytest.raises(ManifestError, match=r"m\.parquet, after row 0: .*UTF8"):
+        read(tmp_path / "m.parquet")
+
+
+def test_a_damaged_page_of_a_manifest_is_named(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path / "m.parquet", [{"uri": f"/{i}.png"} for i in range(9000)])
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = b"\xa5" * 2000
+    path.write_bytes(content)
+
+    with pytest.raises(ManifestError, match=r"m\.parquet, after row "):
+        read(path)
