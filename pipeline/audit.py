@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.hashing import hash64
 from pipeline.holdings import FileKey
@@ -18,8 +16,9 @@ from pipeline.publish import Row, merge, read_share
 from pipeline.record import newest
 from pipeline.standing import plan_again
 from pipeline.storage.store import Store
-from pipeline.unit import Share
-from schemas.paths import OutputPath, parse_path, path_of
+from pipeline.storage.tables import TornFile, read_table
+from pipeline.unit import Share, Unit
+from schemas.paths import OutputPath, document_path, folder_of, parse_path, path_of
 
 _COLUMNS = ["asset_id", "asset_version", "segment_index", "segment_count", "status"]
 _MAX_PROBLEMS = 1000
@@ -101,8 +100,8 @@ def _check_files(store: Store, found: Verification) -> dict[FileKey, _Assets]:
             found.note("foreign", path, "not a file that phicorpus writes")
             continue
         rounds[parsed.task, parsed.fingerprint, parsed.unit_id].append(parsed.round)
-    checked: dict[FileKey, _Assets] = {}
     seen: dict[tuple[str | None, str], list[np.ndarray]] = defaultdict(list)
+    checked = _check_documents(store, found, seen)
     for key, numbers in rounds.items():
         rows: list[list[Row]] = []
         for number in sorted(numbers):
@@ -115,20 +114,38 @@ def _check_files(store: Store, found: Verification) -> dict[FileKey, _Assets]:
     for (task, fingerprint), parts in seen.items():
         values, counts = np.unique(np.concatenate(parts), return_counts=True)
         if twice := int((counts > 1).sum()):
-            folder = f"annotations/task={task}/fingerprint={fingerprint}"
+            folder = folder_of("annotations" if task else "documents", task, fingerprint)
             what = f"{twice} of {len(values)} assets are in two files, in the same version"
             found.note("duplicate", folder, what)
-    _check_documents(store, found)
     return checked
 
 
-def _check_documents(store: Store, found: Verification) -> None:
+def _check_documents(
+    store: Store, found: Verification, seen: dict[tuple[str | None, str], list[np.ndarray]]
+) -> dict[FileKey, _Assets]:
+    """Check each file of documents by itself; those of later rounds replace some of them."""
+    checked: dict[FileKey, _Assets] = {}
     for path in store.list_files("documents"):
         parsed = parse_path(path)
         if parsed is None:
             found.note("foreign", path, "not a file that phicorpus writes")
-        else:
-            _read(store, parsed, found)
+            continue
+        rows = _read(store, parsed, found)
+        if rows is None or parsed.round:
+            continue
+        for asset, count in Counter(row["asset_id"] for row in rows).items():
+            if count > 1:
+                found.note("duplicate", path, f"asset {asset}: {count} documents")
+        hashes = {hash64(row["asset_id"]) for row in rows}
+        key = (None, parsed.fingerprint, parsed.unit_id)
+        checked[key] = _Assets(len(hashes), sum(hashes) % 2**64, 0, {})
+        seen[key[:2]].append(np.array(sorted(map(_twin, rows)), np.uint64))
+    return checked
+
+
+def _twin(row: Row) -> int:
+    """Name an asset and its version: of one fingerprint, they are in one file."""
+    return hash64(f"{row['asset_id']}\x1f{row.get('asset_version') or 0}")
 
 
 def _read(store: Store, parsed: OutputPath, found: Verification) -> list[Row] | None:
@@ -136,8 +153,8 @@ def _read(store: Store, parsed: OutputPath, found: Verification) -> list[Row] | 
     path = path_of(parsed)
     found.num_files += 1
     try:
-        table = pq.read_table(pa.BufferReader(store.read(path)))
-    except (pa.ArrowInvalid, pa.ArrowException) as error:
+        table = read_table(store, path)
+    except TornFile as error:
         found.note("torn", path, str(error))
         return None
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
@@ -149,8 +166,6 @@ def _read(store: Store, parsed: OutputPath, found: Verification) -> list[Row] | 
             said = metadata.get(f"phicorpus.{name}")
             found.note("foreign", path, f"its description says {name} = {said}, it is {value}")
             return None
-    if parsed.folder == "documents":
-        return []
     columns = [name for name in _COLUMNS if name in table.column_names]
     return [{**row, "task": parsed.task} for row in table.select(columns).to_pylist()]
 
@@ -177,8 +192,7 @@ def _check_unit(
         by_asset[row["asset_id"]].append(row)
     announced = sum(_check_asset(path, name, rows, found) for name, rows in by_asset.items())
     hashes = {name: hash64(name) for name in by_asset}
-    versions = {name: rows[0].get("asset_version") or 0 for name, rows in by_asset.items()}
-    twins = {hash64(f"{name}\x1f{version}") for name, version in versions.items()}
+    twins = {_twin(rows[0]) for rows in by_asset.values()}
     status = Counter(row["status"] for row in merged.values())
     total = sum(hashes.values()) % 2**64
     return _Assets(len(by_asset), total, announced, status), twins
@@ -216,6 +230,24 @@ def _check_plan(
                 if key in checked:
                     there = checked[key] if share.is_whole else _part(store, plan, key, share)
                     _check_asked(key, share, there, found)
+        _check_documents_of(unit, plan.document_fingerprints[unit.kind], checked, found)
+
+
+def _check_documents_of(
+    unit: Unit, fingerprint: str, checked: Mapping[FileKey, _Assets], found: Verification
+) -> None:
+    """Check that a unit has its documents; a share of a file was looked up in it by the plan."""
+    if unit.documents_todo is not None:
+        path = document_path(fingerprint, unit.documents_todo.file_id)
+        what = f"{len(unit.documents_todo.assets)} documents are not written yet"
+        found.num_pending += 1
+        found.note("missing", path, what)
+    for share in unit.documents_done:
+        there = checked.get((None, fingerprint, share.file_id))
+        if share.is_whole and there is not None and not _are_asked(share, there):
+            path = document_path(fingerprint, share.file_id)
+            what = f"{len(share.assets)} documents should be there, {there.count} are"
+            found.note("hole", path, what)
 
 
 def _part(store: Store, plan: Plan, key: FileKey, share: Share) -> _Assets:
@@ -231,10 +263,15 @@ def _part(store: Store, plan: Plan, key: FileKey, share: Share) -> _Assets:
 
 def _check_asked(key: FileKey, share: Share, there: _Assets, found: Verification) -> None:
     asked = share.assets
-    if (len(asked), sum(map(hash64, asked)) % 2**64) != (there.count, there.hashes):
+    if not _are_asked(share, there):
         path = path_of(OutputPath("annotations", *key))
         found.note("hole", path, f"{len(asked)} assets were asked, {there.count} are there")
     found.num_announced += there.announced
     found.num_ok += there.status.get("ok", 0)
     found.num_error += there.status.get("error", 0)
     found.num_skipped += there.status.get("skipped", 0)
+
+
+def _are_asked(share: Share, there: _Assets) -> bool:
+    hashes = sum(map(hash64, share.assets)) % 2**64
+    return (len(share.assets), hashes) == (there.count, there.hashes)

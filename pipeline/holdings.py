@@ -8,6 +8,7 @@ so that an asset they hold is not annotated a second time.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.storage.store import Store
+from pipeline.storage.tables import TornFile, read_table
 from schemas.paths import OutputPath, folder_of, parse_path, path_of
+
+log = logging.getLogger(__name__)
 
 Folder = tuple[str, str | None, str]
 """Folder, task, fingerprint."""
@@ -195,16 +198,16 @@ _ENTRY = np.dtype(
 
 def _read(store: Store, folder: Folder, name: str, number: int, wanted: np.ndarray) -> np.ndarray:
     kind, task, fingerprint = folder
+    path = path_of(OutputPath(kind, task, fingerprint, name))
     try:
-        content = store.read(path_of(OutputPath(kind, task, fingerprint, name)))
-        file = pq.ParquetFile(pa.BufferReader(content))
-        described = (file.schema_arrow.metadata or {}).get(b"phicorpus.unit_id", b"")
-        if described.decode() != name:
-            return np.empty(0, _ENTRY)
-        there = [column for column in _COLUMNS if column in file.schema_arrow.names]
-        rows = file.read(columns=there, use_threads=False).to_pylist()
-    except pa.ArrowException:
+        table = read_table(store, path, _COLUMNS)
+    except TornFile as error:
+        log.warning("a torn file holds nothing", extra={"path": path, "why": str(error)})
         return np.empty(0, _ENTRY)
+    described = (table.schema.metadata or {}).get(b"phicorpus.unit_id", b"")
+    if described.decode() != name:
+        return np.empty(0, _ENTRY)
+    rows = table.to_pylist()
     assets = {row["asset_id"]: row for row in rows}
     keys = _keys(list(assets))
     entries = np.empty(len(assets), _ENTRY)

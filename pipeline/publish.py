@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.holdings import FileKey, claims
 from pipeline.storage.store import Store
+from pipeline.storage.tables import read_table
 from pipeline.unit import Share, Unit
 from schemas import ANNOTATION, DOCUMENT
 from schemas.paths import OutputPath, annotation_path, document_path, path_of
@@ -175,12 +176,16 @@ def _as_of(unit: Unit, share: Share, rows: Iterable[Row], number: int) -> list[R
 
 
 def read_share(store: Store, key: FileKey, share: Share, rounds: Iterable[int]) -> list[Row]:
-    """Read the rows of a share, later rounds laid over earlier ones, each with its `task`."""
+    """Read the rows of a share, later rounds laid over earlier ones, each with its `task`.
+
+    Raises:
+        StoreError: a file cannot be read, or is torn.
+    """
     task, fingerprint, file_id = key
     merged: dict[RowKey, Row] = {}
     for number in (0, *sorted(rounds)):
         path = path_of(OutputPath("annotations", task, fingerprint, file_id, number))
-        table = pq.read_table(pa.BufferReader(store.read(path)))
+        table = read_table(store, path)
         rows = [{**row, "task": task} for row in table.to_pylist()]
         merged = merge(merged.values(), of_share(share, rows))
     return list(merged.values())

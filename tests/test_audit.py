@@ -60,6 +60,42 @@ def test_a_torn_file_is_found(output: Path) -> None:
     assert kinds(check(output)) == {"torn"}
 
 
+def test_a_file_whose_bytes_were_changed_is_torn(output: Path) -> None:
+    path = a_file(output)
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(byte ^ 0x5A for byte in content[4:400])
+    path.write_bytes(content)
+
+    assert kinds(check(output)) == {"torn"}
+
+
+def a_document_file(output: Path) -> Path:
+    return min(output.glob("documents/*/*.parquet"))
+
+
+def test_missing_documents_are_pending(output: Path) -> None:
+    a_document_file(output).unlink()
+
+    found = check(output)
+
+    assert (kinds(found), found.num_pending, found.is_right) == ({"missing"}, 1, False)
+
+
+def test_a_lost_document_is_a_hole(output: Path) -> None:
+    path = a_document_file(output)
+    rewrite(path, pq.ParquetFile(path).read().slice(1))
+
+    assert kinds(check(output)) == {"hole"}
+
+
+def test_a_document_that_is_there_twice_is_found(output: Path) -> None:
+    path = a_document_file(output)
+    table = pq.ParquetFile(path).read()
+    rewrite(path, pa.concat_tables([table, table.slice(0, 1)]))
+
+    assert kinds(check(output)) == {"duplicate"}
+
+
 def test_a_lost_row_is_a_hole(output: Path) -> None:
     path = a_file(output)
     rewrite(path, pq.ParquetFile(path).read().slice(1))
