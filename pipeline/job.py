@@ -19,8 +19,9 @@ from pipeline import flow
 from pipeline.check import checked
 from pipeline.claims import ClaimedWork, Claims
 from pipeline.cluster import RemoteWitness, cluster
-from pipeline.config import RunConfig
+from pipeline.config import EngineName, RunConfig
 from pipeline.engine.backend import Backend, phi_backend
+from pipeline.engine.capabilities import CAPABILITIES
 from pipeline.engine.memory import MemoryPlan
 from pipeline.interrupt import SIGNALS
 from pipeline.manifest import Manifest, open_manifest
@@ -39,7 +40,10 @@ from schemas import RUN
 log = logging.getLogger(__name__)
 
 Status = Literal["done", "nothing_to_do"]
-_PACKAGES = ("ray", "torch", "transformers", "pyarrow", "pillow", "pypdfium2", "av")
+_PACKAGES = (
+    *("ray", "torch", "transformers", "tokenizers", "llguidance"),
+    *("pyarrow", "pillow", "pypdfium2", "av"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +246,7 @@ def record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
         "config": _public(job.config),
         "models": json.dumps({"label": job.backend.label, "identity": job.backend.identity}),
         "fingerprints": json.dumps(fingerprints),
-        "versions": json.dumps(_versions()),
+        "versions": json.dumps(_versions(job.config.engine.name)),
         **counted,
     }
 
@@ -252,7 +256,11 @@ def _public(config: RunConfig) -> str:
     return config.model_dump_json(exclude={"fetch": {"storage_options"}})
 
 
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in _PACKAGES
+def _versions(engine: EngineName) -> dict[str, str]:
+    """Give those of what decides answers; of the engine's own library too, where it is named."""
+    able = CAPABILITIES.get(engine)
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **(able.library.installed() if able is not None and able.library is not None else {}),
     }

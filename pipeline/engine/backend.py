@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.config import RunConfig
-from pipeline.engine.replica import load_replica, plan_here
+from pipeline.engine import capabilities
+from pipeline.engine.replica import load_replica, plan_here, shape
 from pipeline.engine.scripted import Script, load_scripted
-from pipeline.engine.vllm import requirement
 from pipeline.models.catalog import CATALOG
 from pipeline.models.checkpoint import resolve
 from pipeline.models.preparation import Preparation
@@ -51,14 +51,13 @@ def phi_backend(config: RunConfig) -> Backend:
     """Resolve the config's model: hub name to commit, or folder to digest. Loads nothing.
 
     Raises:
-        ConfigError: the engine that the config names cannot run.
+        ConfigError: the engine that the config names cannot run here, or not this model.
         CheckpointError: there is no such model, or it is not one that this project runs.
     """
-    if config.engine.name == "vllm":
-        requirement.check(config)
+    capabilities.check(config)
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
-    if config.engine.name == "vllm":
-        requirement.check_model(resolved)
+    if config.engine.name != "auto":
+        capabilities.check_model(config.engine.name, shape(resolved))
     preparation = resolved.preparation
     identity = resolved.digest
     max_crops = config.images.max_crops
@@ -66,6 +65,7 @@ def phi_backend(config: RunConfig) -> Backend:
         identity += f":{max_crops}"  # nothing else in the fingerprint would tell
     if preparation is not None and max_crops is not None:
         preparation = preparation.with_max_crops(max_crops)
+        resolved = replace(resolved, preparation=preparation)
     names = "+".join([resolved.name, *(adapter.name for adapter in resolved.adapters)])
     version = resolved.digest if resolved.adapters else resolved.revision or resolved.digest
     return Backend(

@@ -21,6 +21,7 @@ from functools import partial
 from pipeline.config import EngineConfig
 from pipeline.engine import attention
 from pipeline.engine.admission import Admission
+from pipeline.engine.capabilities import CONTINUOUS
 from pipeline.engine.encoder import EncoderThread
 from pipeline.engine.engine import Completion, EngineStats, Regime, Request
 from pipeline.engine.features import Features, FeatureTable, VirtualEmbedding, word_embedding
@@ -51,6 +52,8 @@ class ContinuousEngine:
         model: Loaded, on its device.
         config: Sizes and limits.
     """
+
+    capabilities = CONTINUOUS
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._model = model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from pipeline.engine.capabilities import Capabilities
 from pipeline.models.model import Turn
 
 FinishReason = Literal["stop", "length", "loop", "deadline", "cancelled"]
@@ -95,6 +96,11 @@ class EngineStats:
 
 class Engine(Protocol):
     """Answers requests concurrently."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What sets this engine apart; whatever a request asks, all of them can."""
+        ...
 
     async def submit(self, request: Request) -> Completion:
         """Answer one request.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.engine.capabilities import Capabilities
 from pipeline.engine.engine import Completion, EngineStats, FinishReason, Request
 from pipeline.errors import EngineDied, InferError, RequestRefused
 
@@ -75,6 +76,8 @@ class ScriptedEngine:
         >>> completion.text, completion.finish_reason
         ('a cat', 'stop')
     """
+
+    capabilities = Capabilities()
 
     def __init__(self, script: Script) -> None:
         self._script = script

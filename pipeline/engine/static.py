@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from pipeline.config import EngineConfig
+from pipeline.engine.capabilities import STATIC
 from pipeline.engine.engine import Completion, EngineStats, Request
 from pipeline.engine.features import word_embedding
 from pipeline.engine.job import Attempt, Job
@@ -45,6 +46,8 @@ class StaticEngine:
         model: Loaded, on its device.
         config: `max_requests` and `kv_cache_tokens` bound a batch.
     """
+
+    capabilities = STATIC
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._model = model

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from pipeline.errors import CheckpointError
+from pipeline.models.inventory import sliding_window
 
 Regime = Literal["short", "long"]
 LONGROPE_NAMES = ("longrope", "su")
@@ -31,19 +32,14 @@ SHAPE_KEYS = (
 def decoder_config(config: Mapping[str, Any]) -> Phi3Config:
     """Make the decoder's config from a Phi checkpoint's config.json, of whatever model type.
 
-    Sliding windows are left out: no request is longer than the published windows (131,072 or more).
-
     Raises:
         CheckpointError: a key is missing, or the rotary embedding is of an unknown type.
     """
     missing = [key for key in SHAPE_KEYS if config.get(key) is None]
     if missing:
         raise CheckpointError(f"config.json lacks {', '.join(missing)}")
-    window = config.get("sliding_window")
-    limits = {}
-    if window is not None and window < config["max_position_embeddings"] - 1:
-        # Phi-3-mini-4k: window 2047 of 4096. Honoured, as the original does.
-        limits["sliding_window"] = window
+    window = sliding_window(config)
+    limits: dict[str, Any] = {} if window is None else {"sliding_window": window}
     rope = _rope_parameters(config)
     return Phi3Config(
         **{key: config[key] for key in SHAPE_KEYS},

@@ -65,6 +65,20 @@ def part_of(name: str) -> Part:
     return "audio" if name.startswith(PHI4_AUDIO) else "decoder"
 
 
+def sliding_window(config: Json) -> int | None:
+    """Tell how many tokens a decoder looks back; None: as many as a request can have.
+
+    Phi-3-mini-4k has a window of 2047 of its 4096 tokens. The others' are wider than any request.
+
+    Args:
+        config: config.json, in the hub's keys.
+    """
+    window = config.get("sliding_window")
+    if window is None or window >= config["max_position_embeddings"] - 1:
+        return None
+    return int(window)
+
+
 def tower(architecture: Architecture, config: Json) -> TowerConfig:
     """Give the shape of a vision model's tower."""
     if architecture == "phi4_multimodal":

@@ -198,6 +198,7 @@ def test_a_fatal_error_is_retried_and_every_caller_answered(load: Load) -> None:
     completions = complete(engine, requests)
 
     assert [list(c.token_ids) for c in completions] == list(map(reference, requests))
+    assert engine.capabilities.recovers
 
 
 def test_cancelled_requests_make_room_and_hurt_nobody(load: Load) -> None:

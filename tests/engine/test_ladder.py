@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.config import RetryConfig, TaskConfig
 from pipeline.engine import ladder
+from pipeline.engine.capabilities import Capabilities
 from pipeline.engine.engine import Completion, EngineStats, FinishReason, Request
 from pipeline.engine.ladder import Reply
 from pipeline.errors import AnswerError, InferError
@@ -18,6 +19,8 @@ Given = tuple[str, FinishReason] | Exception
 
 class Answers:
     """An engine that gives prepared answers, one after another."""
+
+    capabilities = Capabilities()
 
     def __init__(self, *answers: Given) -> None:
         self.asked: list[Request] = []

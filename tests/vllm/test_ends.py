@@ -73,6 +73,7 @@ def test_a_dead_core_answers_who_waits_and_who_comes_later(engine: VllmEngine) -
     (late,) = ask(engine, [a_request("late")])
 
     assert [type(reply) for reply in [*replies, late]] == [EngineDied] * 5
+    assert not engine.capabilities.recovers
     assert engine.stats().num_running == 0
     engine.close()
     engine.close()

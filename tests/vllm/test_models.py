@@ -31,3 +31,4 @@ def test_a_mix_of_requests_answers_as_each_alone(family: str, tmp_path: Path) ->
     assert [list(answer.token_ids) for answer in together] == alone
     assert {answer.regime for answer in together} == {"short", "long"}
     assert stats.extra["servers"] == 2
+    assert engine.capabilities.decoder_per_regime

