@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.config import EngineConfig, EngineSettings
 from pipeline.engine.budget import Budget, DeviceKind
@@ -42,6 +42,19 @@ _BATCH_SHARE, _LOGITS_SHARE, _ENCODE_SHARE = 0.25, 0.1, 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecondDecoder:
+    """Why a replica may need its decoder, and the decoder's KV cache, twice.
+
+    Attributes:
+        why: In words.
+        instead: What to set so that it does not.
+    """
+
+    why: str
+    instead: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
     """What a replica will take.
 
@@ -49,11 +62,13 @@ class MemoryPlan:
         parts: Bytes by name; their sum is at most the budget's.
         budget: What it may take.
         config: The engine's sizes.
+        second: Why `parts` holds a second decoder; None where it does not.
     """
 
     parts: Mapping[str, int]
     budget: Budget
     config: EngineConfig
+    second: SecondDecoder | None = None
 
     @property
     def fields(self) -> dict[str, int | float | str]:
@@ -76,11 +91,16 @@ class MemoryPlan:
             f" {sizes.feature_rows} feature rows, {sizes.encode_batch} crops or clips encoded at"
             " once"
         )
-        return takes, holds
+        return takes, f"{holds}; {self.second.why}" if self.second else holds
 
 
 def plan_memory(
-    footprint: Footprint, settings: EngineSettings, budget: Budget, *, label: str
+    footprint: Footprint,
+    settings: EngineSettings,
+    budget: Budget,
+    *,
+    label: str,
+    second: SecondDecoder | None = None,
 ) -> MemoryPlan:
     """Choose the sizes that the config leaves open, and account for all of the memory.
 
@@ -91,21 +111,27 @@ def plan_memory(
         settings: Sizes that are set are kept.
         budget: What the replica may take.
         label: Names the replica in errors.
+        second: Why the decoder may be needed twice; None: it is not.
 
     Raises:
         ConfigError: the least sizes do not fit; names the numbers, and what to change.
     """
     headroom = max(int(_HEADROOM * budget.num_bytes), _LEAST_HEADROOM[budget.device])
-    room = max(0, budget.num_bytes - footprint.weights - headroom)
-    config = _choose(footprint, settings, budget.device, room)
-    parts = _parts(footprint, config) | {"headroom": headroom}
+    whole = _with_second_decoder(footprint) if second else footprint
+    room = max(0, budget.num_bytes - whole.weights - headroom)
+    config = _choose(whole, settings, budget.device, room)
+    parts = _parts(footprint, config)
+    if second:
+        parts["second_decoder"] = sum(_parts(whole, config).values()) - sum(parts.values())
+    parts["headroom"] = headroom
     if sum(parts.values()) > budget.num_bytes:
         named = ", ".join(f"{name} {size / _GB:.2f}" for name, size in parts.items())
         raise ConfigError(
             f"{label} needs {sum(parts.values()) / _GB:.2f} GB ({named}) and may take "
             f"{budget.num_bytes / _GB:.2f} GB: {budget.origin}. {_advice(settings, budget)}"
+            f"{f'; or, as {second.why}, {second.instead}' if second else ''}"
         )
-    return MemoryPlan(parts=parts, budget=budget, config=config)
+    return MemoryPlan(parts=parts, budget=budget, config=config, second=second)
 
 
 def least_bytes(footprint: Footprint, device: DeviceKind) -> int:
@@ -113,6 +139,18 @@ def least_bytes(footprint: Footprint, device: DeviceKind) -> int:
     config = _choose(footprint, EngineSettings(), device, room=0)
     needed = sum(_parts(footprint, config).values())
     return max(math.ceil(needed / (1 - _HEADROOM)) + 1, needed + _LEAST_HEADROOM[device])
+
+
+def _with_second_decoder(footprint: Footprint) -> Footprint:
+    """Count the decoder twice, with its KV cache and its forward passes; encoders and rows once."""
+    return replace(
+        footprint,
+        weights=footprint.weights + footprint.decoder,
+        kv_token=2 * footprint.kv_token,
+        gathered_token=2 * footprint.gathered_token,
+        batch_token=2 * footprint.batch_token,
+        logit_row=2 * footprint.logit_row,
+    )
 
 
 def _parts(footprint: Footprint, config: EngineConfig) -> dict[str, int]:

@@ -10,20 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
 from pipeline.engine.budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
-from pipeline.engine.memory import MemoryPlan, least_bytes, plan_memory
+from pipeline.engine.capabilities import CAPABILITIES
+from pipeline.engine.longest import longest_request
+from pipeline.engine.memory import MemoryPlan, SecondDecoder, least_bytes, plan_memory
 from pipeline.models import shards
 from pipeline.models.checkpoint import Resolved, descriptions
-from pipeline.models.footprint import footprint
+from pipeline.models.footprint import Footprint, footprint
+from pipeline.models.model import Modality
 from pipeline.models.phi4_multimodal import native
 
 if TYPE_CHECKING:
     from pipeline.engine.engine import Engine
-    from pipeline.models.model import Modality
 
 log = logging.getLogger(__name__)
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ITEM_BYTES_BY_DEVICE: Mapping[DeviceKind, int] = {"gpu": 2, "cpu": 4}
+_LENGTH_SETTING: Mapping[Modality, str] = {
+    "vision": "images.max_crops",
+    "speech": "audio.max_window_s",
+    "text": "texts.max_passage_bytes",
+}
 
 
 def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
@@ -83,11 +90,11 @@ def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> M
 
 def needs(resolved: Resolved) -> Iterator[str]:
     """Tell, line by line, the least memory that a replica takes; more makes it faster."""
-    shape = _shape(resolved)
+    config = shape(resolved)
     for modality in resolved.modalities:
         sizes = {
             kind: least_bytes(
-                footprint(resolved.architecture, shape, modality, itemsize=itemsize), kind
+                footprint(resolved.architecture, config, modality, itemsize=itemsize), kind
             )
             for kind, itemsize in _ITEM_BYTES_BY_DEVICE.items()
         }
@@ -97,13 +104,35 @@ def needs(resolved: Resolved) -> Iterator[str]:
         )
 
 
-def _shape(resolved: Resolved) -> Mapping[str, Any]:
+def shape(resolved: Resolved) -> Mapping[str, Any]:
+    """Read a model's config.json, in the hub's keys."""
     return native.hub_config(shards.read_json(descriptions(resolved) / "config.json"))
 
 
 def _plan(
     modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
 ) -> MemoryPlan:
-    size = footprint(resolved.architecture, _shape(resolved), modality, itemsize=itemsize)
+    size = footprint(resolved.architecture, shape(resolved), modality, itemsize=itemsize)
     label = f"a replica of {resolved.name} for {modality}"
-    return plan_memory(size, config.engine, budget, label=label)
+    second = _second_decoder(modality, resolved, config, size)
+    return plan_memory(size, config.engine, budget, label=label, second=second)
+
+
+def _second_decoder(
+    modality: Modality, resolved: Resolved, config: RunConfig, size: Footprint
+) -> SecondDecoder | None:
+    """Say why the engine may start a second decoder; None where no request can be so long."""
+    able = CAPABILITIES.get(config.engine.name)
+    if able is None or not able.decoder_per_regime or not size.short_tokens:
+        return None
+    longest, task = longest_request(modality, config, resolved.preparation)
+    cache_tokens = config.engine.kv_cache_tokens or size.context_tokens
+    if min(longest, cache_tokens, size.context_tokens) <= size.short_tokens:
+        return None
+    return SecondDecoder(
+        why=f"requests of more than {size.short_tokens} tokens get a second decoder, and task"
+        f" {task} may have some of {longest}",
+        instead=f"keep them shorter, by {_LENGTH_SETTING[modality]} or"
+        f" tasks.{task}.max_new_tokens, or refuse them, by engine.kv_cache_tokens:"
+        f" {size.short_tokens}",
+    )

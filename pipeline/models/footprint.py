@@ -30,6 +30,7 @@ class Footprint:
 
     Attributes:
         weights: Of what one modality loads.
+        decoder: Of these, the decoder's.
         kv_token: Of a token in the KV cache.
         gathered_token: Of a token's keys and values of one layer, copied for its attention.
         feature_row: Of an encoded row in the feature table.
@@ -37,10 +38,12 @@ class Footprint:
         logit_row: Of the scores of one request, as they are steered and compared.
         encoded_item: Held by the encoders for each crop or clip that they encode at once.
         context_tokens: Longest prompt and answer, tokens.
+        short_tokens: Up to here the short LongRoPE factors serve; 0: there are no others.
         takes_media: Whether there are encoders.
     """
 
     weights: int
+    decoder: int
     kv_token: int
     gathered_token: int
     feature_row: int
@@ -48,6 +51,7 @@ class Footprint:
     logit_row: int
     encoded_item: int
     context_tokens: int
+    short_tokens: int
     takes_media: bool
 
 
@@ -67,8 +71,8 @@ def footprint(
     """
     shapes = inventories.inventory(architecture, config)
     parts = inventories.PARTS[modality]
-    own = [shape for name, shape in shapes.items() if inventories.part_of(name) in parts]
-    there = parts & {inventories.part_of(name) for name in shapes}
+    own = {part: _count(shapes, part) * itemsize for part in parts}
+    there = {part for part, size in own.items() if size}
     try:
         hidden, wide = config["hidden_size"], config["intermediate_size"]
         head = hidden // config["num_attention_heads"]
@@ -79,7 +83,8 @@ def footprint(
         if "audio" in there:
             encoders.append(_clip_bytes(config["audio_processor"]["config"], itemsize))
         return Footprint(
-            weights=inventories.count(iter(own)) * itemsize,
+            weights=sum(own.values()),
+            decoder=own["decoder"],
             kv_token=config["num_hidden_layers"] * one_layer,
             gathered_token=one_layer,
             feature_row=hidden * itemsize,
@@ -89,10 +94,23 @@ def footprint(
             logit_row=config["vocab_size"] * (itemsize + 4 * _FLOAT32),
             encoded_item=max(encoders),
             context_tokens=config["max_position_embeddings"],
+            short_tokens=_short_tokens(config),
             takes_media=len(encoders) > 1,
         )
     except KeyError as error:
         raise CheckpointError(f"config.json lacks a size: {error}") from error
+
+
+def _count(shapes: Mapping[str, inventories.Shape], part: inventories.Part) -> int:
+    return inventories.count(s for name, s in shapes.items() if inventories.part_of(name) == part)
+
+
+def _short_tokens(config: Json) -> int:
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if scaling.get("rope_type", scaling.get("type", "default")) == "default":
+        return 0
+    name = "original_max_position_embeddings"
+    return scaling.get(name) or config.get(name) or 0
 
 
 def _crop_bytes(tower: TowerConfig, itemsize: int) -> int:

@@ -25,6 +25,11 @@ class Preparation(Protocol):
         """Upper bound of the crops an image is cut into, without its global view."""
         ...
 
+    @property
+    def most_rows(self) -> int:
+        """Upper bound of the feature rows, which are prompt tokens, of an image."""
+        ...
+
     def with_max_crops(self, max_crops: int) -> Self:
         """Make the same preparation with another bound."""
         ...

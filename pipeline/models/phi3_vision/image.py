@@ -63,6 +63,11 @@ class ImagePreparation:
         except ValueError as error:
             raise CheckpointError(f"config.json, preprocessor_config.json: {error}") from error
 
+    @property
+    def most_rows(self) -> int:
+        """Feature rows of as many crops as may be, one below the other."""
+        return self._count_rows(1, self.max_crops)
+
     def with_max_crops(self, max_crops: int) -> Self:
         """Make the same preparation with another bound."""
         return replace(self, max_crops=max_crops)

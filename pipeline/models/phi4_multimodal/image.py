@@ -90,6 +90,12 @@ class ImagePreparation:
         """Patches along one side of a crop."""
         return self.crop_size_px // self.patch_size_px
 
+    @property
+    def most_rows(self) -> int:
+        """Feature rows of as many crops as may be, one below the other."""
+        width_px, height_px = self.crop_size_px, self.max_crops * self.crop_size_px
+        return self._count_rows(width_px, height_px, width_px=width_px, height_px=height_px)
+
     def with_max_crops(self, max_crops: int) -> Self:
         """Make the same preparation with another bound."""
         return replace(self, max_crops=max_crops)
