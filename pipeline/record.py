@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from pipeline.storage.store import Store
 from schemas import RUN
 
 Fields = Mapping[str, Any]
+
+_THREADS = 16
 
 
 def write_start(store: Store, record: Fields) -> None:
@@ -69,6 +72,17 @@ def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
     if options:
         values.setdefault("fetch", {})["storage_options"] = dict(options)
     return Recorded(fields, parse_config(values, source=f"run {fields['run_id']}"))
+
+
+def every(store: Store) -> list[Fields]:
+    """Read all runs of an output, the newest first: each as it ended, or as it began."""
+    paths = sorted(store.list_files("runs"), key=lambda path: (_run_id(path), path.count("/") == 1))
+    last = {_run_id(path): path for path in paths}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        records: list[Fields] = list(
+            pool.map(lambda path: json.loads(store.read(path)), last.values())
+        )
+    return records[::-1]
 
 
 def _run_id(path: str) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.engine.backend import Backend
 from pipeline.engine.engine import Engine
@@ -21,10 +19,13 @@ from pipeline.plan import Plan
 from pipeline.publish import read_share
 from pipeline.record import Recorded, newest
 from pipeline.storage.store import Store
+from pipeline.storage.tables import read_metadata
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import questions
 from pipeline.unit import KINDS, Share
-from schemas.paths import parse_path
+from schemas.paths import OutputPath, parse_path, path_of
+
+_THREADS = 16
 
 
 @dataclass(slots=True)
@@ -70,7 +71,8 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
             here.assets += sum(task in names for names in unit.asked.values())
             for share in unit.done.get(task, ()):
                 key = (task, plan.fingerprints[task, unit.kind], share.file_id)
-                counted = counts[key] if share.is_whole else _counted(store, key, share, plan)
+                is_simple = share.is_whole and not plan.rounds_of(key)
+                counted = counts[key] if is_simple else _counted(store, key, share, plan)
                 here.assets_committed += len(share.assets)
                 here.ok += counted["ok"]
                 here.error += counted["error"]
@@ -107,21 +109,18 @@ def _no_model(modality: Modality) -> Engine:
 
 
 def _counts(store: Store, fingerprints: Set[str]) -> Mapping[FileKey, Counter[str]]:
-    """Read what the files say of themselves; a later round turns errors into answers."""
-    counts: dict[FileKey, Counter[str]] = defaultdict(Counter)
+    """Read what first rounds say of themselves; what later ones change is counted by row."""
+    keys: list[FileKey] = []
     for path in store.list_files("annotations"):
         parsed = parse_path(path)
-        if parsed is None or parsed.task is None or parsed.fingerprint not in fingerprints:
-            continue
-        metadata = pq.read_schema(pa.BufferReader(store.read(path))).metadata or {}
-        here = Counter(
-            {
-                name: int(metadata.get(f"phicorpus.num_{name}".encode(), b"0"))
-                for name in ("ok", "error", "skipped")
-            }
-        )
-        counted = counts[parsed.task, parsed.fingerprint, parsed.unit_id]
-        counted.update(here)
-        if parsed.round:
-            counted["error"] -= sum(here.values())
-    return counts
+        if parsed is not None and parsed.fingerprint in fingerprints and not parsed.round:
+            keys.append((parsed.task, parsed.fingerprint, parsed.unit_id))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(keys, pool.map(lambda key: _described(store, key), keys), strict=True))
+
+
+def _described(store: Store, key: FileKey) -> Counter[str]:
+    said = read_metadata(store, path_of(OutputPath("annotations", *key)))
+    return Counter(
+        {n: int(said.get(f"phicorpus.num_{n}", "0")) for n in ("ok", "error", "skipped")}
+    )

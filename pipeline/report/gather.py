@@ -6,20 +6,18 @@ import base64
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline.config import DeckConfig, FetchConfig, ImageConfig
+from pipeline.current import MEANINGS, Counts, Current, Outdated
 from pipeline.errors import SegmentError
+from pipeline.holdings import FileKey
 from pipeline.media.decode import DecodeConfig, Undecoded, decode_batch
 from pipeline.media.piece import Piece
 from pipeline.storage.assets import read_asset
 from pipeline.storage.store import Store
-from schemas.paths import parse_path
 
 _THUMBNAIL_PX = 360
 _SAMPLED_FILES = 3
@@ -39,6 +37,16 @@ class ErrorGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutdatedGroup:
+    """Rows of a task and fingerprint that do not hold any more."""
+
+    task: str
+    fingerprint: str
+    why: str
+    counts: Counter[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One segment with the answers to everything that was asked of it.
 
@@ -55,11 +63,12 @@ class Sample:
 
 @dataclass(slots=True)
 class Findings:
-    """What a report shows."""
+    """What a report shows: rows that hold, and how many others there are."""
 
     output: str
     runs: list[Row] = field(default_factory=list[Row])
     counts: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    outdated: list[OutdatedGroup] = field(default_factory=list[OutdatedGroup])
     errors: list[ErrorGroup] = field(default_factory=list[ErrorGroup])
     samples: list[Sample] = field(default_factory=list[Sample])
 
@@ -76,47 +85,77 @@ def gather(
         fetch: How assets may be read for thumbnails; None: no thumbnails.
 
     Returns:
-        Counts of all files, from their metadata; errors, in groups; samples of the first files.
+        Counts of what holds and of what does not; errors that hold, in groups; samples.
     """
     findings = Findings(output=output)
     for path in sorted(store.list_files("runs")):
         findings.runs.append(json.loads(store.read(path)))
-    errors: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    error_counts: Counter[tuple[str, str]] = Counter()
+    current = Current(store)
+    keys = current.files()
+    counted = dict(current.counts(keys))
+    _count(counted, findings)
+    wanted = _first_of_each_kind(key for key in keys if counted[key].holding.total())
+    failing = (key for key in keys if counted[key].holding["error"] or key in wanted)
+    errors = _Errors()
     sampled: dict[tuple[str, int], dict[str, Row]] = defaultdict(dict)
-    files: Counter[tuple[str, str]] = Counter()
-    for path in sorted(store.list_files("annotations")):
-        parsed = parse_path(path)
-        if parsed is None or parsed.task is None:
-            continue
-        file = pq.ParquetFile(pa.BufferReader(store.read(path)))
-        counts = _counts(file)
-        findings.counts.setdefault(parsed.task, Counter()).update(counts)
-        kind = parsed.unit_id.partition("-")[0]
-        wanted = files[parsed.task, kind] < _SAMPLED_FILES
-        files[parsed.task, kind] += 1
-        if wanted or counts["error"]:
-            for row in file.read().to_pylist():
-                if row["status"] == "error":
-                    group = (row["error_stage"] or "", row["error_type"] or "")
-                    error_counts[group] += 1
-                    example = (row["uri"], row["error_message"] or "")
-                    if example not in errors[group] and len(errors[group]) < _ERROR_EXAMPLES:
-                        errors[group].append(example)
-                elif wanted:
-                    sampled[row["uri"], row["segment_index"]][parsed.task] = row
-    findings.errors = [
-        ErrorGroup(stage=stage, error_type=name, count=count, examples=tuple(errors[stage, name]))
-        for (stage, name), count in error_counts.most_common()
-    ]
+    for key, rows in current.rows(failing):
+        for row in rows:
+            if row["outdated"] is None and row["status"] == "error":
+                errors.add(row)
+            elif row["outdated"] is None and key in wanted:
+                sampled[row["uri"], row["segment_index"]][row["task"]] = row
+    findings.errors = errors.groups()
     findings.samples = _samples(sampled, samples_per_kind, fetch)
     return findings
 
 
-def _counts(file: pq.ParquetFile) -> Counter[str]:
-    metadata: Mapping[bytes, bytes] = file.schema_arrow.metadata or {}
-    names = ("ok", "error", "skipped")
-    return Counter({n: int(metadata.get(f"phicorpus.num_{n}".encode(), b"0")) for n in names})
+def _count(counted: Mapping[FileKey, Counts], findings: Findings) -> None:
+    old: dict[tuple[str, str, Outdated], Counter[str]] = defaultdict(Counter)
+    for (task, fingerprint, _), counts in counted.items():
+        name = task or ""
+        if counts.holding.total():
+            findings.counts.setdefault(name, Counter()).update(counts.holding)
+        for (why, status), count in counts.outdated.items():
+            old[name, fingerprint, why][status] += count
+    findings.outdated = [
+        OutdatedGroup(task=task, fingerprint=fingerprint, why=MEANINGS[why], counts=counts)
+        for (task, fingerprint, why), counts in sorted(old.items())
+    ]
+
+
+def _first_of_each_kind(keys: Iterable[FileKey]) -> set[FileKey]:
+    """Choose the first files of each task and kind of asset."""
+    chosen: set[FileKey] = set()
+    taken: Counter[tuple[str | None, str]] = Counter()
+    for key in keys:
+        group = (key[0], key[2].partition("-")[0])
+        if taken[group] < _SAMPLED_FILES:
+            taken[group] += 1
+            chosen.add(key)
+    return chosen
+
+
+class _Errors:
+    """Error rows by stage and type, with some examples."""
+
+    def __init__(self) -> None:
+        self._examples: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, row: Row) -> None:
+        group = (row["error_stage"] or "", row["error_type"] or "")
+        self._counts[group] += 1
+        example = (row["uri"], row["error_message"] or "")
+        examples = self._examples[group]
+        if example not in examples and len(examples) < _ERROR_EXAMPLES:
+            examples.append(example)
+
+    def groups(self) -> list[ErrorGroup]:
+        return [
+            ErrorGroup(stage=stage, error_type=name, count=count, examples=tuple(examples))
+            for (stage, name), count in self._counts.most_common()
+            if (examples := self._examples[stage, name])
+        ]
 
 
 def _samples(
