@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,19 +15,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.errors import ConfigError
-from schemas.paths import parse_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.audit import Verification
+    from pipeline.holdings import FileKey
     from pipeline.job import OnProgress, Prepared, RunReport
     from pipeline.stages.commit import Commit
     from pipeline.standing import OutputStatus
     from pipeline.storage.store import Store
 
-out = Console()
-err = Console(stderr=True)
+_COLUMNS_OF_A_PIPE = 160
+"""Wide enough that no install line or reason is cut up in a log; COLUMNS says otherwise."""
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _COLUMNS_OF_A_PIPE
+    return console
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 _SHOWN_CHARACTERS = 160
 _SAMPLED_FILES = 20
@@ -110,9 +122,15 @@ def show_report(report: RunReport, output: str) -> None:
     )
 
 
-def report_json(report: RunReport) -> str:
-    """Give a run's report as JSON."""
-    return json.dumps(asdict(report))
+def report_json(*reports: RunReport) -> str:
+    """Give the last report as JSON, with its rates; those before it are under `before`."""
+    *before, last = ({**asdict(report), **_rates(report)} for report in reports)
+    return json.dumps({**last, "before": before} if before else last)
+
+
+def _rates(report: RunReport) -> dict[str, float]:
+    rows_per_s = report.tally.num_committed / report.elapsed_s if report.elapsed_s else 0.0
+    return {"error_ratio": round(report.error_ratio, 6), "rows_per_s": round(rows_per_s, 3)}
 
 
 def show_plan(job: Prepared) -> None:
@@ -160,7 +178,8 @@ def plan_json(job: Prepared) -> str:
 def show_verification(found: Verification) -> None:
     """Print what `verify` found."""
     for problem in found.problems:
-        err.print(f"{problem.kind}: {problem.path}: {problem.what}", markup=False, highlight=False)
+        line = f"{problem.kind}: {problem.path}: {problem.what}"
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
     out.print(
         f"run {found.run_id}, {found.num_files} files: announced {found.num_announced} = "
         f"ok {found.num_ok} + error {found.num_error} + skipped {found.num_skipped}; "
@@ -198,30 +217,47 @@ def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
         )
         style = {"error": "red", "skipped": "dim"}.get(str(row["status"]))
         shown = " ".join(str(answer or "").split())[:_SHOWN_CHARACTERS]
-        table.add_row(name, str(part), row["task"], row["status"], shown, style=style)
+        status = (
+            f"{row['status']} (no longer: {row['outdated']})" if row["outdated"] else row["status"]
+        )
+        table.add_row(name, str(part), row["task"], status, shown, style=style)
     out.print(table)
 
 
-def sample(store: Store, per_task: int) -> list[dict[str, Any]]:
-    """Give some rows of each task, status and kind of segment, from each task's first files."""
-    import pyarrow as pa  # noqa: PLC0415  (slow to import, not needed for --help)
-    import pyarrow.parquet as pq  # noqa: PLC0415
+def sample(store: Store, per_task: int, *, outdated: bool = False) -> list[dict[str, Any]]:
+    """Give some rows of each task, status and kind of segment, from each task's first files.
 
-    chosen: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    files: Counter[str] = Counter()
-    for path in sorted(store.list_files("annotations")):
-        parsed = parse_path(path)
-        if parsed is None or parsed.task is None or files[parsed.task] == _SAMPLED_FILES:
-            continue
-        files[parsed.task] += 1
-        table = pq.ParquetFile(pa.BufferReader(store.read(path))).read(columns=_SAMPLED_COLUMNS)
-        for row in table.to_pylist():
-            group = chosen.setdefault((parsed.task, row["status"], row["segment_kind"]), [])
+    Args:
+        store: The output.
+        per_task: How many rows of each.
+        outdated: Rows that do not hold any more too: their `outdated` says why.
+    """
+    from pipeline.current import Current  # noqa: PLC0415  (pyarrow: not needed for --help)
+
+    current = Current(store)
+    files: Counter[tuple[str, str]] = Counter()
+    chosen: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    taken: list[FileKey] = []
+    for key in current.files():
+        group = (key[0] or "", key[1])
+        if (outdated or current.is_of_settings(key)) and files[group] < _SAMPLED_FILES:
+            files[group] += 1
+            taken.append(key)
+    for _, rows in current.rows(taken, _SAMPLED_COLUMNS):
+        for row in rows:
+            if row["outdated"] is not None and not outdated:
+                continue
+            kind = (row["outdated"] or "", row["status"], row["segment_kind"])
+            group = chosen.setdefault((row["task"], *kind), [])
             if len(group) < per_task:
-                group.append({**row, "task": parsed.task})
+                group.append({**{n: row.get(n) for n in _SAMPLED_COLUMNS}, **_told(row)})
     order = {"ok": 0, "skipped": 1, "error": 2}
-    groups = sorted(chosen, key=lambda group: (group[0], order[group[1]], group[2]))
+    groups = sorted(chosen, key=lambda group: (*group[:2], order[group[2]], group[3]))
     return [row for group in groups for row in chosen[group]]
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row.get(name) for name in ("task", "fingerprint", "asset_version", "outdated")}
 
 
 def schema_rows(schema: pa.Schema) -> list[dict[str, str]]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,58 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
 
     assert shown.exit_code == 0
     assert "Example: phicorpus" in shown.output
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    shown = CliRunner().invoke(cli.app, ["--version"])
+
+    assert (shown.exit_code, shown.output) == (0, f"phicorpus {version('phicorpus')}\n")
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "show", "report", "retry"])
+@pytest.mark.parametrize("options", ["{s3: {key: SECRET", "SECRET"])
+def test_wrong_storage_options_end_with_2_and_are_not_repeated(
+    command: str, options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(command, str(tmp_path), "--storage-options", options) == 2
+
+    message = capsys.readouterr().err
+    assert "--storage-options is not a YAML mapping" in message
+    assert "SECRET" not in message
+
+
+@pytest.mark.parametrize(
+    "command", [["report", "{folder}", "-o", "{file}/r.html"], ["tiny-model", "{file}/m"],
+                ["demo-corpus", "{file}/c", "--scale", "0.05"], ["demo", "{file}/d"]],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_a_place_that_cannot_be_written_ends_with_2_and_is_named(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+
+    assert exit_code(*(part.format(folder=tmp_path, file=file) for part in command)) == 2
+
+    assert f"cannot write {file}" in capsys.readouterr().err
+
+
+def test_what_is_printed_into_a_pipe_is_not_cut_to_eighty_columns(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("{}")
+    environment = {name: v for name, v in os.environ.items() if name not in ("COLUMNS", "HOME")}
+
+    ended = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "pipeline.cli", "plan", str(tmp_path / "job.yaml")],
+        env={**environment, "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("ConfigError: ")
+    assert all(line.endswith("(got {})") for line in ended.stderr.splitlines())
 
 
 @pytest.mark.parametrize("name", ["manifest", "segment", "annotation", "document", "run"])
@@ -166,6 +222,11 @@ def test_annotate_counts_errors_and_ends_with_3_above_the_threshold(
 
     assert exit_code("annotate", str(job), "--json") == 0
     assert json.loads(capsys.readouterr().out)["status"] == "nothing_to_do"
+
+    assert exit_code("annotate", str(job), "--reprocess", "failed", "--json") == 3
+    both = json.loads(capsys.readouterr().out)
+    assert both["before"][0]["status"] == "nothing_to_do"
+    assert both["error_ratio"] == 0.2
 
     assert exit_code("retry", str(job), "--errors", "timeout", "--json") == 3
     assert json.loads(capsys.readouterr().out)["left"] == {"ok": 4, "error": 1}

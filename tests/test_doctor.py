@@ -44,9 +44,9 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def shown(findings: list[Finding]) -> str:
-    console = Console(width=200, no_color=True)
+    console = Console(width=20, no_color=True)  # narrow: install lines stay whole
     with console.capture() as capture:
-        console.print(render_findings(findings))
+        console.print(render_findings(findings), soft_wrap=True)
     return capture.get()
 
 
@@ -68,7 +68,7 @@ def test_an_empty_machine_says_what_to_install_on_both_systems(tmp_path: Path) -
         assert findings[name].install.macos, name
     table = shown(list(findings.values()))
     assert "brew install --cask libreoffice" in table
-    assert "pip install 'phicorpus[s3]'" in table
+    assert "install: pip install 'phicorpus[s3]'\n" in table
 
 
 def test_a_full_machine_is_told_nothing_to_install(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -45,9 +46,21 @@ manifest_app.command("check")(making.manifest_check)
 app.add_typer(manifest_app, name="manifest", rich_help_panel="Make")
 
 
+def _show_version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"phicorpus {importlib.metadata.version('phicorpus')}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option(
+    "--version", callback=lambda asked: _show_version(asked=asked), is_eager=True
+)
+
+
 @app.callback()
 def options(
     *,
+    version: Annotated[bool, _VERSION] = False,  # noqa: ARG001 - its callback ends the process
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every unit.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON lines.")] = False,
 ) -> None:
@@ -62,7 +75,7 @@ def main(run: Callable[[], None] = app) -> None:
         run()
     except PhicorpusError as error:
         console.err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        console.err.print(str(error), markup=False, highlight=False)
+        console.err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.err.print("interrupted; run the same command again to go on")

@@ -45,7 +45,7 @@ def doctor(
     """Tell what this machine has, what is missing, what then stops working, how to install it.
 
     With --model: what a checkpoint is, what would be loaded of it, the memory that takes, and what
-    is wrong with it; exit code 2 if something is.
+    is wrong with it. Exit code 2 if something is wrong, or something required is missing here.
 
     Example: phicorpus doctor --model microsoft/Phi-4-multimodal-instruct
     """
@@ -67,7 +67,9 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
-        console.out.print(render_findings(findings))
+        console.out.print(render_findings(findings), soft_wrap=True, highlight=False)
+    if any(finding.level == "required" and not finding.ok for finding in findings):
+        raise typer.Exit(EXIT_BROKEN)
 
 
 def parity(

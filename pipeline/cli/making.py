@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from pipeline import console
-from pipeline.cli.options import ConfigArgument, JsonFlag, SetOption, StorageOptions
+from pipeline.cli.options import (
+    ConfigArgument,
+    JsonFlag,
+    SetOption,
+    StorageOptions,
+    storage_options_of,
+    writing,
+)
 from pipeline.config import load_config
 
 
@@ -27,7 +33,8 @@ def demo_corpus(
     """
     from pipeline.demo.run import make_corpus  # noqa: PLC0415  (drawing libraries)
 
-    made = make_corpus(folder, seed=seed, scale=scale)
+    with writing(folder):
+        made = make_corpus(folder, seed=seed, scale=scale)
     typer.echo(json.dumps(made) if as_json else f"{folder}: {made}")
 
 
@@ -42,7 +49,8 @@ def tiny_model(
     """
     from pipeline.models.tiny import write_tiny  # noqa: PLC0415  (torch)
 
-    write_tiny(folder, seed)
+    with writing(folder):
+        write_tiny(folder, seed)
     typer.echo(f"wrote {folder}")
 
 
@@ -55,8 +63,10 @@ def demo(
 
     Example: phicorpus demo
     """
-    from pipeline.demo.run import run_demo  # noqa: PLC0415  (Ray, drawing libraries)
+    from pipeline.demo.run import make_corpus, run_demo  # noqa: PLC0415  (Ray, drawing libraries)
 
+    with writing(folder / "report.html"):
+        make_corpus(folder / "corpus", scale=scale)
     run_demo(folder, scale=scale)
 
 
@@ -73,7 +83,7 @@ def manifest_build(
     """
     from pipeline.listing import build  # noqa: PLC0415  (pyarrow, fsspec)
 
-    built = build(prefix, output, options=yaml.safe_load(storage_options))
+    built = build(prefix, output, options=storage_options_of(storage_options))
     if as_json:
         typer.echo(json.dumps({"num_assets": built.num_assets, **built.num_by_kind}))
         return

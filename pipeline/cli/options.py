@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
+
+from pipeline.errors import ConfigError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 SetOption = Annotated[
@@ -14,4 +19,39 @@ SetOption = Annotated[
 ConfigArgument = Annotated[Path, typer.Argument(help="The job's YAML.")]
 
 OutputArgument = Annotated[str, typer.Argument(help="The output of a job.")]
-StorageOptions = Annotated[str, typer.Option(help="fsspec options by protocol, YAML")]
+StorageOptions = Annotated[
+    str, typer.Option(help="fsspec options by protocol, YAML: '{s3: {anon: true}}'")
+]
+
+
+def storage_options_of(text: str) -> Mapping[str, Any]:
+    """Read --storage-options.
+
+    Raises:
+        ConfigError: it is not a YAML mapping. Its text may hold a key, and is not repeated.
+
+    Example:
+        >>> storage_options_of("{s3: {anon: true}}")
+        {'s3': {'anon': True}}
+    """
+    try:
+        options = yaml.safe_load(text)
+    except yaml.YAMLError:
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigError("--storage-options is not a YAML mapping, such as '{s3: {anon: true}}'")
+    return options
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of a file that is written here, and say it where that is refused.
+
+    Raises:
+        ConfigError: the system refuses to write there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write {error.filename or path}: {error.strerror}") from error

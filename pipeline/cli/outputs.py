@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from pipeline import console
-from pipeline.cli.options import JsonFlag, OutputArgument, StorageOptions
+from pipeline.cli.options import (
+    JsonFlag,
+    OutputArgument,
+    StorageOptions,
+    storage_options_of,
+    writing,
+)
 
 EXIT_NOT_RIGHT = 4
 
@@ -29,7 +34,7 @@ def verify(
     from pipeline.audit import verify as check  # noqa: PLC0415  (pyarrow, fsspec)
     from pipeline.storage.store import open_store  # noqa: PLC0415
 
-    options = yaml.safe_load(storage_options)
+    options = storage_options_of(storage_options)
     found = check(open_store(output, options), options)
     if as_json:
         typer.echo(json.dumps(asdict(found) | {"is_right": found.is_right}))
@@ -49,7 +54,7 @@ def status(
     from pipeline.standing import status as look  # noqa: PLC0415  (pyarrow, fsspec)
     from pipeline.storage.store import open_store  # noqa: PLC0415
 
-    options = yaml.safe_load(storage_options)
+    options = storage_options_of(storage_options)
     found = look(open_store(output, options), options)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
@@ -61,17 +66,23 @@ def show(
     output: OutputArgument,
     *,
     per_task: Annotated[int, typer.Option(help="Rows per task, status and kind.", min=1)] = 3,
+    outdated: Annotated[
+        bool, typer.Option("--outdated", help="Also rows that do not hold any more, and why.")
+    ] = False,
     storage_options: StorageOptions = "{}",
     as_json: JsonFlag = False,
 ) -> None:
-    """Print some annotations of each task.
+    """Print some annotations of each task, as they hold now.
+
+    Rows of an earlier prompt, model or setting, of an asset's earlier content, and errors that a
+    retry answered stay in the output; `--outdated` shows them too.
 
     Example: phicorpus show demo/output --per-task 5
     """
     from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
-    store = open_store(output, yaml.safe_load(storage_options))
-    rows = console.sample(store, per_task)
+    store = open_store(output, storage_options_of(storage_options))
+    rows = console.sample(store, per_task, outdated=outdated)
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
@@ -95,8 +106,9 @@ def report(
     from pipeline.report import gather, render  # noqa: PLC0415  (pyarrow, decoders)
     from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
-    options = yaml.safe_load(storage_options)
+    options = storage_options_of(storage_options)
     fetch = FetchConfig(storage_options=options) if pictures else None
     findings = gather(open_store(output, options), output, fetch=fetch)
-    page.write_text(render(findings), "utf-8")
+    with writing(page):
+        page.write_text(render(findings), "utf-8")
     typer.echo(f"wrote {page}")

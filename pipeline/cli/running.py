@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from pipeline import console
-from pipeline.cli.options import ConfigArgument, JsonFlag, SetOption, StorageOptions
+from pipeline.cli.options import (
+    ConfigArgument,
+    JsonFlag,
+    SetOption,
+    StorageOptions,
+    storage_options_of,
+)
 from pipeline.config import RunConfig, load_config
 
 if TYPE_CHECKING:
@@ -44,8 +49,10 @@ def annotate(
 
     Example: phicorpus annotate jobs/annotate.yaml --set output=s3://bucket/annotations
 
-    Exit codes: 0 done or nothing to do, 2 wrong config or manifest, 3 more errors than
-    errors.max_error_ratio, 5 the output store refused, 130 interrupted.
+    Exit codes: 0 done or nothing to do, 2 wrong config, manifest or model, 3 more errors than
+    errors.max_error_ratio, 5 the output store refused, 6 workers could not be kept alive, 70 a
+    defect of this software, 130 or 143 interrupted. After 5, 6, 130 and 143 the same command goes
+    on.
     """
     from pipeline.job import annotate as run  # noqa: PLC0415  (Ray takes a second to import)
     from pipeline.job import with_new_generation  # noqa: PLC0415
@@ -56,14 +63,11 @@ def annotate(
     if reprocess is Reprocess.ALL:
         settings = with_new_generation(settings)
     with console.progress_bar() as on_progress:
-        report = run(settings, on_progress=on_progress)
-    _finish(report, settings, as_json=as_json)
+        reports = [run(settings, on_progress=on_progress)]
     if reprocess is Reprocess.FAILED:
         with console.progress_bar() as on_progress:
-            again = retry_errors(settings, choose("all"), on_progress=on_progress)
-        _finish(again, settings, as_json=as_json)
-        report = again
-    _check_errors(report, settings)
+            reports.append(retry_errors(settings, choose("all"), on_progress=on_progress))
+    _finish(reports, settings, as_json=as_json)
 
 
 def retry(
@@ -91,11 +95,10 @@ def retry(
     from pipeline.retry import choose  # noqa: PLC0415  (Ray)
     from pipeline.retry import retry as retry_errors  # noqa: PLC0415
 
-    settings = _job_of(job, set_ or (), yaml.safe_load(storage_options))
+    settings = _job_of(job, set_ or (), storage_options_of(storage_options))
     with console.progress_bar() as on_progress:
         report = retry_errors(settings, choose(kinds, where or ()), on_progress=on_progress)
-    _finish(report, settings, as_json=as_json)
-    _check_errors(report, settings)
+    _finish([report], settings, as_json=as_json)
 
 
 def _job_of(job: str, overrides: Sequence[str], options: Mapping[str, Any]) -> RunConfig:
@@ -109,14 +112,14 @@ def _job_of(job: str, overrides: Sequence[str], options: Mapping[str, Any]) -> R
     return recorded.model_copy(update={"output": job})
 
 
-def _finish(report: RunReport, settings: RunConfig, *, as_json: bool) -> None:
+def _finish(reports: Sequence[RunReport], settings: RunConfig, *, as_json: bool) -> None:
+    """Print what was done, JSON in one document; the last report decides on the exit code."""
+    report = reports[-1]
     if as_json:
-        typer.echo(console.report_json(report))
+        typer.echo(console.report_json(*reports))
     else:
-        console.show_report(report, settings.output)
-
-
-def _check_errors(report: RunReport, settings: RunConfig) -> None:
+        for one in reports:
+            console.show_report(one, settings.output)
     if report.error_ratio > settings.errors.max_error_ratio:
         console.err.print(
             f"{report.error_ratio:.1%} of the annotations are errors, more than "

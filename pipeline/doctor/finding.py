@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Group
+from rich.text import Text
 
 Level = Literal["required", "useful", "optional"]
 
@@ -39,26 +39,33 @@ class Finding:
     install: Install = Install()
 
 
-def render_findings(findings: Sequence[Finding]) -> Table:
-    """Show findings as a table, with the install lines of both systems where something lacks."""
-    table = Table(title="phicorpus doctor", title_justify="left", show_lines=True, expand=False)
-    for heading in ("", "what", "found", "without it", "install"):
-        table.add_column(heading, overflow="fold")
+_MARKS = {"required": "x", "useful": "!", "optional": "-"}
+_STYLES = {"required": "red", "useful": "yellow", "optional": "dim"}
+
+
+def render_findings(findings: Sequence[Finding]) -> Group:
+    """Show findings a line each; under what lacks, what one loses and the lines that install it.
+
+    No line is cut or broken by the width, so that an install line can be copied.
+    """
+    width = max((len(finding.name) for finding in findings), default=0)
+    lines: list[Text] = []
     for finding in findings:
-        missing = {"required": "[red]x[/red]", "useful": "[yellow]![/yellow]", "optional": "-"}
-        lines = _install_lines(finding.install) if not finding.ok else ""
-        table.add_row(
-            "[green]ok[/green]" if finding.ok else missing[finding.level],
-            finding.name,
-            escape(finding.found),
-            "" if finding.ok else finding.stops_working,
-            escape(lines),
-        )
-    return table
+        mark, style = ("ok", "green")
+        if not finding.ok:
+            mark, style = _MARKS[finding.level], _STYLES[finding.level]
+        line = Text.assemble((f"{mark:2}", style), f"  {finding.name:{width}}  {finding.found}")
+        lines.append(line)
+        if not finding.ok:
+            indent = " " * (width + 6)
+            lines.append(Text(f"{indent}you lose: {finding.stops_working}", style="dim"))
+            lines += [Text(f"{indent}{line}") for line in _install_lines(finding.install)]
+    lines.append(Text("x required, ! useful, - optional; pip installs from a checkout too: .[s3]"))
+    return Group(*lines)
 
 
-def _install_lines(install: Install) -> str:
+def _install_lines(install: Install) -> list[str]:
     if install.debian == install.macos:
-        return install.debian or ""
+        return [f"install: {install.debian}"] if install.debian else []
     named = (("Debian/Ubuntu", install.debian), ("macOS", install.macos))
-    return "\n".join(f"{system}: {line}" for system, line in named if line)
+    return [f"{system}: {line}" for system, line in named if line]
