@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.errors import SegmentError
 
-Bytes = bytes | memoryview
+Bytes = bytes | bytearray | memoryview
 """A file: its own bytes, or a view of them where they lie."""
 Samples = npt.NDArray[np.float32]
 PieceKind = Literal["image", "page", "window", "passage", "asset"]

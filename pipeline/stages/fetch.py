@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.config import FetchConfig
@@ -31,7 +32,18 @@ def fetch(batch: pa.Table, *, config: FetchConfig) -> Iterator[pa.Table]:
     rows: list[dict[str, Any]] = batch.to_pylist()
     with ThreadPoolExecutor(min(_THREADS, max(1, len(rows)))) as pool:
         for row in pool.map(lambda asset: _fetched(asset, config), rows):
-            yield pa.Table.from_pylist([row], schema=FETCHED)
+            yield _table(row)
+
+
+def _table(row: dict[str, Any]) -> pa.Table:
+    """Make a table of one row around its content, which is not copied: it may be 2 GB."""
+    content = row.pop("content", None)
+    table = pa.Table.from_pylist([row], schema=FETCHED)
+    if content is None:
+        return table
+    offsets = pa.py_buffer(np.array([0, len(content)], np.int64))
+    around = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(content)])
+    return table.set_column(FETCHED.get_field_index("content"), FETCHED.field("content"), around)
 
 
 def _fetched(asset: dict[str, Any], config: FetchConfig) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _MIN_BYTES_PER_S = 10_000  # on average, once fetch.timeout_s is over: who drips
 class Asset:
     """An asset as read."""
 
-    content: bytes
+    content: bytes | bytearray
     sha256: str
     etag: str | None = None
 
@@ -91,7 +91,9 @@ def _bare(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def _checked(content: bytes, uri: str, sha256: str | None, etag: str | None = None) -> Asset:
+def _checked(
+    content: bytes | bytearray, uri: str, sha256: str | None, etag: str | None = None
+) -> Asset:
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise ChecksumMismatch(f"{uri} has sha256 {found}, the manifest says {sha256.lower()}")
@@ -110,7 +112,7 @@ class _Reading:
         self._config = config
         self._etag: str | None = None
 
-    def __call__(self) -> tuple[bytes, str | None]:
+    def __call__(self) -> tuple[bytes | bytearray, str | None]:
         content, etag = _read_once(self._uri, self._config, self._version)
         return content, etag
 
@@ -124,7 +126,7 @@ class _Reading:
 
 def _read_once(
     uri: str, config: FetchConfig, on_version: Callable[[str | None], None]
-) -> tuple[bytes, str | None]:
+) -> tuple[bytes | bytearray, str | None]:
     """Read in a thread, which is left behind when it hangs: clients wait as long as they like."""
     stream: queue.SimpleQueue[Opened | bytes | Exception | None] = queue.SimpleQueue()
     abandoned = threading.Event()
@@ -133,9 +135,8 @@ def _read_once(
         target=_pass_on, args=(uri, config, stream, abandoned), daemon=True, name="read asset"
     )
     reader.start()
-    parts: list[bytes] = []
+    content: bytes | bytearray = b""
     etag: str | None = None
-    total = 0
     try:
         while (part := stream.get(timeout=config.timeout_s)) is not None:
             if isinstance(part, Exception):
@@ -144,18 +145,26 @@ def _read_once(
                 etag = part.etag
                 on_version(etag)
                 continue
-            parts.append(part)
-            total += len(part)
+            content = _appended(content, part)
             elapsed_s = time.monotonic() - started_s
-            if elapsed_s > config.timeout_s and total < elapsed_s * _MIN_BYTES_PER_S:
-                raise FetchError(f"{uri} gave {total} bytes in {elapsed_s:.0f} s: too slow")
+            if elapsed_s > config.timeout_s and len(content) < elapsed_s * _MIN_BYTES_PER_S:
+                raise FetchError(f"{uri} gave {len(content)} bytes in {elapsed_s:.0f} s: too slow")
     except queue.Empty as error:
         raise FetchError(
             f"{uri} gave no bytes for fetch.timeout_s = {config.timeout_s:g} s"
         ) from error
     finally:
         abandoned.set()
-    return (parts[0] if len(parts) == 1 else b"".join(parts)), etag
+    return content, etag
+
+
+def _appended(content: bytes | bytearray, part: bytes) -> bytes | bytearray:
+    """Grow in place: parts, and then their whole, would be in memory together."""
+    if not content:
+        return part
+    grown = content if isinstance(content, bytearray) else bytearray(content)
+    grown += part
+    return grown
 
 
 def _pass_on(

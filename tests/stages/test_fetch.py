@@ -1,4 +1,5 @@
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,24 @@ def test_an_unreadable_asset_keeps_its_row_and_hurts_no_neighbour(tmp_path: Path
     assert fetched["content"].to_pylist() == [None, b"x", None]
     assert fetched["error_type"].to_pylist() == ["AssetMissing", None, "UriRefused"]
     assert fetched["error_stage"].to_pylist() == ["fetch", None, "fetch"]
+
+
+def test_a_large_asset_is_in_memory_once(tmp_path: Path) -> None:
+    num_bytes = 96 * 1024**2
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(num_bytes)
+    row = {"unit_id": "u", "asset_id": "a", "uri": str(path), "tasks": ["ocr"]}
+    batch = pa.Table.from_pylist([row], schema=ASSET)
+    in_arrow = pa.total_allocated_bytes()
+
+    tracemalloc.start()
+    (fetched,) = fetch(batch, config=FetchConfig())
+    _, in_python = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(fetched["content"][0].as_buffer()) == num_bytes
+    assert in_python + pa.total_allocated_bytes() - in_arrow < 1.6 * num_bytes
 
 
 def test_a_text_of_the_manifest_is_its_own_content() -> None:
