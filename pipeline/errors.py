@@ -29,6 +29,12 @@ class ManifestError(PhicorpusError):
     exit_code = 2
 
 
+class ManifestChanged(PhicorpusError):
+    """The manifest is not the one that was planned; what is published is right, so run it again."""
+
+    exit_code = 5
+
+
 class CheckpointError(PhicorpusError):
     """A model checkpoint cannot be loaded as it is; names the keys or files at fault."""
 

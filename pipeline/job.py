@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -23,12 +24,19 @@ from pipeline.config import EngineName, RunConfig
 from pipeline.engine.backend import Backend, phi_backend
 from pipeline.engine.capabilities import CAPABILITIES
 from pipeline.engine.memory import MemoryPlan
+from pipeline.errors import ConfigError
 from pipeline.interrupt import SIGNALS
 from pipeline.manifest import Manifest, open_manifest
 from pipeline.models.model import Modality
 from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
-from pipeline.record import NothingRecorded, newest, write_end, write_start
+from pipeline.record import (
+    evidence_folder,
+    next_generation,
+    note_settings,
+    write_end,
+    write_start,
+)
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, Tally
 from pipeline.storage.options import check_options
@@ -113,6 +121,7 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
     asked = questions(config.tasks, TASKS)
     options = config.fetch.storage_options
     check_options(options)
+    _check_apart(config)
     manifest = open_manifest(config.manifest, options)
     answering = backend or phi_backend(config)
     store = open_store(config.output, options)
@@ -127,6 +136,20 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
         plan=plan,
         pending=pending,
     )
+
+
+def _check_apart(config: RunConfig) -> None:
+    """Refuse an output inside the manifest's folder, whose files would be read as a manifest."""
+    folder, output = (
+        where if "://" in where else Path(where).absolute().as_posix()
+        for where in (config.manifest.rstrip("/"), config.output.rstrip("/"))
+    )
+    if output == folder or output.startswith(f"{folder}/"):
+        raise ConfigError(
+            f"output: {config.output} lies in the manifest's folder {config.manifest}, and its "
+            "files would be read as a manifest; put it beside that folder, or name the manifest's "
+            "files: manifest: folder/*.parquet"
+        )
 
 
 def annotate(
@@ -147,12 +170,13 @@ def annotate(
     job = prepare(config, backend)
     started = datetime.now(UTC)
     run_id = name_run(config, started)
-    if not job.pending.num_pending_units:
-        return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
-    probe(job.store)
     publisher = Publisher(job.store, publication(job, run_id), job.plan.rounds)
     commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
     execution = Execution(run_id=run_id, started=started, work=job.plan, commit=commit)
+    if not job.pending.num_pending_units:
+        note_settings(job.store, record(job, execution, "done"))
+        return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
+    probe(job.store)
     expiry_s = config.cluster.claim_expiry_s
     if expiry_s is None:
         return execute(job, execution, on_progress)
@@ -164,15 +188,8 @@ def annotate(
 
 def with_new_generation(config: RunConfig) -> RunConfig:
     """Give the config of a run that answers everything anew, or goes on with one that began to."""
-    store = open_store(config.output, config.fetch.storage_options)
-    try:
-        last = newest(store, config.fetch.storage_options)
-    except NothingRecorded:
-        return config
-    unfinished = last.config.generation > 0 and last.fields["status"] != "done"
-    return config.model_copy(
-        update={"generation": last.config.generation + (0 if unfinished else 1)}
-    )
+    number = next_generation(open_store(config.output, config.fetch.storage_options))
+    return config if number is None else config.model_copy(update={"generation": number})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +200,6 @@ class Execution:
     started: datetime
     work: Work
     commit: Commit
-    attempts_folder: str = "attempts/round-0"
 
 
 def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> RunReport:
@@ -196,11 +212,12 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     begun = time.monotonic()
     tally = run.commit.tally
     status = "failed"
+    evidence = evidence_folder(job.store, job.plan.fingerprints.values())
     write_start(job.store, record(job, run, "running"))
     try:
         with cluster(job.config.cluster):
             SIGNALS.reclaim()
-            witness = RemoteWitness(job.store, run.attempts_folder)
+            witness = RemoteWitness(job.store, evidence)
             flows = flow.flows(job.config, job.backend, job.questions, witness)
             flow.run(flows, run.work, run.commit, lambda c: on_progress and on_progress(job, c))
         status = "done"

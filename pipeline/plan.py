@@ -8,11 +8,15 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
+import numpy as np
+
+from pipeline.check import checked
 from pipeline.config import RunConfig
 from pipeline.cut import Cut, Cutter
 from pipeline.engine.backend import Backend
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ManifestChanged
 from pipeline.fingerprint import combined, fingerprint
+from pipeline.hashing import hash64
 from pipeline.holdings import (
     FileKey,
     Folder,
@@ -116,6 +120,7 @@ class Plan:
         self._files = list_output(store, self._folders())
         self._cutter = Cutter(config.units, self._files.is_known)
         self._holdings = Holdings({}, [])
+        self._surveyed = np.empty(0, np.uint64)
         self.summary: PlanSummary | None = None
 
     @property
@@ -146,11 +151,12 @@ class Plan:
             named.add(unit.unit_id)
             if unit.is_pending and not is_new:
                 relevant.add(list(unit.asked))
+        self._surveyed = np.sort(np.fromiter(map(hash64, named), np.uint64, len(named)))
         earlier = unnamed(self._files, self._folders(), named)
         self._holdings = read_holdings(self._store, earlier, relevant)
         if self._holdings:
             summary = PlanSummary()
-            for cut in self._cutter.cuts(self._manifest.parts(), KINDS):
+            for cut in self._cuts(KINDS):
                 summary.count(self._unit(cut))
         self.summary = summary
         return summary
@@ -169,11 +175,11 @@ class Plan:
         return in_waves(self.units(modality), size)
 
     def refresh(self) -> PlanSummary:
-        """List the output again, and survey what is left."""
+        """List the output again, and survey what is left, by the manifest as it is now."""
         self._files = list_output(self._store, self._folders())
         self._cutter = replace(self._cutter, is_known=self._files.is_known)
         self._holdings = Holdings({}, [])
-        return self.survey()
+        return self.survey(checked(self._manifest, list(self._questions)))
 
     def every_unit(self) -> Iterator[Unit]:
         """Read the manifest and give all units, finished or not, in order."""
@@ -182,7 +188,16 @@ class Plan:
         return (self._unit(cut) for cut in self._cuts(KINDS))
 
     def _cuts(self, kinds: Collection[str]) -> Iterator[Cut]:
-        return self._cutter.cuts(self._manifest.parts(), kinds) if kinds else iter(())
+        """Read the manifest again: units are those of the survey, which knew what is held."""
+        for cut in self._cutter.cuts(self._manifest.parts(), kinds) if kinds else ():
+            name = np.uint64(hash64(cut.unit_id))
+            position = int(np.searchsorted(self._surveyed, name))
+            if position == len(self._surveyed) or self._surveyed[position] != name:
+                raise ManifestChanged(
+                    f"the manifest {self._manifest.uri} was changed while this run was going on "
+                    f"(unit {cut.unit_id} is new); run the same command again to go on with it"
+                )
+            yield cut
 
     def _check_modalities(self, backend: Backend) -> None:
         for name, question in self._questions.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import RunConfig, parse_config
 from pipeline.errors import ConfigError
+from pipeline.fingerprint import combined
 from pipeline.storage.store import Store
 from schemas import RUN
 
@@ -83,6 +84,46 @@ def every(store: Store) -> list[Fields]:
             pool.map(lambda path: json.loads(store.read(path)), last.values())
         )
     return records[::-1]
+
+
+def evidence_folder(store: Store, fingerprints: Iterable[str]) -> str:
+    """Name the folder of what is known about rows that ended their process.
+
+    It is that of all runs of these settings since the last run that was done: a driver that is
+    started again goes on with it; a retry, or other settings, try every row again.
+    """
+    last = next((run["run_id"] for run in every(store) if run["status"] == "done"), "none")
+    return f"attempts/after-{last}/{combined(fingerprints)}"
+
+
+def note_settings(store: Store, fields: Fields) -> None:
+    """Record a run that had nothing to do, if it is of other settings or another manifest.
+
+    The newest record says what holds: of two prompts that were tried, the one asked for last.
+    """
+    runs = every(store)
+    if runs and _meant(runs[0]) != _meant(fields):
+        write_start(store, {**fields, "status": "running"})
+        write_end(store, {**fields, "ended_at": fields["started_at"], "elapsed_s": 0.0})
+
+
+def _meant(fields: Fields) -> tuple[str, str]:
+    return fields["fingerprints"], json.loads(fields["config"])["manifest"]
+
+
+def next_generation(store: Store) -> int | None:
+    """Number a run that answers everything anew, or goes on with one that began to.
+
+    Every generation counts that a run of this output had, not the newest run's alone: a nightly run
+    in between has the one that its config says. None where nothing was run yet.
+    """
+    runs = every(store)
+    numbered = [(json.loads(run["config"]).get("generation", 0), run["status"]) for run in runs]
+    if not numbered:
+        return None
+    highest, status = max(numbered, key=lambda run: run[0])  # of equals the first: the newest
+    unfinished = highest > 0 and status != "done"
+    return highest + (0 if unfinished else 1)
 
 
 def _run_id(path: str) -> str:

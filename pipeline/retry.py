@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import pyarrow as pa
 from pipeline import errors
 from pipeline.config import RunConfig
 from pipeline.engine.backend import Backend
-from pipeline.errors import ConfigError, SegmentError
+from pipeline.errors import ChecksumMismatch, ConfigError, SegmentError
 from pipeline.holdings import FileKey
 from pipeline.interrupt import SIGNALS
 from pipeline.job import (
@@ -35,6 +36,8 @@ from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
 from pipeline.storage.store import probe
 from pipeline.unit import Share, Unit
+
+log = logging.getLogger(__name__)
 
 _KINDS = {cls.__name__: cls for cls in vars(errors).values() if isinstance(cls, type)}
 _KINDS = {n: c for n, c in _KINDS.items() if issubclass(c, SegmentError)} | {
@@ -110,6 +113,10 @@ class RoundPublisher(Publisher):
     def annotations(self, unit: Unit, task: str, rows: Sequence[Row]) -> Sequence[Row] | None:
         """Create the next round of the files that hold a unit's task; gives what is better."""
         number = self._number(unit)
+        changed = [row["uri"] for row in rows if row["error_type"] == ChecksumMismatch.__name__]
+        if changed:
+            fields = {"unit_id": unit.unit_id, "task": task, "uris": changed}
+            log.warning("has other bytes by now: name its new etag in the manifest", extra=fields)
         published: list[Row] = []
         lost = False
         for share in unit.done[task]:
@@ -208,12 +215,15 @@ class RetryPlan:
     def _cut(self, unit: Unit) -> Unit | None:
         failed: dict[str, list[str]] = defaultdict(list)
         touched: set[str] = set()
+        known: dict[str, str] = {}
         for task in sorted(unit.done):
             for row in self._publisher.read_annotations(unit, task):
                 if self._choice.takes(row) and task not in failed[row["asset_id"]]:
                     failed[row["asset_id"]].append(task)
-                if row["round"]:
+                if row.get("round"):
                     touched.add(row["asset_id"])
+                if row["sha256"] and (row["status"] != "error" or row["segment_count"] > 1):
+                    known.setdefault(row["asset_id"], row["sha256"])
         asked = {name: tuple(tasks) for name, tasks in failed.items() if tasks}
         last, last_documents = self._publisher.last_rounds(unit)
         if not asked and last <= last_documents:
@@ -226,11 +236,21 @@ class RetryPlan:
         }
         return replace(
             unit,
-            rows=unit.rows.filter(pa.array([name in chosen for name in names])),
+            rows=_of_content(unit.rows, known).filter(pa.array([n in chosen for n in names])),
             asked={name: asked.get(name, ()) for name in chosen},
             todo={task: Share(file_id=unit.unit_id, assets=a) for task, a in again.items()},
             documents_todo=Share(file_id=unit.unit_id, assets=chosen),
         )
+
+
+def _of_content(rows: pa.Table, known: Mapping[str, str]) -> pa.Table:
+    """Name the bytes that the other rows of an asset are of: new rows are of no others.
+
+    An asset of which nothing was read or decoded may be another by now: mended, or there at last.
+    """
+    pairs = zip(rows["asset_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
+    named = pa.array([declared or known.get(name) for name, declared in pairs], pa.string())
+    return rows.set_column(rows.column_names.index("sha256"), "sha256", named)
 
 
 def retry(
@@ -243,7 +263,8 @@ def retry(
     """Run chosen errors again; rows that now succeed go to `<unit>.r1.parquet`, then r2, ...
 
     Answers that are there are never touched, so rows with status ok stay unique by key. What fails
-    again writes nothing.
+    again writes nothing. So does an asset of which some segments were answered, and which has other
+    bytes by now: name its new `sha256` or `etag` in the manifest, and `annotate` answers all of it.
 
     Raises:
         As `annotate`.
@@ -259,12 +280,10 @@ def retry(
         left = plan.count_rows()
         return RunReport(run_id=run_id, status=nothing, planned=plan.summary, left=left)
     probe(job.store)
-    highest = max((n for numbers in job.plan.rounds.values() for n in numbers), default=0)
     execution = Execution(
         run_id=run_id,
         started=started,
         work=plan,
         commit=Commit(publisher, assemble, shield=SIGNALS.shielded),
-        attempts_folder=f"attempts/round-{highest + 1}",
     )
     return replace(execute(job, execution, on_progress), left=plan.count_rows())

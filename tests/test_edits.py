@@ -61,7 +61,7 @@ class Corpus:
         write_manifest(self.folder / "manifest.parquet", self.rows, COLUMNS)
         job = prepare(self.config, a_backend())
         self.number += 1
-        run_id = f"run-{self.number:04}"
+        run_id = f"{self.number:04}"  # before any run of today
         commit = Commit(Publisher(job.store, publication(job, run_id), job.plan.rounds), assemble)
         write_start(job.store, record(job, an_execution(run_id, job, commit), "running"))
         asked = 0

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ManifestChanged
+from pipeline.job import prepare
 from pipeline.manifest import open_manifest
 from pipeline.plan import Plan, Unit
 from pipeline.storage.store import open_store
@@ -15,6 +16,8 @@ from pipeline.tasks import TASKS
 from pipeline.tasks.question import questions
 from schemas.paths import annotation_path, document_path
 from tests.builders import a_backend, a_config, write_manifest
+
+Row = dict[str, Any]
 
 
 def a_plan(config: RunConfig) -> Plan:
@@ -156,3 +159,31 @@ def test_the_same_rows_in_two_files_are_two_cuts(tmp_path: Path) -> None:
 def test_a_task_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no task 'sing'"):
         questions(a_config(tmp_path, tasks=["sing"]).tasks, TASKS)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [lambda rows: [{"uri": "/first.png"}, *rows], lambda rows: [*rows, {"uri": "/last.png"}]],
+    ids=["one before", "one after"],
+)
+def test_a_manifest_that_is_changed_under_a_run_ends_it_and_nothing_is_asked_twice(
+    tmp_path: Path, edit: Callable[[list[Row]], list[Row]]
+) -> None:
+    path = write_manifest(tmp_path / "manifest.parquet", images(3))
+    plan = a_plan(a_config(tmp_path))
+    plan.survey()
+    write_manifest(path, edit(images(3)))
+
+    with pytest.raises(ManifestChanged, match=r"manifest\.parquet was changed") as ended:
+        list(plan.units())
+
+    assert ended.value.exit_code == 5
+
+
+def test_an_output_in_the_folder_of_its_manifest_is_refused(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m" / "a.parquet", images(1))
+    folder, output = str(tmp_path / "m"), str(tmp_path / "m" / "out")
+
+    with pytest.raises(ConfigError, match="lies in the manifest's folder"):
+        prepare(a_config(tmp_path, manifest=folder, output=output), a_backend())
+    prepare(a_config(tmp_path, manifest=f"{folder}/*.parquet", output=output), a_backend())

@@ -14,6 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.job import RunReport, annotate, with_new_generation
 from pipeline.retry import choose, retry
+from pipeline.standing import status
 from pipeline.storage.store import open_store
 from tests.builders import (
     a_backend,
@@ -65,6 +66,8 @@ def test_what_now_succeeds_is_added_and_what_was_there_stays(tmp_path: Path) -> 
     assert (found.num_ok, found.num_error) == (12, 2)
     assert report.left == {"ok": 12, "error": 2}
     assert report.error_ratio == 2 / 14
+    told = status(open_store(config.output)).tasks
+    assert {(task.ok, task.error) for task in told.values()} == {(6, 1)}
     deck = document(tmp_path / "output", "deck.pdf")
     assert (deck["status"], deck["num_segments"], deck["round"]) == ("ok", 3, 1)
     assert again(config, "timeout").status == "nothing_to_do"
@@ -75,6 +78,25 @@ def document(output: Path, name: str) -> dict[str, Any]:
     """The newest document of an asset."""
     rows = [r for p in output.glob("documents/*/*.parquet") for r in pq.read_table(p).to_pylist()]
     return max((r for r in rows if r["uri"].endswith(name)), key=lambda row: row["round"])
+
+
+@ray
+def test_a_retry_adds_no_rows_of_other_bytes_than_the_answers_that_are_there(
+    tmp_path: Path,
+) -> None:
+    write_files(tmp_path, {"deck.pdf": a_pdf(3)})
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "deck.pdf"}])
+    config = a_config(tmp_path, tasks=["ocr"])
+    annotate(config, backend=a_backend(fail_when=("/1",)))
+    before = annotation_rows(tmp_path / "output")
+    write_files(tmp_path, {"deck.pdf": a_pdf(5)})
+
+    report = again(config)
+
+    assert [row["status"] for row in before] == ["ok", "error", "ok"]
+    assert (report.tally.num_committed, report.left) == (0, {"ok": 2, "error": 1})
+    assert annotation_rows(tmp_path / "output") == before
+    assert verify(open_store(config.output)).is_right
 
 
 @ray

@@ -56,10 +56,19 @@ class Tally:
 
 @dataclass(slots=True)
 class _OpenAsset:
-    """What has come of one asset so far."""
+    """What has come of one asset so far.
+
+    Attributes:
+        tasks: Asked of it.
+        count: Its segments, once a row has told.
+        sha256: Of the bytes that its rows are of.
+        has_changed: Rows of other bytes came too: it was overwritten while the run was going on.
+    """
 
     tasks: tuple[str, ...]
     count: int | None = None
+    sha256: str | None = None
+    has_changed: bool = False
     rows: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -88,7 +97,12 @@ class _OpenUnit:
         return self.assets[name]
 
     def missing(self) -> pa.Table:
-        """Give the assets that are not whole, each with the tasks that it misses."""
+        """Give the assets that are not whole, each with the tasks that it misses.
+
+        One that was overwritten is read anew from its first segment: no asset's rows are of two
+        contents.
+        """
+        self.assets = {name: a for name, a in self.assets.items() if not a.has_changed}
         table = self.unit.assets()
         if not self.assets:
             return table
@@ -192,10 +206,13 @@ class Commit:
         """Keep one row; tell whether its unit is complete now."""
         asset = opened.asset(row["asset_id"])
         key = (row["segment_index"], row["task"])
-        if key in asset.rows or _contradicts(row, asset):
+        is_other = _is_of_other_bytes(row, asset)
+        if is_other or key in asset.rows or _contradicts(row, asset):
+            asset.has_changed |= is_other and not asset.is_whole
             self.tally.num_delivered_again += 1
             return False
         asset.rows[key] = row
+        asset.sha256 = asset.sha256 or row["sha256"]
         self.tally.num_kept += 1
         if asset.count is None:
             asset.count = row["segment_count"]
@@ -269,6 +286,11 @@ class Commit:
 def _contradicts(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
     """Tell whether a second run of an asset found another number of segments than the first."""
     return asset.count is not None and row["segment_count"] not in {None, asset.count}
+
+
+def _is_of_other_bytes(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
+    """Tell whether a later attempt read other bytes than the rows that are kept are of."""
+    return asset.sha256 is not None and row["sha256"] not in {None, asset.sha256}
 
 
 def _annotation(row: dict[str, Any], asset: _OpenAsset, model: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit
 from pipeline.storage.store import open_store
 from pipeline.unit import Unit
-from schemas import ANNOTATION, DOCUMENT
+from schemas import ANNOTATION, ASSET, DOCUMENT
 from tests.builders import a_reply, a_unit_of, annotation_rows, replies
 
 OWNER = pa.schema([pa.field("owner", pa.string())])
@@ -25,8 +25,8 @@ def a_unit(asked: dict[str, tuple[str, ...]], **columns: Any) -> Unit:
         for name in asked
     ]
     table = pa.Table.from_pylist(rows)
-    for name in ("sha256", "etag"):
-        table = table.append_column(name, pa.nulls(len(rows), pa.string()))
+    for name in ("sha256", "etag", "tasks", "text"):
+        table = table.append_column(name, pa.nulls(len(rows), ASSET.field(name).type))
     return a_unit_of(table, asked, **columns)
 
 
@@ -188,3 +188,36 @@ def test_missing_documents_alone_are_made_without_any_reply(tmp_path: Path) -> N
     (path,) = tmp_path.glob("documents/*/u.parquet")
     assert pq.read_table(path)["markdown"].to_pylist() == ["words"]
     assert second.open_units == []
+
+
+def test_no_asset_has_rows_of_two_contents(tmp_path: Path) -> None:
+    """It was overwritten between two attempts: all of it is read anew."""
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",), "b": ("ocr",)}))
+    first, second = {"sha256": "1" * 64}, {"sha256": "2" * 64}
+    commit.add(replies(row("b"), row("a", 0, 3, **first), row("a", 1, 3, **first)))
+    commit.add(replies(row("a", 2, 3, **second)))
+
+    (left,) = commit.missing()
+    closed = commit.add(replies(row("a", 0, 2, **second), row("a", 1, 2, **second)))
+
+    assert left["asset_id"].to_pylist() == ["a"]
+    assert [unit.unit_id for unit in closed] == ["u"]
+    rows = [r for r in annotation_rows(tmp_path) if r["asset_id"] == "a"]
+    assert [(r["segment_index"], r["segment_count"], r["sha256"]) for r in rows] == [
+        (0, 2, "2" * 64),
+        (1, 2, "2" * 64),
+    ]
+    assert commit.tally.num_whole_assets == 2
+
+
+def test_other_bytes_of_an_asset_that_is_whole_change_nothing(tmp_path: Path) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",), "b": ("ocr",)}))
+    commit.add(replies(row("a", sha256="1" * 64), row("a", sha256="2" * 64)))
+
+    (left,) = commit.missing()
+    commit.add(replies(row("b")))
+
+    assert left["asset_id"].to_pylist() == ["b"]
+    assert [r["sha256"] for r in annotation_rows(tmp_path)] == ["1" * 64, None]
