@@ -15,7 +15,7 @@ from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ClusterConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, WorkersLost
 from pipeline.isolation import Casebook, Key
 from pipeline.storage.store import Store
 
@@ -29,10 +29,11 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
+        WorkersLost: there is no such cluster, or a local one does not start.
     """
     started = not ray.is_initialized()
     if started:
-        _connect(config)
+        connect(config)
     try:
         _check_room(config, ray.cluster_resources())
         context = DataContext.get_current()
@@ -52,18 +53,27 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
             ray.shutdown()
 
 
-def _connect(config: ClusterConfig) -> None:
-    """Start a local cluster, unless the config or a submitted job's environment names one."""
+def connect(config: ClusterConfig) -> None:
+    """Start a local cluster, unless the config or a submitted job's environment names one.
+
+    Raises:
+        WorkersLost: there is no such cluster, or a local one does not start.
+    """
     address = config.address or os.environ.get("RAY_ADDRESS", "local")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of the driver's own console only
     local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
-    ray.init(
-        address=address,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        **(local if address == "local" else {}),
-    )
+    try:
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **(local if address == "local" else {}),
+        )
+    except Exception as error:  # Ray raises just that where a node does not start
+        where = "did not start on this machine" if address == "local" else f"is not at {address}"
+        why = str(error).partition("\n")[0]
+        raise WorkersLost(f"Ray {where}: {why}") from error
 
 
 def _check_room(config: ClusterConfig, resources: Mapping[str, float]) -> None:

@@ -199,6 +199,19 @@ def show_status(found: OutputStatus) -> None:
     for name, task in found.tasks.items():
         table.add_row(name, *map(str, asdict(task).values()))
     out.print(table)
+    rate = "" if found.rows_per_s is None else f", {found.rows_per_s:.2f} rows/s in its run"
+    out.print(
+        f"{found.num_pending_units} units pending, {found.error_ratio:.1%} errors{rate}; began "
+        f"{found.started_at}, ended {found.ended_at or 'not yet'}",
+        highlight=False,
+    )
+
+
+def status_json(found: OutputStatus) -> str:
+    """Give an output's status as JSON, with the numbers that alerts are made of."""
+    ratio = round(found.error_ratio, 6)
+    alerts = {"num_pending_units": found.num_pending_units, "error_ratio": ratio}
+    return json.dumps({**asdict(found), **alerts})
 
 
 def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:

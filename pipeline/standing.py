@@ -43,11 +43,29 @@ class TaskStatus:
 
 @dataclass(slots=True)
 class OutputStatus:
-    """How far the newest run of an output is."""
+    """How far the newest run of an output is.
+
+    Attributes:
+        rows_per_s: That the run committed, from its start to its end; None before that.
+    """
 
     run_id: str
     run_status: str
+    started_at: str
+    ended_at: str | None
+    rows_per_s: float | None
     tasks: dict[str, TaskStatus] = field(default_factory=dict[str, TaskStatus])
+
+    @property
+    def error_ratio(self) -> float:
+        """Share of errors among the rows that the output holds of this plan."""
+        rows = sum(task.ok + task.error + task.skipped for task in self.tasks.values())
+        return sum(task.error for task in self.tasks.values()) / max(1, rows)
+
+    @property
+    def num_pending_units(self) -> int:
+        """Units of the plan that are not committed, over all tasks."""
+        return sum(task.units - task.units_committed for task in self.tasks.values())
 
 
 def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStatus:
@@ -60,7 +78,13 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
     """
     recorded = newest(store, options)
     ended = recorded.fields["status"] if recorded.has_ended else "running or killed"
-    found = OutputStatus(recorded.fields["run_id"], ended)
+    found = OutputStatus(
+        run_id=recorded.fields["run_id"],
+        run_status=ended,
+        started_at=recorded.fields["started_at"],
+        ended_at=recorded.fields["ended_at"],
+        rows_per_s=_rows_per_s(recorded.fields),
+    )
     plan = plan_again(recorded, store)
     counts = _counts(store, set(plan.fingerprints.values()))
     for unit in plan.every_unit():
@@ -78,6 +102,12 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
                 here.error += counted["error"]
                 here.skipped += counted["skipped"]
     return found
+
+
+def _rows_per_s(run: Mapping[str, Any]) -> float | None:
+    if not run["elapsed_s"]:
+        return None
+    return round((run["num_ok"] + run["num_error"] + run["num_skipped"]) / run["elapsed_s"], 3)
 
 
 def _counted(store: Store, key: FileKey, share: Share, plan: Plan) -> Counter[str]:

@@ -138,4 +138,7 @@ def test_status_tells_what_is_committed_and_what_is_not(output: Path) -> None:
 
     assert (found.tasks["ocr"].units, found.tasks["ocr"].units_committed) == (3, 2)
     assert (found.tasks["caption"].assets_committed, found.tasks["caption"].error) == (5, 1)
-    assert found.run_status == "running or killed"
+    assert (found.run_status, found.ended_at, found.rows_per_s) == ("running or killed", None, None)
+    rows = [task.ok + task.error + task.skipped for task in found.tasks.values()]
+    assert found.error_ratio == sum(task.error for task in found.tasks.values()) / sum(rows) > 0
+    assert found.num_pending_units == 1

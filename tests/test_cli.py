@@ -223,6 +223,11 @@ def test_annotate_counts_errors_and_ends_with_3_above_the_threshold(
     assert exit_code("annotate", str(job), "--json") == 0
     assert json.loads(capsys.readouterr().out)["status"] == "nothing_to_do"
 
+    told = CliRunner().invoke(cli.app, ["status", str(tmp_path / "output"), "--json"])
+    standing = json.loads(told.stdout)
+    assert (standing["error_ratio"], standing["num_pending_units"]) == (0.2, 0)
+    assert standing["rows_per_s"] > 0
+
     assert exit_code("annotate", str(job), "--reprocess", "failed", "--json") == 3
     both = json.loads(capsys.readouterr().out)
     assert both["before"][0]["status"] == "nothing_to_do"

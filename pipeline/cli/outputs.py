@@ -49,7 +49,9 @@ def status(
 ) -> None:
     """Print what is committed, pending and failed per task, also while a run is going on.
 
-    Example: phicorpus status s3://bucket/annotations
+    Example: phicorpus status s3://bucket/annotations --json
+
+    Exit codes: 0 told, 2 no output or manifest there, 5 the output store refused.
     """
     from pipeline.standing import status as look  # noqa: PLC0415  (pyarrow, fsspec)
     from pipeline.storage.store import open_store  # noqa: PLC0415
@@ -57,7 +59,7 @@ def status(
     options = storage_options_of(storage_options)
     found = look(open_store(output, options), options)
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
+        typer.echo(console.status_json(found))
     else:
         console.show_status(found)
 
