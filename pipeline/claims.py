@@ -66,6 +66,7 @@ class Claims:
         self._mark = 0
         self._expires: dict[str, float] = {}
         self._claims: dict[str, _Claim] = {}
+        self._stated = _day(clock())
         self.mark()
 
     def mark(self) -> None:
@@ -112,10 +113,18 @@ class Claims:
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(self._expiry_s / _RENEWALS):
             try:
-                with self._lock:
-                    self._append([], expires=self._clock() + self._expiry_s)
+                self.renew()
             except StoreError as error:
                 log.warning("claims were not renewed", extra={"why": str(error)})
+
+    def renew(self) -> None:
+        """Say that this driver lives; once a day, also what it claims: older days are not read."""
+        with self._lock:
+            now = self._clock()
+            day = _day(now)
+            mine = [u for u, claim in self._claims.items() if claim.holder == self._holder]
+            self._append(mine if day != self._stated else [], expires=now + self._expiry_s)
+            self._stated = day
 
     def _is_free(self, unit_id: str) -> bool:
         claim = self._claims.get(unit_id)

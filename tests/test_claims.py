@@ -94,6 +94,21 @@ def test_what_was_claimed_since_the_output_was_listed_is_not_taken_over(config: 
     assert names(slow.take(units[:1])) == ["0"]
 
 
+def test_a_wave_that_takes_days_stays_claimed_for_who_comes_later(config: RunConfig) -> None:
+    clock = Time()
+    busy = claims(config, "busy", clock)
+    units = list(a_plan(config).units())
+    busy.take(units[:3])
+    for _ in range(72):
+        clock.now += 3600
+        busy.renew()
+
+    newcomer = claims(config, "newcomer", clock)
+
+    assert names(newcomer.take(units[:5])) == ["3", "4"]
+    assert len(list(prepare(config, a_backend()).store.list_files("claims"))) == 1 + 72 + 1
+
+
 def test_a_driver_that_fails_gives_its_claims_up(config: RunConfig) -> None:
     clock = Time()
     failing, other = claims(config, "failing", clock), claims(config, "other", clock)

@@ -29,6 +29,15 @@ def test_a_uri_is_enough_and_the_rest_is_filled_in(tmp_path: Path) -> None:
     assert len({first["asset_id"], second["asset_id"]}) == 2
 
 
+def test_odd_characters_of_a_name_do_not_hide_its_type(tmp_path: Path) -> None:
+    uris = ["/talk #1.wav", "s3://b/what?.pptx", "s3://b/a.wav?versionId=3", "s3://[b/x?.png"]
+    path = write_manifest(tmp_path / "m.parquet", [{"uri": uri} for uri in uris])
+
+    types = [str(row["media_type"]).partition("/")[0] for row in read(path)]
+
+    assert types == ["audio", "application", "audio", "image"]
+
+
 def test_the_default_id_stays_when_the_corpus_moves(tmp_path: Path) -> None:
     here = write_manifest(tmp_path / "here" / "m.parquet", [{"uri": "a.png"}])
     there = write_manifest(tmp_path / "there" / "m.parquet", [{"uri": "a.png"}])

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
-from urllib.parse import urlsplit
 
 from pipeline.media.piece import AssetKind, Bytes
 
@@ -192,10 +191,13 @@ def guess(uri: str) -> str | None:
     Example:
         >>> guess("s3://bucket/talks/Keynote.PPTX?versionId=3") == PPTX
         True
-        >>> guess("notes") is None
-        True
+        >>> guess("s3://bucket/talk #1?.wav"), guess("notes")
+        ('audio/wav', None)
     """
-    return _BY_EXTENSION.get(PurePosixPath(urlsplit(uri).path).suffix.lower())
+    plain = re.split(r"[?#]", uri, maxsplit=1)[0]
+    names = (plain,) if uri.startswith(("http://", "https://")) else (uri, plain)
+    kinds = (_BY_EXTENSION.get(PurePosixPath(name).suffix.lower()) for name in names)
+    return next((kind for kind in kinds if kind is not None), None)
 
 
 def asset_kind(media_type: str | None) -> AssetKind | None:
