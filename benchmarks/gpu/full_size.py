@@ -165,35 +165,37 @@ SCALES: Mapping[str, Scale] = {
 }
 
 
-def run(scale: Scale, folder: Path | None) -> dict[str, Any]:
-    """Write, load and ask each model.
+def run(scale: Scale, name: str, folder: Path | None) -> Iterator[dict[str, Any]]:
+    """Write, load and ask a model.
 
     Args:
         scale: How large.
-        folder: For the checkpoints, one at a time, 11 GiB in full size; None: the temporary one.
+        name: Of the model.
+        folder: For the checkpoint, 11 GiB in full size; None: the temporary one.
 
-    Returns:
-        The report.
+    Yields:
+        The report, after each modality.
     """
     on_gpu = scale.device == "cuda"
-    models: dict[str, Any] = {}
-    for name, config in scale.configs.items():
-        with tempfile.TemporaryDirectory(dir=folder) as own:
-            num_bytes = write_checkpoint(Path(own), config, scale.device)
-            resolved = resolve(own)
-            models[name] = {
+    modalities: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        started = time.perf_counter()
+        num_bytes = write_checkpoint(Path(own), scale.configs[name], scale.device)
+        write_s = time.perf_counter() - started
+        resolved = resolve(own)
+        for modality in resolved.modalities:
+            modalities[modality] = measure(resolved, modality, scale)
+            peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            yield {
+                "model": name,
+                "hardware": torch.cuda.get_device_name() if on_gpu else processor(),
+                "torch": torch.__version__,
+                "dtype": scale.dtype,
                 "checkpoint_gib": _gib(num_bytes),
-                "modalities": {
-                    modality: measure(resolved, modality, scale) for modality in resolved.modalities
-                },
+                "write_s": round(write_s, 2),
+                "peak_host_memory_gib": _gib(peak_bytes),
+                "modalities": modalities,
             }
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else processor(),
-        "torch": torch.__version__,
-        "dtype": scale.dtype,
-        "peak_host_memory_gib": _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
-        "models": models,
-    }
 
 
 def measure(resolved: Resolved, modality: Modality, scale: Scale) -> dict[str, Any]:
@@ -352,20 +354,24 @@ def _gib(num_bytes: int | None) -> float | None:
 
 
 def main() -> None:
-    """Measure, print, and write a JSON file."""
+    """Measure, print, and write a JSON file per model, after each of its modalities."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=sorted(SCALES), default="full")
+    parser.add_argument("--model", choices=sorted(SCALES["full"].configs), default=None)
     parser.add_argument("--work", type=Path, default=None, help="folder for the checkpoints")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu"))
     options = parser.parse_args()
     scale = SCALES[options.scale]
     if scale.device == "cpu":
         torch.set_num_threads(1)
-    report = {"scale": options.scale, **run(scale, options.work)}
-    text = json.dumps(report, indent=1) + "\n"
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "full_size.json").write_text(text, "utf-8")
-    print(text, end="")  # noqa: T201 - a script's answer
+    for name in scale.configs:
+        if options.model not in {None, name}:
+            continue
+        for report in run(scale, name, options.work):
+            text = json.dumps({"scale": options.scale, **report}, indent=1) + "\n"
+            (options.output / f"full_size.{name}.json").write_text(text, "utf-8")
+            print(text, end="", flush=True)  # noqa: T201 - a script's answer
 
 
 if __name__ == "__main__":
