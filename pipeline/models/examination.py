@@ -18,6 +18,7 @@ from pipeline.errors import CheckpointError
 from pipeline.models import inventory as inventories
 from pipeline.models import shards
 from pipeline.models.checkpoint import (
+    SHIPPED,
     WANTED_FILES,
     Architecture,
     Resolved,
@@ -35,7 +36,8 @@ from pipeline.models.shards import Tensor, few
 from pipeline.models.tokenizer import PromptTokenizer
 
 BFLOAT16, FLOAT32 = 2, 4
-GB = 1e9
+MANY = 100_000_000
+"""From here on parameters are told in billions, and bytes in GB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +87,11 @@ def examine(name: str, revision: str | None = None) -> Examination:
     """Look at a checkpoint, broken or not.
 
     Args:
-        name: Folder, or hub name.
+        name: Folder, "tiny", or hub name.
         revision: Of a hub name.
     """
     found = Examination(name=name)
-    folder = Path(name) if Path(name).is_dir() else None
+    folder = Path(name) if Path(name).is_dir() else SHIPPED.get(name)
     try:
         resolved = resolve(name, revision) if folder is None else describe(name, folder, digest="")
         folder = folder or _cached(resolved, found)
@@ -115,15 +117,14 @@ def in_words(found: Examination) -> Iterator[str]:
         yield f"version: {found.revision or found.digest or 'unknown'}"
     if found.num_parameters is not None:
         kinds = ", ".join(f"{count} tensors of {kind}" for kind, count in found.dtypes.items())
-        yield f"holds {found.num_parameters / GB:.2f} billion parameters ({kinds})"
+        yield f"holds {_number(found.num_parameters)} parameters ({kinds})"
     if found.adapters:
         ranks = ", ".join(f"{name} of rank {rank}" for name, rank in found.adapters.items())
         yield f"adapters, merged when loaded: {ranks}"
     for load in found.loads:
         yield (
-            f"for {load.modality}: {load.num_parameters / GB:.2f} billion parameters, "
-            f"{load.bfloat16_bytes / GB:.2f} GB in bfloat16, {load.float32_bytes / GB:.2f} GB "
-            "in float32"
+            f"for {load.modality}: {_number(load.num_parameters)} parameters, "
+            f"{_size(load.bfloat16_bytes)} in bfloat16, {_size(load.float32_bytes)} in float32"
         )
     if found.kv_bytes_per_token is not None and found.row_bytes is not None:
         yield (
@@ -135,6 +136,14 @@ def in_words(found: Examination) -> Iterator[str]:
     yield from (f"wrong: {problem}" for problem in found.problems)
     if not found.problems:
         yield "nothing is wrong with it"
+
+
+def _number(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= MANY else f"{count / 1e6:.1f} million"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= MANY else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _cached(resolved: Resolved, found: Examination) -> Path | None:

@@ -157,3 +157,11 @@ def test_a_name_that_is_nowhere_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     assert "neither a folder nor a hub name" in examine("/no/such/folder").problems[0]
+
+
+def test_the_model_of_the_package_is_looked_at_whole_and_told_in_millions() -> None:
+    found = examine("tiny")
+
+    assert (found.notes, found.problems) == ([], [])
+    assert found.num_parameters is not None
+    assert "million parameters" in "\n".join(in_words(found))
