@@ -1,6 +1,7 @@
 """The main job from Python: what `phicorpus annotate` does, for schedulers that import.
 
-Run it as `python -m jobs.annotate jobs/annotate.yaml output=s3://bucket/annotations`.
+Run it as `python -m jobs.annotate jobs/annotate.yaml output=s3://bucket/annotations`. Its exit codes
+are those of `phicorpus annotate`, but for 3: how many errors are too many is the caller's to say.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.console import report_json
 from pipeline.job import RunReport, annotate
@@ -23,5 +25,10 @@ def run(config_path: Path, overrides: Sequence[str] = ()) -> RunReport:
     return annotate(load_config(config_path, overrides))
 
 
+def script(config_path: str, *overrides: str) -> None:
+    """Run, and print the report as JSON."""
+    sys.stdout.write(report_json(run(Path(config_path), overrides)) + "\n")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(report_json(run(Path(sys.argv[1]), sys.argv[2:])) + "\n")
+    main(lambda: script(*sys.argv[1:]))
