@@ -1,7 +1,7 @@
 """The main job from Python: what `phicorpus annotate` does, for schedulers that import.
 
-Run it as `python -m jobs.annotate jobs/annotate.yaml output=s3://bucket/annotations`. Its exit codes
-are those of `phicorpus annotate`, but for 3: how many errors are too many is the caller's to say.
+Run it as `python -m jobs.annotate jobs/annotate.yaml output=s3://bucket/annotations`. Its exit
+codes are those of `phicorpus annotate` but for 3: the caller says how many errors are too many.
 """
 
 from __future__ import annotations
