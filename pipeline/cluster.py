@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pipeline.errors import ConfigError, WorkersLost
 from pipeline.isolation import Casebook, Key
 from pipeline.storage.store import Store
 
+_ANSWERS_WITHIN_S = 20.0
 _BLOCK_BYTES = 32 * 1024**2
 """Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
 
@@ -63,6 +65,7 @@ def connect(config: ClusterConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of the driver's own console only
     local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
+    _check_answers(address)
     try:
         ray.init(
             address=address,
@@ -74,6 +77,17 @@ def connect(config: ClusterConfig) -> None:
         where = "did not start on this machine" if address == "local" else f"is not at {address}"
         why = str(error).partition("\n")[0]
         raise WorkersLost(f"Ray {where}: {why}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing answers: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # local, auto
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN_S).close()
+    except OSError as error:
+        raise WorkersLost(f"Ray is not at {address}: {error}; see cluster.address") from error
 
 
 def _check_room(config: ClusterConfig, resources: Mapping[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, asset_kind, guess, sniff
+from pipeline.storage.faults import foreign_errors
+from pipeline.storage.store import how_to_install
 
 _SNIFF_BYTES = 4096
 # Where fsspec's listing has the name that reading an object gives its content. Not Google's: its
@@ -49,11 +52,12 @@ def build(
         ManifestError: the prefix is empty or cannot be listed.
     """
     protocol = prefix.partition("://")[0] if "://" in prefix else "file"
+    whole = prefix if "://" in prefix else os.path.abspath(prefix)  # noqa: PTH100 - "..", no links
     try:
-        filesystem, root = fsspec.url_to_fs(prefix, **(options or {}).get(protocol, {}))
+        filesystem, root = fsspec.url_to_fs(whole, **(options or {}).get(protocol, {}))
         listed: Mapping[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise ManifestError(f"cannot list {prefix}: {error}") from error
+    except (OSError, ValueError, ImportError, *foreign_errors(protocol)) as error:
+        raise ManifestError(f"cannot list {prefix}: {error}{how_to_install(prefix)}") from error
     start = "" if protocol == "file" else f"{protocol}://"
     uris: list[str] = []
     media_types: list[str] = []
@@ -61,7 +65,7 @@ def build(
     etags: list[str | None] = []
     skipped: list[str] = []
     for path in sorted(listed):
-        if re.search(r"/\.|\.parquet$", path):
+        if re.search(r"/\.|\.parquet$", path[len(root.rstrip("/")) :]):
             continue
         media_type = guess(path) or _sniff_head(filesystem, path)
         if media_type is None or asset_kind(media_type) is None:

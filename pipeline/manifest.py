@@ -19,6 +19,8 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, guess
+from pipeline.storage.faults import foreign_errors
+from pipeline.storage.store import how_to_install
 from schemas import ANNOTATION, MANIFEST
 
 _BATCH_ROWS = 4_096
@@ -57,7 +59,7 @@ class Manifest:
         for fragment in sorted(self.dataset.get_fragments(), key=lambda f: f.path):
             first_row = 0
             partition = ds.get_partition_keys(fragment.partition_expression)
-            for batch in _batches(fragment):
+            for batch in _batches(fragment, foreign_errors(self.prefixes["scheme"])):
                 table = self._as_declared(batch, partition)
                 yield ManifestPart(fragment.path, first_row, self._filled(fragment.path, table))
                 first_row += batch.num_rows
@@ -103,7 +105,9 @@ class Manifest:
         return f"{self.prefixes['protocol']}{folder}/{uri}"
 
 
-def _batches(fragment: ds.FileFragment) -> Iterator[pa.RecordBatch]:
+def _batches(
+    fragment: ds.FileFragment, foreign: tuple[type[Exception], ...]
+) -> Iterator[pa.RecordBatch]:
     """Read one file; what is wrong with its bytes is found here, and not by whoever uses them."""
     num_read = 0
     try:
@@ -114,7 +118,7 @@ def _batches(fragment: ds.FileFragment) -> Iterator[pa.RecordBatch]:
                 batch.validate(full=True)  # texts that are not UTF-8, among others
                 yield batch
                 num_read += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, *foreign) as error:
         why = " ".join(str(error).split())
         raise ManifestError(f"{fragment.path}, after row {num_read}: {why}") from error
 
@@ -176,7 +180,8 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
         filesystem, path = fsspec.url_to_fs(uri, **(options or {}).get(protocol, {}))
         files = _parquet_files(filesystem, path)
         if not files:
-            raise ManifestError(f"no Parquet file at {uri}")
+            where = f" ({path})" if protocol == "file" and path != uri else ""
+            raise ManifestError(f"no Parquet file at {uri}{where}")
         arrow = PyFileSystem(FSSpecHandler(filesystem))
         base = path if filesystem.isdir(path) else files[0].rpartition("/")[0]
         partitioning = ds.HivePartitioning.discover(infer_dictionary=False)
@@ -190,12 +195,29 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
         physical = [fragment.physical_schema for fragment in dataset.get_fragments()]
         schema = _as_read(pa.unify_schemas([dataset.schema, *physical]))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ManifestError(f"cannot read the manifest {uri}: {error}") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise ManifestError(f"cannot open the manifest {uri}: {error}") from error
+        why = " ".join(str(error).split())
+        raise ManifestError(f"cannot read the manifest {uri}: {why}{_conversion(uri)}") from error
+    except (OSError, ValueError, ImportError, *foreign_errors(protocol)) as error:
+        why = str(error).partition("\n")[0] + how_to_install(uri)
+        raise ManifestError(f"cannot open the manifest {uri}: {why}") from error
     _check_schema(uri, schema)
     prefix = "" if protocol == "file" else f"{protocol}://"
-    return Manifest(uri, dataset, schema, {"protocol": prefix})
+    return Manifest(uri, dataset, schema, {"protocol": prefix, "scheme": protocol})
+
+
+def _conversion(uri: str) -> str:
+    """Tell how another format becomes a manifest.
+
+    Example:
+        >>> _conversion("m.parquet"), "COPY 'm.csv'" in _conversion("m.csv")
+        ('', True)
+    """
+    stem, _, extension = uri.rpartition(".")
+    if extension.lower() not in {"csv", "tsv", "json", "jsonl", "ndjson"}:
+        return ""
+    return (
+        f". A manifest is Parquet; duckdb -c \"COPY '{uri}' TO '{stem}.parquet'\" makes one of it"
+    )
 
 
 def _parquet_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:

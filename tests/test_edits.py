@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -335,3 +337,28 @@ def test_a_changed_text_in_the_manifest_is_annotated_again_alone(tmp_path: Path)
                 commit.add(replies(row | {"status": "error"}))
 
     assert asked == [["0", "1", "2", "3", "4"], ["2"], ["2"]]
+
+
+@pytest.mark.parametrize("owners", [([], ["x"]), (["x"], []), ([None], ["x"]), (["x"], [None])])
+def test_a_further_column_that_comes_or_goes_breaks_no_query(
+    tmp_path: Path, owners: tuple[list[str | None], list[str | None]]
+) -> None:
+    config = a_config(tmp_path, tasks=["ocr"], units={"image": 1})
+    for number, owner in enumerate(owners):
+        columns = {"uri": [f"/{i}.png" for i in range(number + 1)]}
+        columns |= {"owner": owner * (number + 1)} if owner else {}
+        pq.write_table(pa.table(columns), tmp_path / "manifest.parquet")
+        job = prepare(config, a_backend())
+        commit = Commit(Publisher(job.store, publication(job, f"{number}")), assemble)
+        for unit in job.plan.units():
+            commit.expect(unit)
+            (asset_id,) = unit.wanted()
+            commit.add(replies(a_reply(asset_id=asset_id, unit_id=unit.unit_id)))
+
+    files = f"{tmp_path}/output/annotations/**/*.parquet"
+    options = "hive_partitioning = true, union_by_name = true"
+    query = f"SELECT owner, * FROM read_parquet(?, {options})"  # noqa: S608 - no text of others
+    found = duckdb.connect().execute(query, [files]).fetchall()
+    scanned = pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore").collect()
+    assert (len(found), len(scanned)) == (2, 2)
+    assert {row[0] for row in found} == {owner[0] if owner else None for owner in owners}

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +222,13 @@ def test_a_damaged_page_of_a_manifest_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ManifestError, match=r"m\.parquet, after row "):
         read(path)
+
+
+@pytest.mark.parametrize("reached", [open_manifest, lambda uri, o: build(uri, "m", options=o)])
+def test_a_store_that_cannot_be_reached_is_named(reached: Callable[[str, Any], Any]) -> None:
+    options = {"s3": {"endpoint_url": "http://127.0.0.1:9", "key": "a", "secret": "b"}}
+
+    with pytest.raises(ManifestError, match=r"cannot (open|list).*s3://b/m.*http://127\.0\.0\.1:9"):
+        reached(
+            "s3://b/m", {"s3": options["s3"] | {"config_kwargs": {"retries": {"max_attempts": 1}}}}
+        )

@@ -6,6 +6,7 @@ That one operation, `create`, is the commit protocol. No rename, no delete, no l
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,25 @@ from pipeline.storage.faults import foreign_errors, says_exists, translated
 from pipeline.storage.steady import SteadyStore
 
 _TEMPORARY = ".tmp-"
+_ONE_SLASH = re.compile(r"^(?!file:)([a-z0-9]{2,}):/(?!/)(.*)")
+_EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+
+
+def how_to_install(uri: str) -> str:
+    """Tell which extra reads and writes a URI's scheme, if it is not installed.
+
+    Example:
+        >>> how_to_install("/data"), how_to_install("hdfs://host/data")
+        ('', '')
+    """
+    scheme = uri.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError:
+        return f"; pip install 'phicorpus[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
+    except ValueError:
+        return ""
+    return ""
 
 
 class Store(Protocol):
@@ -60,11 +80,15 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     Raises:
         StoreError: the protocol is not known, or its package is not installed.
     """
+    if slip := _ONE_SLASH.match(uri):
+        meant = f"{slip[1]}://{slip[2]}"
+        raise StoreError(f"cannot open the output {uri}: is {meant} meant?")
     protocol = uri.partition("://")[0] if "://" in uri else "file"
     try:
         filesystem, root = fsspec.url_to_fs(uri, **(options or {}).get(protocol, {}))
-    except (ValueError, ImportError) as error:
-        raise StoreError(f"cannot open the output {uri}: {error}") from error
+    except (ValueError, ImportError, OSError) as error:
+        why = str(error).partition("\n")[0]
+        raise StoreError(f"cannot open the output {uri}: {why}{how_to_install(uri)}") from error
     if isinstance(filesystem, LocalFileSystem):
         return SteadyStore(LocalStore(Path(root)))
     return SteadyStore(ObjectStore(filesystem, root, foreign_errors(protocol)))

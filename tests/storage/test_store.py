@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,20 @@ def test_a_missing_bucket_is_a_store_error(s3: dict[str, dict[str, object]]) -> 
 def test_an_unknown_protocol_is_a_store_error() -> None:
     with pytest.raises(StoreError, match="nowhere://"):
         open_store("nowhere://x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"), [("s3:/b/out", "s3://b/out"), ("gs:/b", "gs://b"), ("hdfs://h/o", "")]
+)
+def test_a_slip_of_the_pen_makes_no_folder(uri: str, meant: str) -> None:
+    with pytest.raises(StoreError, match=f"cannot open the output {uri}: .*{meant}"):
+        open_store(uri)
+
+
+@pytest.mark.skipif(find_spec("gcsfs") is not None, reason="its package is here")
+def test_a_scheme_whose_package_is_missing_says_what_to_install() -> None:
+    with pytest.raises(StoreError, match=r"gs://b/o: .*; pip install 'phicorpus\[gcs\]'"):
+        open_store("gs://b/o")
 
 
 def test_a_killed_writer_leaves_nothing_that_is_listed(tmp_path: Path) -> None:
