@@ -67,7 +67,7 @@ class TaskConfig(Section):
     prompt: str | None = Field(default=None, description="Replaces the task's own prompt")
     max_new_tokens: Annotated[int, Field(ge=1, le=16384)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     guide: bool = Field(
         default=False, description="Let the model write nothing but JSON of the task's form"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 
 import torch
@@ -95,6 +96,7 @@ class EncoderThread:
                 _check(slot, rows)
                 self._write(features.start, rows)
         except Exception as error:  # noqa: BLE001 an encoder may raise anything: its requests fail
+            traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
             return error
         return None
 

@@ -36,6 +36,11 @@ class Intake:
     def __len__(self) -> int:
         return len(self._arrived) + len(self._encoding)
 
+    @property
+    def num_rows_held(self) -> int:
+        """Feature rows that a request or the encoder needs."""
+        return self._table.num_held
+
     def add(self, job: Job) -> None:
         """Let a request with media wait here."""
         self._arrived[job] = None

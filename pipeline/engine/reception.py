@@ -19,6 +19,8 @@ from pipeline.engine.sampling import Chooser, NoRepeat, Sampler
 from pipeline.errors import RequestRefused
 from pipeline.models.model import Model, Slot
 
+SEEDS = (-(2**63), 2**64 - 1)  # that torch's generators take
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -122,10 +124,14 @@ class Reception:
         Raises:
             RequestRefused: it cannot be run.
         """
-        if request.guide is not None:
-            self._matcher(request, request.guide)
-        with self._lock:
-            prompt = self._model.tokenize(request.turns)
+        _check_sampling(request)
+        try:
+            if request.guide is not None:
+                self._matcher(request, request.guide)
+            with self._lock:
+                prompt = self._model.tokenize(request.turns)
+        except UnicodeEncodeError as error:
+            raise RequestRefused(f"{request.request_id}: not a text: {error}") from error
         return self.limits.admit(request, prompt)
 
     def attempt(self, job: Job, on_first: Callable[[], None] | None = None) -> Attempt:
@@ -138,6 +144,8 @@ class Reception:
             decode=self._decode,
             deadline_s=self._deadline_s,
         )
+        if job.future.done():  # its caller left before there was an answer to cancel
+            job.answer.cancel()
         return Attempt(job.answer, self._chooser(request), on_first)
 
     def _chooser(self, request: Request) -> Chooser | None:
@@ -162,3 +170,12 @@ class Reception:
     def _decode(self, token_ids: Sequence[int]) -> str:
         with self._lock:
             return self._model.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def _check_sampling(request: Request) -> None:
+    if not 0 <= request.temperature < math.inf:
+        raise RequestRefused(f"{request.request_id}: temperature is {request.temperature}")
+    if not SEEDS[0] <= request.seed <= SEEDS[1]:
+        raise RequestRefused(
+            f"{request.request_id}: seed is {request.seed}, not from {SEEDS[0]} to {SEEDS[1]}"
+        )

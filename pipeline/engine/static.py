@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import contextlib
 import threading
+import traceback
 from collections import deque
 from collections.abc import Hashable, Sequence
-from concurrent.futures import InvalidStateError
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,13 +20,14 @@ from transformers import (
 )
 
 from pipeline.config import EngineConfig
+from pipeline.engine.callers import Callers
 from pipeline.engine.capabilities import STATIC
 from pipeline.engine.engine import Completion, EngineStats, Request
 from pipeline.engine.features import word_embedding
 from pipeline.engine.job import Attempt, Job
 from pipeline.engine.reception import Reception
 from pipeline.engine.sampling import Steering
-from pipeline.errors import EngineDied, InferError, RequestRefused
+from pipeline.errors import InferError
 from pipeline.models.model import Model, Slot
 
 _STOP_TIMEOUT_S = 60.0
@@ -56,100 +55,111 @@ class StaticEngine:
         self._steering = Steering(model.banned_ids, model.decoder.device)
         self._own_generation = model.decoder.generation_config
         model.decoder.generation_config = GenerationConfig(pad_token_id=0)  # nothing hidden in it
-        self._stats = EngineStats()
-        self._changed = threading.Condition()  # guards all that follows
+        self._callers = Callers(self._reception, EngineStats())
+        self._changed = threading.Condition()  # guards the next three
         self._waiting: deque[Job] = deque()
-        self._ended = False
+        self._running: set[Job] = set()
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="phicorpus-static", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`."""
-        with self._changed:
-            self._stats.num_requests += 1
-        try:
-            job = self._reception.admit(request)
-        except RequestRefused:
-            with self._changed:
-                self._stats.num_failed += 1
-            raise
-        with self._changed:
-            if self._ended:
-                raise EngineDied("the engine is closed")
-            self._waiting.append(job)
-            self._changed.notify()
-        try:
-            return await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:
-            if job.answer is not None:
-                job.answer.cancel()
-            raise
+        return await self._callers.submit(request, self._on_arrival, _cancel)
 
     def stats(self) -> EngineStats:
         """Counters and gauges."""
         with self._changed:
-            return replace(self._stats, num_waiting=len(self._waiting))
+            running, waiting = len(self._running), len(self._waiting)
+        return replace(self._callers.stats(), num_running=running, num_waiting=waiting)
 
     def close(self) -> None:
-        """Answer who waits with EngineDied, and end after the batch under way."""
+        """Answer everybody with EngineDied, and end the batch under way at its next token."""
         atexit.unregister(self.close)
+        for job in self._callers.end("the engine is closed"):
+            _cancel(job)
         with self._changed:
-            self._ended = True
-            while self._waiting:
-                self._finish(self._waiting.popleft(), EngineDied("the engine is closed"))
+            self._closing = True
+            self._waiting.clear()
             self._changed.notify()
         self._thread.join(_STOP_TIMEOUT_S)
         self._model.decoder.generation_config = self._own_generation
 
+    def _on_arrival(self, job: Job) -> None:
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+
     # --- the worker's thread ----------------------------------------------------------------------
 
     def _run(self) -> None:
-        while jobs := self._next_batch():
-            self._answer(jobs)
+        try:
+            while jobs := self._next_batch():
+                self._answer(jobs)
+        finally:
+            self._callers.end("the engine's worker failed; the log says why")
 
     def _next_batch(self) -> list[Job]:
         """Wait for requests, then take those that fit in one batch; empty: the engine is closed."""
+        jobs: list[Job] = []
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._ended)
-            jobs: list[Job] = []
-            later: list[Job] = []
-            longest = 0
-            while self._waiting and len(jobs) < self._config.max_requests:
-                job = self._waiting.popleft()
-                length = max(longest, job.pages * self._config.page_size)
-                fits = length * (len(jobs) + 1) <= self._config.kv_cache_tokens
-                if jobs and (job.regime != jobs[0].regime or not fits):
-                    later.append(job)
-                elif not job.future.done():
-                    jobs.append(job)
-                    longest = length
-                else:
-                    self._stats.num_failed += 1
-            self._waiting.extendleft(reversed(later))
-            self._stats.num_running = len(jobs)
-        return jobs or ([] if self._ended else self._next_batch())
+            while not jobs and not self._closing:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                jobs = self._fitting()
+            self._running = set(jobs)
+        return jobs
+
+    def _fitting(self) -> list[Job]:
+        """Take the first that waits, and those of its regime that fit beside it."""
+        jobs: list[Job] = []
+        later: list[Job] = []
+        longest = 0
+        while self._waiting and len(jobs) < self._config.max_requests:
+            job = self._waiting.popleft()
+            length = max(longest, job.pages * self._config.page_size)
+            fits = length * (len(jobs) + 1) <= self._config.kv_cache_tokens
+            if job.future.done():
+                self._callers.fail(job, InferError("cancelled"))
+            elif jobs and (job.regime != jobs[0].regime or not fits):
+                later.append(job)
+            else:
+                jobs.append(job)
+                longest = length
+        self._waiting.extendleft(reversed(later))
+        return jobs
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         """Answer a batch; one that fails is repeated one request at a time."""
+        failure = self._try(jobs)
+        if failure is not None and len(jobs) > 1:
+            for job in jobs:
+                self._answer([job])
+            return
+        for job in jobs:
+            with self._changed:
+                self._running.discard(job)
+            if failure is None:
+                self._callers.complete(job)
+            else:
+                name = job.request.request_id
+                self._callers.fail(job, InferError(f"{name}: the model failed: {failure}"))
+
+    def _try(self, jobs: Sequence[Job]) -> str | None:
+        """Run a batch; say what went wrong."""
         try:
             if self._model.regime_length:
                 self._model.set_regime(jobs[0].regime)
-            self._generate(jobs, self._encode(jobs))
+            rows = self._encode(jobs)
+            self._generate(jobs, rows)
         except Exception as error:  # noqa: BLE001 encoder and decoder may raise anything
-            failure = error
-        else:
-            for job in jobs:
-                failure = job.answer.failure if job.answer is not None else None
-                name = job.request.request_id
-                self._finish(job, InferError(f"{name}: {failure}") if failure else None)
-            return
-        if len(jobs) > 1:
-            for job in jobs:
-                self._answer([job])
-        else:
-            name = jobs[0].request.request_id
-            self._finish(jobs[0], InferError(f"{name}: the model failed: {failure!r}"))
+            traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
+            return repr(error)
+        with self._callers.counting() as stats:
+            stats.prefill_tokens += sum(job.num_tokens for job in jobs)
+            stats.media_encoded += len(rows)
+            stats.media_reused += sum(len(job.slots) for job in jobs) - len(rows)
+        return None
 
     @torch.no_grad()
     def _encode(self, jobs: Sequence[Job]) -> Rows:
@@ -161,9 +171,6 @@ class StaticEngine:
         for first in range(0, len(keys), self._config.encode_batch):
             part = keys[first : first + self._config.encode_batch]
             rows.update(zip(part, self._model.encode([slots[key] for key in part]), strict=True))
-        with self._changed:
-            self._stats.media_encoded += len(keys)
-            self._stats.media_reused += sum(len(job.slots) for job in jobs) - len(keys)
         return rows
 
     @torch.no_grad()
@@ -201,19 +208,10 @@ class StaticEngine:
                 parts.append(words(torch.tensor([part], device=words.weight.device)))
         return torch.cat(parts)
 
-    def _finish(self, job: Job, error: InferError | EngineDied | None) -> None:
-        with self._changed, contextlib.suppress(InvalidStateError):  # the caller may have left
-            self._stats.num_running -= 1 if self._stats.num_running else 0
-            if error is not None or job.answer is None:
-                self._stats.num_failed += 1
-                job.future.set_exception(error or EngineDied("not begun"))
-                return
-            completion = job.answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
-            self._stats.num_completed += 1
-            self._stats.prompt_tokens += job.num_tokens
-            self._stats.prefill_tokens += job.num_tokens
-            self._stats.completion_tokens += len(completion.token_ids)
-            job.future.set_result(completion)
+
+def _cancel(job: Job) -> None:
+    if job.answer is not None:
+        job.answer.cancel()
 
 
 class _Watch:

@@ -1,6 +1,8 @@
 """A small random decoder behind the `Model` protocol, with an encoder that draws its rows."""
 
 import asyncio
+import copy
+import functools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -141,6 +143,12 @@ class FakeModel:
 
 
 def a_decoder(seed: int = 0, hidden: int = HIDDEN) -> Phi3ForCausalLM:
+    return copy.deepcopy(_drawn_decoder(seed, hidden))
+
+
+@functools.cache
+def _drawn_decoder(seed: int, hidden: int) -> Phi3ForCausalLM:
+    """Once, before an engine runs: the library's loop seeds torch for the whole process."""
     torch.manual_seed(seed)
     config = Phi3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=48, num_hidden_layers=2,

@@ -130,7 +130,7 @@ class Server:
             raise EngineDied("vLLM's core died; its log says why") from error
         except (self._vllm.EngineGenerateError, ValueError) as error:
             why = error.__cause__ or error
-            raise InferError(f"{request.request_id}: vLLM failed: {why!r}") from error
+            raise InferError(f"vLLM failed: {why!r}") from error
 
     async def close(self) -> None:
         """End vLLM's processes; from the loop that asked it."""
