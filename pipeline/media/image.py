@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageOps, ImageSequence, TiffImagePlugin, Unide
 
 from pipeline.config import ImageConfig
 from pipeline.errors import DecodeError, LimitExceeded, UnsupportedMedia
-from pipeline.media import sniff
+from pipeline.media import jpeg, sniff
 from pipeline.media.piece import Piece
 
 FORMATS: Final = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM")
@@ -66,7 +66,8 @@ def pieces(content: bytes, config: ImageConfig) -> Iterator[Piece]:
     Yields:
         Pieces whose `image` is RGB. A TIFF page that is broken is a piece with an error. Flags:
         "animation" and "first_of_N_frames" (the others are not given), "icc_ignored" and
-        "exif_ignored" (a profile or orientation that could not be read).
+        "exif_ignored" (a profile or orientation that could not be read), "end_marker_missing" (of a
+        JPEG that has all of its pixels).
 
     Raises:
         DecodeError: not an image, or truncated.
@@ -80,7 +81,7 @@ def pieces(content: bytes, config: ImageConfig) -> Iterator[Piece]:
         if image.format == "TIFF":
             yield from _pages(image, config)
         else:
-            yield _only(image, config)
+            yield _only(image, config, content)
 
 
 def _open(content: bytes) -> Image.Image:
@@ -113,10 +114,17 @@ def _open_heif(content: bytes, config: ImageConfig) -> Image.Image:
         raise DecodeError(f"broken HEIC: {_words(error)}") from error
 
 
-def _only(image: Image.Image, config: ImageConfig) -> Piece:
+def _only(image: Image.Image, config: ImageConfig, content: bytes) -> Piece:
     _check_size(image.size, image.format, config)
     animation = _animation(image)
-    picture, flags = _finish(image)
+    try:
+        picture, flags = _finish(image)
+    except DecodeError:
+        ended = jpeg.ended(content) if image.format == "JPEG" else None
+        if ended is None:
+            raise
+        picture, flags = _finish(ended)
+        flags = (*flags, "end_marker_missing")
     return Piece(index=0, count=1, kind="image", image=picture, flags=(*animation, *flags))
 
 

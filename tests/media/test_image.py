@@ -197,6 +197,34 @@ def test_a_bomb_is_refused_before_it_is_unpacked(side_px: int) -> None:
         decode(bomb)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+@pytest.mark.parametrize("left", [b"", b"\xff"])
+def test_a_jpeg_that_lacks_its_end_marker_alone_is_whole(mode: str, left: bytes) -> None:
+    whole = saved(a_gradient(mode), "JPEG")
+    assert whole.endswith(b"\xff\xd9")
+
+    (expected,) = decode(whole)
+    (found,) = decode(whole[:-2] + left)
+
+    assert found.image is not None
+    assert expected.image is not None
+    assert found.image.tobytes() == expected.image.tobytes()
+    assert (expected.flags, found.flags) == ((), ("end_marker_missing",))
+
+
+@pytest.mark.parametrize(("cut", "progressive"), [(5, False), (40, False), (2, True)])
+def test_a_jpeg_that_may_lack_pixels_is_an_error(cut: int, progressive: bool) -> None:
+    whole = saved(a_gradient("RGB"), "JPEG", progressive=progressive)
+
+    with pytest.raises(DecodeError, match="truncated"):
+        list(decode(whole[:-cut]))
+
+
+def a_gradient(mode: str) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8)
+    return Image.fromarray(noise).resize((403, 301)).convert(mode)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF"])
 def test_a_truncated_image_is_an_error(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
