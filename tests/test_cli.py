@@ -78,13 +78,14 @@ def test_wrong_storage_options_end_with_2_and_are_not_repeated(
 
 @pytest.mark.parametrize(
     "command", [["report", "{folder}", "-o", "{file}/r.html"], ["tiny-model", "{file}/m"],
+                ["manifest", "build", "{folder}", "-o", "{file}/m"],
                 ["demo-corpus", "{file}/c", "--scale", "0.05"], ["demo", "{file}/d"]],
     ids=lambda command: command[0],
 )  # fmt: skip
 def test_a_place_that_cannot_be_written_ends_with_2_and_is_named(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "file"
+    file = tmp_path / "file.txt"
     file.write_text("not a folder")
 
     assert exit_code(*(part.format(folder=tmp_path, file=file) for part in command)) == 2

@@ -83,7 +83,9 @@ def manifest_build(
     """
     from pipeline.listing import build  # noqa: PLC0415  (pyarrow, fsspec)
 
-    built = build(prefix, output, options=storage_options_of(storage_options))
+    options = storage_options_of(storage_options)
+    with writing(output):
+        built = build(prefix, output, options=options)
     if as_json:
         typer.echo(json.dumps({"num_assets": built.num_assets, **built.num_by_kind}))
         return

@@ -44,14 +44,16 @@ def storage_options_of(text: str) -> Mapping[str, Any]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Make the folder of a file that is written here, and say it where that is refused.
+def writing(path: Path | str) -> Iterator[None]:
+    """Make the folder of a file that is written, if on this disk; say it where that is refused.
 
     Raises:
         ConfigError: the system refuses to write there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if "://" not in str(path):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise ConfigError(f"cannot write {error.filename or path}: {error.strerror}") from error
+        where, why = error.filename or path, error.strerror or error
+        raise ConfigError(f"cannot write {where}: {why}") from error
