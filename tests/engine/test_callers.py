@@ -15,7 +15,16 @@ from pipeline.config import EngineConfig
 from pipeline.engine.engine import Completion, Engine, Guide, Request
 from pipeline.errors import EngineDied, InferError, RequestRefused
 from pipeline.models.model import Model, Slot
-from tests.engine.builders import FakeModel, a_config, a_request, an_image, ask, complete, reference
+from tests.engine.builders import (
+    ByteTokenizer,
+    FakeModel,
+    a_config,
+    a_request,
+    an_image,
+    ask,
+    complete,
+    reference,
+)
 
 Load = Callable[[Model, EngineConfig], Engine]
 Reply = Completion | BaseException
@@ -52,6 +61,13 @@ class Hoarder(FakeModel):
         if self.held is not None:
             self.was_freed.append(self.held() is None)
         return super().encode(slots)
+
+
+class Unreadable(ByteTokenizer):
+    """A tokenizer with a defect."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        raise LookupError(f"{len(token_ids)} tokens, {skip_special_tokens}")
 
 
 def assert_all_are_counted(engine: Engine) -> None:
@@ -153,6 +169,21 @@ def test_the_outermost_seeds_draw(load: Load, seed: int) -> None:
     (drawn,) = complete(engine, [a_request("q", temperature=0.5, seed=seed, new=3)])
 
     assert drawn.token_ids
+
+
+def test_a_defect_while_an_answer_grows_fails_it_alone(load: Load) -> None:
+    model = FakeModel(stops=False)
+    engine = load(model, a_config())
+    model.tokenizer = Unreadable()
+
+    (failed,) = ask(engine, [a_request("q", stop=("end",))])
+    model.tokenizer = ByteTokenizer()
+    (answered,) = complete(engine, [a_request("q")])
+
+    assert isinstance(failed, InferError)
+    assert "tokens" in str(failed)
+    assert list(answered.token_ids) == reference(a_request("q"), stops=False)
+    assert_all_are_counted(engine)
 
 
 def test_closed_engines_count_nobody_twice(load: Load) -> None:
