@@ -20,9 +20,9 @@ from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.models.model import Modality
-from pipeline.plan import Plan, in_waves
+from pipeline.plan import Plan
 from pipeline.storage.store import Store
-from pipeline.unit import Unit
+from pipeline.unit import Unit, in_waves
 
 log = logging.getLogger(__name__)
 

@@ -235,7 +235,11 @@ class ClusterConfig(Section):
     cpus_per_replica: Annotated[float, Field(gt=0)] = 0.5
     fetch_cpus: Annotated[float, Field(gt=0)] = 0.25
     decode_cpus: Annotated[float, Field(gt=0)] = 0.5
-    units_per_wave: Annotated[int, Field(ge=1)] = 4096
+    units_per_wave: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Units between which the replicas are kept; default: 16384, fewer where their"
+        " rows are large, and 2048 where they are claimed",
+    )
     claim_expiry_s: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="Drivers that share an output claim the units of a wave, so that none is worked"

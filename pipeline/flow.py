@@ -22,7 +22,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cluster import gpus
-from pipeline.config import RunConfig
+from pipeline.config import ClusterConfig, RunConfig
 from pipeline.engine.backend import Backend
 from pipeline.errors import ConfigError, EngineDied, StoreError, WorkersLost
 from pipeline.isolation import MAX_DEATHS
@@ -152,7 +152,7 @@ def run(
             no row's fault (a row that kills is found and ends as an error), so no row is blamed.
     """
     for modality, flow in flows.items():
-        for wave in plan.waves(modality, flow.config.cluster.units_per_wave):
+        for wave in plan.waves(modality, units_per_wave(flow.config.cluster)):
             for unit in wave:
                 commit.expect(unit)
             cause: Exception | None = None
@@ -164,6 +164,14 @@ def run(
                 raise WorkersLost(_last_line(cause)) from cause
             commit.give_up(attempts.number)
             on_progress(commit)
+
+
+def units_per_wave(config: ClusterConfig) -> int:
+    """Give how many units run between two loads of the model; each wave has a tail of its own.
+
+    Drivers that claim units take a wave at a time: with large ones the last to come get none.
+    """
+    return config.units_per_wave or (2048 if config.claim_expiry_s is not None else 16_384)
 
 
 def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> Exception | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +32,7 @@ from pipeline.models.model import Modality
 from pipeline.storage.store import Store
 from pipeline.tasks import fits
 from pipeline.tasks.question import Question
-from pipeline.unit import KINDS, Share, Unit
+from pipeline.unit import KINDS, Share, Unit, in_waves
 
 
 @dataclass(slots=True)
@@ -83,12 +82,6 @@ class Work(Protocol):
     def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
         """Give the units of a modality that have something left to do, so many at a time."""
         ...
-
-
-def in_waves(units: Iterator[Unit], size: int) -> Iterator[list[Unit]]:
-    """Give units so many at a time."""
-    while wave := list(islice(units, size)):
-        yield wave
 
 
 class Plan:

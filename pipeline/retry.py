@@ -30,12 +30,12 @@ from pipeline.job import (
     publication,
 )
 from pipeline.models.model import Modality
-from pipeline.plan import PlanSummary, in_waves
+from pipeline.plan import PlanSummary
 from pipeline.publish import Publisher, Row, merge
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
 from pipeline.storage.store import probe
-from pipeline.unit import Share, Unit
+from pipeline.unit import Share, Unit, in_waves
 
 log = logging.getLogger(__name__)
 

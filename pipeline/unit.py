@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -17,6 +17,8 @@ KINDS: Mapping[str, Modality] = {
     "text": "text",
 }
 """The flow that each kind of asset goes through."""
+
+_WAVE_BYTES = 512 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +97,17 @@ class Unit:
         if not all(tasks):
             table = table.filter(pa.array([bool(names) for names in tasks]))
         return table.select(ASSET.names).cast(ASSET)
+
+
+def in_waves(units: Iterable[Unit], size: int) -> Iterator[list[Unit]]:
+    """Give units so many at a time, or fewer where their rows are large: the driver holds them."""
+    wave: list[Unit] = []
+    num_bytes = 0
+    for unit in units:
+        wave.append(unit)
+        num_bytes += unit.rows.nbytes
+        if len(wave) == size or num_bytes >= _WAVE_BYTES:
+            yield wave
+            wave, num_bytes = [], 0
+    if wave:
+        yield wave

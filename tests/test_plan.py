@@ -14,6 +14,7 @@ from pipeline.plan import Plan, Unit
 from pipeline.storage.store import open_store
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import questions
+from pipeline.unit import in_waves
 from schemas.paths import annotation_path, document_path
 from tests.builders import a_backend, a_config, write_manifest
 
@@ -178,6 +179,17 @@ def test_a_manifest_that_is_changed_under_a_run_ends_it_and_nothing_is_asked_twi
         list(plan.units())
 
     assert ended.value.exit_code == 5
+
+
+def test_a_wave_ends_where_its_rows_are_large(tmp_path: Path) -> None:
+    """A manifest may hold the texts themselves; a driver's memory is not to grow with them."""
+    text = "words " * (8 * 1024**2)
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": str(i), "text": text} for i in range(2)])
+    (unit,) = a_plan(a_config(tmp_path, tasks=["summarise"])).units()
+
+    waves = in_waves([unit] * 12, 10)
+
+    assert [len(wave) for wave in waves] == [6, 6]
 
 
 def test_an_output_in_the_folder_of_its_manifest_is_refused(tmp_path: Path) -> None:
