@@ -260,7 +260,7 @@ def record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
         "software_version": importlib.metadata.version("phicorpus"),
         "started_at": run.started.isoformat(),
         "status": status,
-        "config": _public(job.config),
+        "config": public(job.config),
         "models": json.dumps({"label": job.backend.label, "identity": job.backend.identity}),
         "fingerprints": json.dumps(fingerprints),
         "versions": json.dumps(_versions(job.config.engine.name)),
@@ -268,9 +268,14 @@ def record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
     }
 
 
-def _public(config: RunConfig) -> str:
-    """Give the config as JSON, without storage options, which may hold credentials."""
-    return config.model_dump_json(exclude={"fetch": {"storage_options"}})
+def public(config: RunConfig) -> str:
+    """Give the config as JSON, for whoever looks at the output later, from any folder.
+
+    Without storage options, which may hold credentials; a manifest on this disk by its whole path.
+    """
+    at = config.manifest if "://" in config.manifest else str(Path(config.manifest).absolute())
+    whole = config.model_copy(update={"manifest": at})
+    return whole.model_dump_json(exclude={"fetch": {"storage_options"}})
 
 
 def _versions(engine: EngineName) -> dict[str, str]:
