@@ -15,8 +15,9 @@ import pytest
 from pipeline.engine.engine import Completion, Guide, Request
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.vllm.engine import VllmEngine
-from pipeline.errors import InferError, RequestRefused
+from pipeline.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import BANNED_ID, FakeModel, a_request, an_image, ask, complete
+from tests.engine.test_callers import Unreadable
 from tests.engine.test_contract import mixed_requests
 from tests.engine.test_guided import CHOICE, DATE, JSON
 from tests.vllm.builders import HIDDEN, engine_config, needs_vllm
@@ -209,3 +210,14 @@ def test_cancelled_requests_make_room_and_hurt_nobody(
     stats = engine.stats()
     assert (stats.num_running, stats.num_waiting, stats.extra["kv_pages"]) == (0, 0, 0)
     assert stats.num_requests == stats.num_completed + stats.num_failed
+
+
+def test_a_defect_of_ours_leaves_nobody_waiting(engine: VllmEngine, model: FakeModel) -> None:
+    model.tokenizer = Unreadable()
+
+    (reply,) = ask(engine, [a_request("q", stop=("end",))])
+    (late,) = ask(engine, [a_request("late")])
+
+    assert isinstance(reply, EngineDied)
+    assert "LookupError" in str(reply)
+    assert isinstance(late, EngineDied)
