@@ -67,22 +67,22 @@ def figures(folder: Path, output: Path) -> Figures:
 
 def test_pages_and_slides_are_read(figures: Figures) -> None:
     assert figures.num_judged["ocr"] >= 10
-    assert figures.character_error_rate <= 0.05
+    assert figures.character_error_rate <= 0.02
 
 
 def test_values_are_read_off_charts(figures: Figures) -> None:
     assert figures.num_judged["chart"] >= 5
-    assert figures.chart_values >= 0.8
+    assert figures.chart_values >= 0.9
 
 
 def test_captions_name_objects_colours_and_places(figures: Figures) -> None:
     assert figures.num_judged["caption"] >= 4
-    assert figures.caption_facts >= 0.6
+    assert figures.caption_facts >= 0.9
 
 
 def test_speech_is_written_down(figures: Figures) -> None:
     assert figures.num_judged["transcribe"] >= 5
-    assert figures.word_error_rate <= 0.15
+    assert figures.word_error_rate <= 0.1
 
 
 def test_one_request_at_a_time_gives_the_same_answers(folder: Path, output: Path) -> None:
