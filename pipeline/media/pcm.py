@@ -40,6 +40,7 @@ DEMUXERS: Mapping[str, str] = {
     "audio/aiff": "aiff",
     "audio/basic": "au",
     "audio/x-caf": "caf",
+    "audio/x-gsm": "gsm",
     "video/mp2t": "mpegts",
     "video/x-flv": "flv",
     "video/x-msvideo": "avi",

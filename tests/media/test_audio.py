@@ -21,6 +21,16 @@ def decode(content: bytes, config: AudioConfig = FIXED) -> list[Piece]:
     return list(audio.pieces(content, config))
 
 
+def test_raw_gsm_of_a_telephone_system_is_read_to_its_end() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (150, 33), np.uint8)
+    frames[:, 0] = frames[:, 0] & 0x0F | 0xD0
+
+    (piece,) = decode(frames.tobytes())
+
+    assert (piece.start_s, piece.end_s, piece.flags) == (0.0, 3.0, ())
+    assert np.std(joined([piece])) > 0.01
+
+
 def joined(pieces: list[Piece]) -> Samples:
     return np.concatenate([piece.samples for piece in pieces if piece.samples is not None])
 

@@ -80,6 +80,12 @@ def test_decks_are_told_from_other_office_documents() -> None:
     assert sniff.asset_kind(sniff.sniff(ole + "WordDocument".encode("utf-16-le"))) is None
 
 
+def test_gsm_is_told_by_ten_of_its_frames() -> None:
+    frame = b"\xd2" + b"\x55" * 32
+
+    assert sniff.sniff(memoryview(frame * 10)) == sniff.guess("a.gsm") == "audio/x-gsm"
+
+
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("suffix", ["", "-template"])
 def test_opendocument_is_told_however_it_is_packed(packing: int, suffix: str) -> None:
@@ -97,6 +103,9 @@ def test_opendocument_is_told_however_it_is_packed(packing: int, suffix: str) ->
         (b"", None),
         (b"\x00" * 100, None),
         (b"hello, world", "text/plain"),
+        (b"P7\nWIDTH 1\n", "image/x-portable-arbitrarymap"),
+        ((b"\xd2" + b"\x55" * 32) * 9, None),
+        ((b"\xd2" + b"\x55" * 32) * 9 + b"\xc2" + b"\x55" * 32, None),
         ("größer".encode() * 2000, "text/plain"),
         (b"<!DOCTYPE html><html>", "text/html"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
