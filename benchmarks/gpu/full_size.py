@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import gc
 import json
-import re
 import resource
 import tempfile
 import time
@@ -28,25 +27,15 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
 from benchmarks.workload import processor
 from pipeline.config import Device, DType, EngineConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Completion, Engine, Request
-from pipeline.models import decoder as decoders
-from pipeline.models.checkpoint import Resolved, load, resolve
+from pipeline.models.checkpoint import ARCHITECTURES, Resolved, load, resolve
+from pipeline.models.inventory import with_adapters
 from pipeline.models.model import Canvas, Clip, Modality, Turn
 from pipeline.models.parity import recipes
-from pipeline.models.phi3_vision import image as phi3_vision_image
-from pipeline.models.phi3_vision import model as phi3_vision
-from pipeline.models.phi3_vision import vision as phi3_vision_encoder
-from pipeline.models.phi4_multimodal import image as phi4_image
-from pipeline.models.phi4_multimodal import model as phi4_multimodal
-from pipeline.models.phi4_multimodal import vision as phi4_encoder
-from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
-from pipeline.models.phi4_multimodal.conformer import ConformerConfig
-from pipeline.models.phi4_multimodal.layout import ADAPTERS
 from pipeline.models.shards import INDEX
 from pipeline.models.tiny import write_tiny
 
@@ -250,7 +239,7 @@ def write_checkpoint(folder: Path, config: Json | None, device: str) -> int:
     shard: dict[str, torch.Tensor] = {}
     weight_map: dict[str, str] = {}
     total = in_shard = 0
-    for name, shape in shapes(found):
+    for name, shape in with_adapters(ARCHITECTURES[found["model_type"]], found):
         shard[name] = _values(name, shape, device)
         in_shard += shard[name].nbytes
         total += shard[name].nbytes
@@ -263,46 +252,6 @@ def write_checkpoint(folder: Path, config: Json | None, device: str) -> int:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index), "utf-8")
     return total
-
-
-def shapes(config: Json) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name the tensors of a checkpoint in the hub's layout, less those that no answer needs."""
-    decoder_config = decoders.decoder_config(config)
-    decoder = decoders.build(decoder_config, attention="sdpa")
-    tied = decoders.tied(decoder_config)
-    is_phi4 = config["model_type"] == "phi4mm"
-    for name, value in decoder.state_dict().items():
-        if is_phi4 and re.match(phi4_multimodal.ADAPTED, name):
-            stem = name.removesuffix(".weight")
-            yield f"{stem}.base_layer.weight", tuple(value.shape)
-            num_out, num_in = value.shape
-            for adapter in ADAPTERS:
-                rank = config[f"{adapter}_lora"]["r"]
-                yield f"{stem}.lora_A.{adapter}.weight", (rank, num_in)
-                yield f"{stem}.lora_B.{adapter}.weight", (num_out, rank)
-        elif name not in tied:
-            yield name, tuple(value.shape)
-    for prefix, encoder in _encoders(config, decoder_config.hidden_size).items():
-        for name, value in encoder.state_dict().items():
-            yield prefix + name, tuple(value.shape)
-
-
-def _encoders(config: Json, hidden_size: int) -> dict[str, nn.Module]:
-    with torch.device("meta"):
-        if config["model_type"] == "phi3_v":
-            clip = phi3_vision_encoder.ImageEncoder(
-                phi3_vision_encoder.TowerConfig.from_json(config),
-                hidden_size,
-                phi3_vision_image.ImagePreparation.from_json(config, {}),
-            )
-            return {phi3_vision.IMAGE_PREFIX: clip}
-        siglip = phi4_encoder.ImageEncoder(
-            phi4_encoder.TowerConfig.from_json(config),
-            hidden_size,
-            phi4_image.ImagePreparation.from_json(config, {}),
-        )
-        conformer = AudioEncoder(ConformerConfig.from_json(config), hidden_size)
-    return {phi4_multimodal.IMAGE_PREFIX: siglip, phi4_multimodal.AUDIO_PREFIX: conformer}
 
 
 def _values(name: str, shape: tuple[int, ...], device: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import CheckpointError
 from pipeline.models.model import Modality
+from pipeline.models.phi4_multimodal.layout import ADAPTED, ADAPTERS
 from pipeline.models.tower import ClipConfig, SiglipConfig, TowerConfig
 
 if TYPE_CHECKING:
@@ -56,6 +57,20 @@ def inventory(architecture: Architecture, config: Json) -> dict[str, Shape]:
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"config.json lacks a size: {error}") from error
     return shapes
+
+
+def with_adapters(architecture: Architecture, config: Json) -> Shapes:
+    """Give what `inventory` lists as a checkpoint on the hub has it: with its adapters apart."""
+    for name, shape in inventory(architecture, config).items():
+        if architecture != "phi4_multimodal" or not re.match(ADAPTED, name):
+            yield name, shape
+            continue
+        (num_out, num_in), stem = shape, name.removesuffix(".weight")
+        yield f"{stem}.base_layer.weight", shape
+        for adapter in ADAPTERS:
+            rank = config[f"{adapter}_lora"]["r"]
+            yield f"{stem}.lora_A.{adapter}.weight", (rank, num_in)
+            yield f"{stem}.lora_B.{adapter}.weight", (num_out, rank)
 
 
 def part_of(name: str) -> Part:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+from pipeline.models.inventory import PHI4_IMAGE, Shape, with_adapters
 from pipeline.models.shards import INDEX
 
 SPECIAL_TOKENS = (
@@ -41,8 +42,6 @@ CROP_PX, PATCH_PX, TOWER_LAYERS = 224, 14, 3
 CONFORMER_BLOCKS, BIAS_DISTANCE, NUM_MELS = 2, 500, 80
 VISION_RANK, SPEECH_RANK = 8, 12
 LORA_LAYERS = r"layers.*((self_attn\.(qkv_proj|o_proj))|(mlp\.(gate_up|down)_proj))"
-
-Shape = tuple[int, ...]
 
 
 def write_tiny(folder: Path, seed: int) -> None:
@@ -120,88 +119,13 @@ def _prominence() -> npt.NDArray[np.float32]:
 
 
 def _shapes() -> Iterator[tuple[str, Shape]]:
-    yield "model.embed_tokens.weight", (VOCAB_SIZE, HIDDEN)
-    yield "model.norm.weight", (HIDDEN,)
-    for layer in range(LAYERS):
-        yield from _decoder_layer(f"model.layers.{layer}.")
-    yield from _image_shapes("model.embed_tokens_extend.image_embed.")
-    yield from _audio_shapes("model.embed_tokens_extend.audio_embed.")
-
-
-def _decoder_layer(prefix: str) -> Iterator[tuple[str, Shape]]:
-    yield prefix + "input_layernorm.weight", (HIDDEN,)
-    yield prefix + "post_attention_layernorm.weight", (HIDDEN,)
-    qkv = HIDDEN + 2 * HIDDEN // HEADS * KV_HEADS
-    linear: Mapping[str, tuple[int, int]] = {
-        "self_attn.qkv_proj": (qkv, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_up_proj": (2 * FEED_FORWARD, HIDDEN),
-        "mlp.down_proj": (HIDDEN, FEED_FORWARD),
-    }
-    for name, (num_out, num_in) in linear.items():
-        yield f"{prefix}{name}.base_layer.weight", (num_out, num_in)
-        for adapter, rank in (("vision", VISION_RANK), ("speech", SPEECH_RANK)):
-            yield f"{prefix}{name}.lora_A.{adapter}.weight", (rank, num_in)
-            yield f"{prefix}{name}.lora_B.{adapter}.weight", (num_out, rank)
-
-
-def _linear(name: str, num_out: int, *inner: int) -> Iterator[tuple[str, Shape]]:
-    yield name + ".weight", (num_out, *inner)
-    yield name + ".bias", (num_out,)
-
-
-def _image_shapes(prefix: str) -> Iterator[tuple[str, Shape]]:
-    yield prefix + "glb_GN", (1, 1, HIDDEN)
-    yield prefix + "sub_GN", (1, 1, 1, HIDDEN)
-    tower = prefix + "img_processor."
-    yield from _linear(tower + "embeddings.patch_embedding", HIDDEN, 3, PATCH_PX, PATCH_PX)
-    yield tower + "embeddings.position_embedding.weight", ((CROP_PX // PATCH_PX) ** 2, HIDDEN)
-    for number in range(TOWER_LAYERS):
-        layer = f"{tower}encoder.layers.{number}."
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from _linear(f"{layer}self_attn.{name}", HIDDEN, HIDDEN)
-        yield from _linear(layer + "layer_norm1", HIDDEN)
-        yield from _linear(layer + "layer_norm2", HIDDEN)
-        yield from _linear(layer + "mlp.fc1", FEED_FORWARD, HIDDEN)
-        yield from _linear(layer + "mlp.fc2", HIDDEN, FEED_FORWARD)
-    yield from _linear(tower + "post_layernorm", HIDDEN)
-    yield from _linear(prefix + "img_projection.0", HIDDEN, HIDDEN)
-    yield from _linear(prefix + "img_projection.2", HIDDEN, HIDDEN)
-
-
-def _audio_shapes(prefix: str) -> Iterator[tuple[str, Shape]]:
-    encoder = prefix + "encoder."
-    yield encoder + "encoder_embedding.global_mean", (NUM_MELS,)
-    yield encoder + "encoder_embedding.global_invstd", (NUM_MELS,)
-    yield from _linear(encoder + "embed.conv.0", HIDDEN, 1, 3, 3)
-    for depthwise in (2, 5):
-        yield from _linear(f"{encoder}embed.conv.{depthwise}", HIDDEN, 1, 3, 3)
-        yield from _linear(f"{encoder}embed.conv.{depthwise + 1}", HIDDEN, HIDDEN, 1, 1)
-    yield from _linear(encoder + "embed.out", HIDDEN, HIDDEN * NUM_MELS // 8)
-    yield encoder + "relative_attention_bias_layer.bias_values.weight", (2 * BIAS_DISTANCE, HEADS)
-    for block in range(CONFORMER_BLOCKS):
-        yield from _conformer_block(f"{encoder}encoders.{block}.")
-    for kind in ("speech", "vision"):
-        yield from _linear(f"{prefix}audio_projection.{kind}.0", HIDDEN, HIDDEN)
-        yield from _linear(f"{prefix}audio_projection.{kind}.2", HIDDEN, HIDDEN)
-
-
-def _conformer_block(prefix: str) -> Iterator[tuple[str, Shape]]:
-    for name in ("feed_forward_in", "feed_forward_out"):
-        yield from _linear(f"{prefix}{name}.layer_norm", HIDDEN)
-        yield from _linear(f"{prefix}{name}.net.0.linear", 2 * FEED_FORWARD, HIDDEN)
-        yield from _linear(f"{prefix}{name}.net.2", HIDDEN, FEED_FORWARD)
-    for name in ("linear_q", "linear_k", "linear_v", "linear_out"):
-        yield from _linear(f"{prefix}self_attn.{name}", HIDDEN, HIDDEN)
-    yield from _linear(prefix + "conv.layer_norm", HIDDEN)
-    yield prefix + "conv.glu.b1", (1, HIDDEN, 1)
-    yield prefix + "conv.glu.b2", (1, HIDDEN, 1)
-    yield from _linear(prefix + "conv.glu.ext_pw_conv_1d", 2 * HIDDEN, HIDDEN, 1)
-    yield from _linear(prefix + "conv.ext_pw_conv_1d", HIDDEN, HIDDEN, 1)
-    yield from _linear(prefix + "conv.dw_sep_conv_1d.dw_conv", HIDDEN, 1, 3)
-    yield from _linear(prefix + "conv.dw_sep_conv_1d.pw_conv", HIDDEN, HIDDEN, 1)
-    yield from _linear(prefix + "layer_norm_att", HIDDEN)
-    yield from _linear(prefix + "layer_norm", HIDDEN)
+    """Name the tensors: all that are read, and the tower's last layer and norm, which are not."""
+    for name, shape in with_adapters("phi4_multimodal", config_json()):
+        yield name, shape
+        if ".encoder.layers.0." in name:
+            yield name.replace(".0.", f".{TOWER_LAYERS - 1}.", 1), shape
+    for end in ("weight", "bias"):
+        yield f"{PHI4_IMAGE}img_processor.post_layernorm.{end}", (HIDDEN,)
 
 
 def config_json() -> dict[str, Any]:

@@ -3,7 +3,14 @@
 import math
 from pathlib import Path
 
-from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL, SCALES, run, shapes
+from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL, SCALES, Json, run
+from pipeline.models.checkpoint import Architecture
+from pipeline.models.inventory import with_adapters
+
+SIZES: tuple[tuple[Architecture, Json], ...] = (
+    ("phi3_vision", PHI3_VISION),
+    ("phi4_multimodal", PHI4_MULTIMODAL),
+)
 
 
 def test_the_rehearsal_answers_every_question_of_both_models(tmp_path: Path) -> None:
@@ -39,8 +46,8 @@ def test_the_rehearsal_answers_every_question_of_both_models(tmp_path: Path) -> 
 
 def test_the_full_size_has_the_published_bytes_and_parameters() -> None:
     phi3, phi4 = (
-        sum(math.prod(shape) for _, shape in shapes(config))
-        for config in (PHI3_VISION, PHI4_MULTIMODAL)
+        sum(math.prod(shape) for _, shape in with_adapters(architecture, config))
+        for architecture, config in SIZES
     )
 
     def layer(hidden: int, feed_forward: int) -> int:

@@ -11,6 +11,8 @@ from pipeline.models.phi4_multimodal import native
 from pipeline.models.shards import Tensor
 
 ADAPTERS = ("vision", "speech")
+# The weights that each of them changes.
+ADAPTED = r"\Amodel\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)\.weight\Z"
 
 
 def in_hub_layout(

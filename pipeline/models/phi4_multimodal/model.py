@@ -21,14 +21,18 @@ from pipeline.models.phi4_multimodal.audio import log_mel
 from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
 from pipeline.models.phi4_multimodal.conformer import ConformerConfig
 from pipeline.models.phi4_multimodal.image import ImagePreparation
-from pipeline.models.phi4_multimodal.layout import ADAPTERS, in_hub_layout, in_hub_names
+from pipeline.models.phi4_multimodal.layout import (
+    ADAPTED,
+    ADAPTERS,
+    in_hub_layout,
+    in_hub_names,
+)
 from pipeline.models.phi4_multimodal.prompt import PromptFormat
 from pipeline.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
 from pipeline.models.weights import Adapter, Plan, Target, fill
 
 IMAGE_PREFIX = "model.embed_tokens_extend.image_embed."
 AUDIO_PREFIX = "model.embed_tokens_extend.audio_embed."
-ADAPTED = r"\Amodel\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)\.weight\Z"
 NORMALISATION = ("global_mean", "global_invstd")
 
 Part = TypeVar("Part", bound=nn.Module)
