@@ -18,6 +18,7 @@ from functools import partial
 from pipeline.config import EngineConfig
 from pipeline.engine import attention
 from pipeline.engine.admission import Admission
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.callers import Callers
 from pipeline.engine.capabilities import CONTINUOUS
 from pipeline.engine.encoder import EncoderThread
@@ -58,6 +59,7 @@ class ContinuousEngine:
         self._reception = Reception(model, config, kv_share=KV_SHARE)
         stats = EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "restarts": 0})
         self._callers = Callers(self._reception, stats)
+        self._busy = BusyTime()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._post = self._inbox.put
         decoder = model.decoder
@@ -77,6 +79,7 @@ class ContinuousEngine:
             write=self._embedding.write,
             done=lambda *medium: self._post(partial(self._lobby.on_encoded, *medium)),
             batch=config.encode_batch,
+            busy=self._busy,
         )
         self._lobby = Lobby(
             self._callers,
@@ -106,6 +109,7 @@ class ContinuousEngine:
         """Counters and gauges."""
         stats = self._callers.stats()
         stats.prefill_tokens = self._embedding.num_tokens - self._processor.num_decoded
+        stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
 
     def close(self) -> None:
@@ -212,6 +216,7 @@ class ContinuousEngine:
             self._processor,
             self._config.model_copy(update={"max_batch_tokens": self._recovery.batch_tokens}),
             lambda name, error: self._post(partial(self._on_over, name, error)),
+            self._busy,
         )
 
     def _end(self, reason: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.features import Features
 from pipeline.models.model import Canvas, Slot
 
@@ -28,6 +29,7 @@ class EncoderThread:
         write: Stores rows of shape (n, hidden) from an absolute row on.
         done: Called from the thread for each slot, with None or with what went wrong.
         batch: Crops and clips encoded at once.
+        busy: Counts the time of the encoding, until the rows are written.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class EncoderThread:
         write: Callable[[int, torch.Tensor], None],
         done: Callable[[Features, Exception | None], None],
         batch: int,
+        busy: BusyTime,
     ) -> None:
         self._encode = encode
         self._write = write
         self._done = done
         self._batch = batch
+        self._busy = busy
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._left: Work | None = None
         self._thread = threading.Thread(target=self._run, name="phicorpus-encode", daemon=True)
@@ -90,11 +94,12 @@ class EncoderThread:
     def _try(self, works: Sequence[Work]) -> Exception | None:
         """Encode works together; say what went wrong."""
         try:
-            with torch.no_grad():
-                outputs = self._encode([slot for slot, _ in works])
-            for (slot, features), rows in zip(works, outputs, strict=True):
-                _check(slot, rows)
-                self._write(features.start, rows)
+            with self._busy:
+                with torch.no_grad():
+                    outputs = self._encode([slot for slot, _ in works])
+                for (slot, features), rows in zip(works, outputs, strict=True):
+                    _check(slot, rows)
+                    self._write(features.start, rows)
         except Exception as error:  # noqa: BLE001 an encoder may raise anything: its requests fail
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
             return error

@@ -79,7 +79,16 @@ class Completion:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters since start, and gauges of now."""
+    """Counters since the engine was loaded, and gauges of now.
+
+    Attributes:
+        busy_s: Seconds in which it computed. Our own engines: a pass of the decoder under way, from
+            its launch until the device has chosen its tokens, or media being encoded; what the
+            host does between passes is not. Within a pass the device may still wait for the host
+            to launch its kernels, which only the device's own gauge tells. vLLM's passes are in a
+            process of its own, so there: at least one request in it, or media being encoded.
+        loaded_s: Seconds since it was loaded: busy_s / loaded_s is its busy share.
+    """
 
     num_requests: int = 0
     num_completed: int = 0
@@ -91,6 +100,8 @@ class EngineStats:
     media_reused: int = 0
     num_running: int = 0
     num_waiting: int = 0
+    busy_s: float = 0.0
+    loaded_s: float = 0.0
     extra: dict[str, float] = field(default_factory=dict)
 
 

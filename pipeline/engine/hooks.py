@@ -32,6 +32,7 @@ from transformers.generation.continuous_batching.requests import (
 
 from pipeline.config import EngineConfig
 from pipeline.engine import attention, kernel_check
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.inputs import StepInputs
 from pipeline.engine.last_layer import LastLayer
 from pipeline.engine.sampling import Chooser, Steering
@@ -137,6 +138,8 @@ class SteeringProcessor(ContinuousBatchingLogitsProcessor):
 class _Manager(ContinuousBatchingManager):
     """The library's manager on a daemon thread, so that a process can end without it."""
 
+    busy: BusyTime
+
     def start(self) -> None:
         """Start the loop; its memory is taken, or could not be, when this returns."""
         self.background_thread_status.clear()
@@ -152,6 +155,10 @@ class _Manager(ContinuousBatchingManager):
             self._run_generation_loop()
         finally:
             self._is_ready.set()
+
+    def _generation_step(self) -> None:
+        with self.busy:  # the library returns when the device is done
+            super()._generation_step()
 
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         processor = super()._create_batch_processor()
@@ -188,6 +195,7 @@ class DecodeLoop:
         config: Sizes.
         deliver: Called from the loop's thread with a request's id when it is over, and with what
             went wrong, if it did. After an error the loop is dead.
+        busy: Counts the time of the passes.
     """
 
     def __init__(
@@ -196,6 +204,7 @@ class DecodeLoop:
         steering: SteeringProcessor,
         config: EngineConfig,
         deliver: Callable[[str, str | None], None],
+        busy: BusyTime,
     ) -> None:
         self._steering = steering
         attention.register()
@@ -206,6 +215,7 @@ class DecodeLoop:
             continuous_batching_config=_library_config(decoder, config),
         )
         manager.output_router = _Outbox(deliver)
+        manager.busy = busy
         processors = manager.logit_processor
         processors.logits_processor.append(steering)
         processors.tensors_required += 1

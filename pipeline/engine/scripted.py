@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.capabilities import Capabilities
 from pipeline.engine.engine import Completion, EngineStats, FinishReason, Request
 from pipeline.errors import EngineDied, InferError, RequestRefused
@@ -82,6 +83,7 @@ class ScriptedEngine:
     def __init__(self, script: Script) -> None:
         self._script = script
         self._stats = EngineStats()
+        self._busy = BusyTime()  # while it answers, which is when it waits
         self._lock = threading.Lock()
         self._dead = False
         self._closed = False
@@ -93,7 +95,8 @@ class ScriptedEngine:
             raise EngineDied("the scripted engine is closed" if self._closed else "by the script")
         self._count(num_requests=1, num_running=1)
         try:
-            completion = await self._answer(request)
+            with self._busy:
+                completion = await self._answer(request)
         except BaseException:
             self._count(num_failed=1, num_running=-1)
             raise
@@ -103,8 +106,14 @@ class ScriptedEngine:
 
     def stats(self) -> EngineStats:
         """Counters and gauges."""
+        busy_s, loaded_s = self._busy.seconds()
         with self._lock:
-            return replace(self._stats, extra=dict(self._stats.extra))
+            return replace(
+                self._stats,
+                extra=dict(self._stats.extra),
+                busy_s=busy_s,
+                loaded_s=loaded_s,
+            )
 
     def close(self) -> None:
         """Refuse what comes; requests that hang end with EngineDied."""

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from pipeline.config import EngineConfig
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.callers import Callers
 from pipeline.engine.capabilities import STATIC
 from pipeline.engine.engine import Completion, EngineStats, Request
@@ -56,6 +57,7 @@ class StaticEngine:
         self._own_generation = model.decoder.generation_config
         model.decoder.generation_config = GenerationConfig(pad_token_id=0)  # nothing hidden in it
         self._callers = Callers(self._reception, EngineStats())
+        self._busy = BusyTime()
         self._changed = threading.Condition()  # guards the next three
         self._waiting: deque[Job] = deque()
         self._running: set[Job] = set()
@@ -72,7 +74,9 @@ class StaticEngine:
         """Counters and gauges."""
         with self._changed:
             running, waiting = len(self._running), len(self._waiting)
-        return replace(self._callers.stats(), num_running=running, num_waiting=waiting)
+        stats = replace(self._callers.stats(), num_running=running, num_waiting=waiting)
+        stats.busy_s, stats.loaded_s = self._busy.seconds()
+        return stats
 
     def close(self) -> None:
         """Answer everybody with EngineDied, and end the batch under way at its next token."""
@@ -150,8 +154,9 @@ class StaticEngine:
         try:
             if self._model.regime_length:
                 self._model.set_regime(jobs[0].regime)
-            rows = self._encode(jobs)
-            self._generate(jobs, rows)
+            with self._busy:
+                rows = self._encode(jobs)
+                self._generate(jobs, rows)
         except Exception as error:  # noqa: BLE001 encoder and decoder may raise anything
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
             return repr(error)

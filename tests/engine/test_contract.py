@@ -246,3 +246,15 @@ def test_a_closed_engine_refuses_and_answers_who_waits(load: Load) -> None:
     assert all(isinstance(reply, EngineDied) for reply in replies[1:])
     assert isinstance(ask(engine, [a_request("late")])[0], EngineDied)
     assert engine_threads() == []
+
+
+def test_an_engine_tells_for_how_long_it_computed(load: Load) -> None:
+    engine = load(FakeModel(), a_config())
+    before = engine.stats()
+
+    complete(engine, [a_request(an_image("a"), "q", new=20), a_request("x", new=20)])
+
+    stats = engine.stats()
+    idle = engine.stats()
+    assert before.busy_s == 0 < stats.busy_s < stats.loaded_s < idle.loaded_s
+    assert idle.busy_s - stats.busy_s < 0.005  # a step ends a moment after its last answer

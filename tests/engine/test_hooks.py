@@ -16,6 +16,7 @@ from transformers.generation.continuous_batching.continuous_api import (
 from transformers.generation.continuous_batching.requests import RequestState
 
 from pipeline.engine import attention
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.hooks import DecodeLoop, SteeringProcessor, why_unsupported
 from pipeline.engine.sampling import Chooser, Steering
 from tests.engine.builders import BANNED_ID, FakeModel, a_config, a_decoder, a_request, reference
@@ -62,7 +63,9 @@ def test_a_request_that_loses_its_pages_starts_again_and_stays_right() -> None:
     attention.register()
     model.decoder.set_attn_implementation(attention.NAME)
     processor = SteeringProcessor(Steering({BANNED_ID}, torch.device("cpu")))
-    loop = DecodeLoop(model.decoder, processor, config, lambda name, error: over.put((name, error)))
+    loop = DecodeLoop(
+        model.decoder, processor, config, lambda name, error: over.put((name, error)), BusyTime()
+    )
     requests = [a_request("q" * (index + 3), new=50) for index in range(12)]
     watches = [Recorder(50) for _ in requests]
     prompts = [

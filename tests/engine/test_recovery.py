@@ -10,6 +10,7 @@ import torch
 
 from pipeline.config import EngineConfig
 from pipeline.engine import attention
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Completion, Request
 from pipeline.engine.hooks import DecodeLoop, SteeringProcessor
@@ -163,7 +164,9 @@ def test_a_loop_that_is_over_holds_no_memory(fails: bool) -> None:
     model.decoder.set_attn_implementation(attention.NAME)
     over: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     processor = SteeringProcessor(Steering((), torch.device("cpu")))
-    loop = DecodeLoop(model.decoder, processor, a_config(), lambda _, error: over.put(error))
+    loop = DecodeLoop(
+        model.decoder, processor, a_config(), lambda _, error: over.put(error), BusyTime()
+    )
     batch_processor = loop._manager.batch_processor
     assert batch_processor is not None
     memory = batch_processor.cache.cache_tensor.untyped_storage()

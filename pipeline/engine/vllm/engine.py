@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.config import EngineConfig
 from pipeline.engine.admission import Admission
+from pipeline.engine.busy import BusyTime
 from pipeline.engine.callers import Callers
 from pipeline.engine.capabilities import VLLM
 from pipeline.engine.encoder import EncoderThread
@@ -68,6 +69,7 @@ class VllmEngine:
         self._reception = Reception(model, self._config, kv_share=1.0)
         stats = EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "servers": 0})
         self._callers = Callers(self._reception, stats)
+        self._busy = BusyTime()
         self._rows = FeatureRows(config.feature_rows, word_embedding(model.decoder).weight)
         self._table = FeatureTable(num_rows=config.feature_rows, first_id=0, last_id=_LAST_ROW)
         self._encoder = EncoderThread(
@@ -75,6 +77,7 @@ class VllmEngine:
             write=self._rows.write,
             done=lambda *medium: self._post(partial(self._lobby.on_encoded, *medium)),
             batch=config.encode_batch,
+            busy=self._busy,
         )
         self._lobby = Lobby(
             self._callers,
@@ -115,6 +118,7 @@ class VllmEngine:
         """Counters and gauges."""
         stats = self._callers.stats()
         stats.extra["servers"] = len(self._servers)
+        stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
 
     def close(self) -> None:
@@ -188,12 +192,14 @@ class VllmEngine:
         name = f"{next(self._serials)}:{job.request.request_id}"
         self._following += 1
         try:
-            async with aclosing(server.answer(name, job.request, self._rows.prompt(job))) as steps:
-                async for step in steps:
-                    self._num_steps += 1
-                    self._count_prefill(job, step.cached_tokens)
-                    if any(attempt.on_token(token, logprob) for token, logprob in step.tokens):
-                        return
+            steps = server.answer(name, job.request, self._rows.prompt(job))
+            with self._busy:
+                async with aclosing(steps):
+                    async for step in steps:
+                        self._num_steps += 1
+                        self._count_prefill(job, step.cached_tokens)
+                        if any(attempt.on_token(token, logprob) for token, logprob in step.tokens):
+                            return
         finally:
             self._following -= 1
 
