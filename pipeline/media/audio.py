@@ -1,4 +1,4 @@
-"""Decode recordings with PyAV into mono 16 kHz windows, cut where nobody speaks.
+"""Decode recordings with PyAV into mono windows of 16 or 8 kHz, cut where nobody speaks.
 
 In this process, without a sandbox: FFmpeg reads from memory, through the one demuxer that the
 content's signature names, so that no playlist or script in the data can open another file.
@@ -34,8 +34,8 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
     in the order in which they end.
 
     Yields:
-        Pieces with `samples`, shape (n,), float32 mono 16 kHz in [-1, 1], `start_s` and `end_s`,
-        and `channel` where channels are apart. Only the last knows `count`. Flags: on a channel's
+        Pieces with `samples`, shape (n,), float32 mono in [-1, 1] of `rate_hz`, which is 8,000 for
+        a recording of 8 kHz and else 16,000; `start_s` and `end_s`; and `channel` where channels are apart. Only the last knows `count`. Flags: on a channel's
         last, "truncated" (the file announces more than it holds); on any, "corrupt_audio" (packets
         in or before it could not be decoded).
 
@@ -53,8 +53,9 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
         for block in recording.blocks():
             if not cutters:
                 numbers = [None] if mixed else range(1, len(block) + 1)
-                cutters = [_Cutter(config, number, indices) for number in numbers]
-            _check_hours(cutters[0].end_s + block.shape[1] / RATE_HZ, config)
+                rate_hz = recording.rate_hz
+                cutters = [_Cutter(config, number, indices, rate_hz) for number in numbers]
+            _check_hours(cutters[0].end_s + block.shape[1] / recording.rate_hz, config)
             corrupt = recording.take_corrupt()
             for cutter, samples in zip(cutters, block, strict=True):
                 yield from cutter.add(samples, corrupt=corrupt)
@@ -82,7 +83,9 @@ class _Cutter:
     config: AudioConfig
     channel: int | None
     indices: Iterator[int]
+    rate_hz: int
     detector: vad.SpeechDetector = field(default_factory=vad.SpeechDetector)
+    doubler: vad.Doubler = field(default_factory=vad.Doubler)
     waiting: list[Samples] = field(default_factory=list)
     num_waiting: int = 0
     samples: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -92,14 +95,19 @@ class _Cutter:
 
     @property
     def end_s(self) -> float:
-        return (self.start + self.samples.size + self.num_waiting) / RATE_HZ
+        return (self.start + self.samples.size + self.num_waiting) / self.rate_hz
+
+    @property
+    def _frame(self) -> int:
+        """Samples of one frame of the detector."""
+        return FRAME_SAMPLES * self.rate_hz // RATE_HZ
 
     def add(self, block: Samples, *, corrupt: bool) -> Iterator[Piece]:
         """Take the recording's next samples; give the windows that are now complete."""
         self.corrupt |= corrupt
         self.waiting.append(block)
         self.num_waiting += block.size
-        if self.num_waiting >= _DETECT_FRAMES * FRAME_SAMPLES:
+        if self.num_waiting >= _DETECT_FRAMES * self._frame:
             yield from self._full_windows()
 
     def finish(self, *, corrupt: bool, truncated: bool, last: bool) -> Iterator[Piece]:
@@ -110,8 +118,8 @@ class _Cutter:
         self.corrupt |= corrupt
         yield from self._full_windows()
         if self.config.vad:
-            rest = self.samples[self.probabilities.size * FRAME_SAMPLES :]
-            padded = np.pad(rest, (0, -rest.size % FRAME_SAMPLES))
+            rest = self.samples[self.probabilities.size * self._frame :]
+            padded = np.pad(rest, (0, -rest.size % self._frame))
             self._score(padded)
         yield self._window(self.samples.size, last=last, truncated=truncated)
 
@@ -119,19 +127,21 @@ class _Cutter:
         self.samples = np.concatenate([self.samples, *self.waiting])
         self.waiting, self.num_waiting = [], 0
         if self.config.vad:
-            unscored = self.samples[self.probabilities.size * FRAME_SAMPLES :]
-            self._score(unscored[: unscored.size // FRAME_SAMPLES * FRAME_SAMPLES])
+            unscored = self.samples[self.probabilities.size * self._frame :]
+            self._score(unscored[: unscored.size // self._frame * self._frame])
         while self.samples.size > self._longest:  # so that something is left for the last window
             yield self._window(self._cut())
 
     def _score(self, samples: Samples) -> None:
+        if self.rate_hz != RATE_HZ:
+            samples = self.doubler.doubled(samples)
         scores = self.detector.probabilities(samples)
         self.probabilities = np.concatenate([self.probabilities, scores])
 
     @property
     def _longest(self) -> int:
-        longest = max(int(self.config.max_window_s * RATE_HZ), 1)
-        whole_frames = max(longest // FRAME_SAMPLES, 1) * FRAME_SAMPLES
+        longest = max(int(self.config.max_window_s * self.rate_hz), 1)
+        whole_frames = max(longest // self._frame, 1) * self._frame
         return whole_frames if self.config.vad else longest
 
     def _cut(self) -> int:
@@ -139,14 +149,14 @@ class _Cutter:
             return self._longest
         frames = vad.cut(
             self.probabilities,
-            earliest=math.ceil(self.config.min_window_s * RATE_HZ / FRAME_SAMPLES),
-            latest=self._longest // FRAME_SAMPLES,
+            earliest=math.ceil(self.config.min_window_s * self.rate_hz / self._frame),
+            latest=self._longest // self._frame,
             threshold=self.config.speech_threshold,
         )
-        return frames * FRAME_SAMPLES
+        return frames * self._frame
 
     def _window(self, size: int, *, last: bool = False, truncated: bool = False) -> Piece:
-        frames = math.ceil(size / FRAME_SAMPLES)
+        frames = math.ceil(size / self._frame)
         spoken = not self.config.vad or bool(
             (self.probabilities[:frames] > self.config.speech_threshold).any()
         )
@@ -157,8 +167,9 @@ class _Cutter:
             kind="window",
             channel=self.channel,
             samples=self.samples[:size].copy() if spoken else None,
-            start_s=self.start / RATE_HZ,
-            end_s=(self.start + size) / RATE_HZ,
+            rate_hz=self.rate_hz,
+            start_s=self.start / self.rate_hz,
+            end_s=(self.start + size) / self.rate_hz,
             flags=("truncated",) * truncated + ("corrupt_audio",) * self.corrupt,
             skip_reason=None if spoken else "no_speech",
         )

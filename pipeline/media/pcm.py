@@ -1,4 +1,7 @@
-"""Read any recording as a stream of mono 16 kHz blocks, with PyAV and soxr."""
+"""Read any recording as a stream of blocks, with PyAV and soxr: of 16 kHz, or of 8 if it has that.
+
+Telephony is left at 8 kHz: the models have features of their own for it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from pipeline.media import sniff
 from pipeline.media.piece import Bytes, Samples
 
 RATE_HZ: Final = 16_000
+NARROW_HZ: Final = 8_000
 
 DEMUXERS: Mapping[str, str] = {
     "audio/wav": "wav",
@@ -68,6 +72,7 @@ class Recording:
 
     Attributes:
         declared_s: Length that the container announces; None where it does not.
+        rate_hz: Of the blocks; known with the first.
 
     Raises:
         UnsupportedMedia: the content is no recording.
@@ -104,6 +109,7 @@ class Recording:
         self._codec = codec
         self.declared_s = _declared_s(self._container, self._stream, content, media_type)
         self._lacks_end = media_type == "audio/ogg" and not _ogg_ends(content)
+        self.rate_hz = RATE_HZ
         self._num_samples = 0
         self._num_corrupt = 0
         self._corrupt = False
@@ -119,7 +125,7 @@ class Recording:
         """Whether the file announces more than `blocks` has found; FFmpeg says nothing then."""
         if self.declared_s is None or self._lacks_end:
             return self._lacks_end
-        missing_s = self.declared_s - self._num_samples / RATE_HZ
+        missing_s = self.declared_s - self._num_samples / self.rate_hz
         return missing_s > _TRUNCATED_S + _TRUNCATED_RATIO * self.declared_s
 
     def take_corrupt(self) -> bool:
@@ -134,8 +140,8 @@ class Recording:
         next one's time stamp shows how long it was, so that times stay true.
 
         Yields:
-            Blocks of shape (channels, n), n >= 1, float32 16 kHz in [-1, 1]; of one channel where
-            they are mixed, else always of as many.
+            Blocks of shape (channels, n), n >= 1, float32 in [-1, 1]; of one channel where they
+            are mixed, else always of as many. Of 16 kHz, or of 8 if the recording begins so.
 
         Raises:
             DecodeError: nothing can be decoded, or the number of channels changes.
@@ -147,7 +153,9 @@ class Recording:
                 if converter is not None:
                     yield from self._counted(converter.end())
                     self._check_channels(converter, frame)
-                converter = _Converter(frame, mixed=self._mixed)
+                elif frame.sample_rate == NARROW_HZ:
+                    self.rate_hz = NARROW_HZ
+                converter = _Converter(frame, self.rate_hz, mixed=self._mixed)
             yield from self._counted(converter.convert(frame, self._num_hidden(frame)))
         if converter is not None:
             yield from self._counted(converter.end())
@@ -171,7 +179,7 @@ class Recording:
         """
         if self.declared_s is None:
             return 0
-        left_s = self.declared_s - self._num_samples / RATE_HZ
+        left_s = self.declared_s - self._num_samples / self.rate_hz
         return max(0, round(left_s * frame.sample_rate) - frame.samples)
 
     def _counted(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
@@ -222,9 +230,9 @@ class _InPlace:
 
 
 class _Converter:
-    """Turns frames of one sample format, layout and rate into 16 kHz, mixed or by channel."""
+    """Turns frames of one sample format, layout and rate into one rate, mixed or by channel."""
 
-    def __init__(self, first: AudioFrame, *, mixed: bool) -> None:
+    def __init__(self, first: AudioFrame, to_hz: int, *, mixed: bool) -> None:
         self._kind = _kind(first)
         self._rate_hz = first.sample_rate
         if not _MIN_RATE_HZ <= self._rate_hz <= _MAX_RATE_HZ:
@@ -251,9 +259,9 @@ class _Converter:
         self._gain = np.float32(_SURROUND_GAIN if surround else 1.0)
         self._resampler = (
             None
-            if self._rate_hz == RATE_HZ
+            if self._rate_hz == to_hz
             else soxr.ResampleStream(
-                self._rate_hz, RATE_HZ, self.num_channels, dtype="float32", quality="HQ"
+                self._rate_hz, to_hz, self.num_channels, dtype="float32", quality="HQ"
             )
         )
         self._next_s: float | None = None

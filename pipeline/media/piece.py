@@ -89,7 +89,8 @@ class Piece:
         count: How many pieces the asset has; every piece of a deck or image says it, and at least
             the last window of a recording.
         image: RGB picture of an image or page; None for windows, and for pages not rendered.
-        samples: shape (n,), float32 mono 16 kHz; None for images and pages, and for silence.
+        samples: shape (n,), float32 mono; None for images and pages, and for silence.
+        rate_hz: Of the samples: 16,000, or 8,000 where the recording has no more.
         text: The passage, for passages.
         page_number: From 1, for pages.
         start_s: Start of the window in seconds from the beginning of the recording.
@@ -105,6 +106,7 @@ class Piece:
     kind: PieceKind
     image: Image.Image | None = None
     samples: Samples | None = None
+    rate_hz: int | None = None
     text: str | None = None
     page_number: int | None = None
     hidden: bool | None = None

@@ -43,15 +43,17 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Clip:
-    """A window of sound: mono, 16 kHz.
+    """A window of sound: mono.
 
     Attributes:
         samples: shape (n,), float32 in [-1, 1].
         key: Content hash. Equal keys are encoded once and share their KV cache.
+        rate_hz: Of the samples: 16,000, or 8,000 where the recording has no more.
     """
 
     samples: npt.NDArray[np.float32]
     key: str
+    rate_hz: int = 16_000
 
 
 Media = Canvas | Clip

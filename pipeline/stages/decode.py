@@ -124,7 +124,8 @@ def _data(asset: Mapping[str, Any], piece: Piece, preparation: Preparation | Non
     if piece.skip_reason is not None or all(task.prompt is None for task in fitting):
         return {}
     if piece.samples is not None:
-        return {"data": piece.samples.astype(np.float32, copy=False).tobytes()}
+        samples = piece.samples.astype(np.float32, copy=False)
+        return {"data": samples.tobytes(), "rate_hz": piece.rate_hz}
     if piece.text is not None:
         return {"data": piece.text.encode()}
     if piece.image is None:

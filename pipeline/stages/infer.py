@@ -124,7 +124,8 @@ def _content(segment: dict[str, Any], prompt: str) -> tuple[str | Canvas | Clip,
 def _media(segment: dict[str, Any]) -> Canvas | Clip:
     key = f"{segment['sha256']}/{segment['segment_index']}"
     if segment["segment_kind"] == "window":
-        return Clip(samples=np.frombuffer(segment["data"], np.float32), key=key)
+        samples = np.frombuffer(segment["data"], np.float32)
+        return Clip(samples=samples, key=key, rate_hz=segment["rate_hz"])
     pixels = np.frombuffer(segment["data"], np.uint8)
     return Canvas(
         pixels=pixels.reshape(segment["height_px"], segment["width_px"], 3),

@@ -5,6 +5,7 @@ import av
 import av.audio.stream
 import numpy as np
 import pytest
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,7 +63,7 @@ def encoded(samples: Samples, *, container: str, codec: str, rate_hz: int = 16_0
         ("AIFF", 11_025),
     ],
 )
-def test_each_format_becomes_mono_16_khz(kind: str, rate_hz: int) -> None:
+def test_each_format_becomes_mono_16_khz_or_stays_at_8(kind: str, rate_hz: int) -> None:
     content = a_recording(a_tone(s=3.0, rate_hz=rate_hz), rate_hz=rate_hz, kind=kind)
 
     (piece,) = decode(content)
@@ -71,7 +72,8 @@ def test_each_format_becomes_mono_16_khz(kind: str, rate_hz: int) -> None:
     assert (piece.kind, piece.index, piece.count, piece.start_s) == ("window", 0, 1, 0.0)
     assert piece.end_s == pytest.approx(3.0, abs=0.02)
     assert piece.samples.dtype == np.float32
-    spectrum = np.abs(np.fft.rfft(piece.samples[:16_000]))
+    assert piece.rate_hz == (8000 if rate_hz == 8000 else 16_000)
+    spectrum = np.abs(np.fft.rfft(piece.samples[: piece.rate_hz]))
     assert int(spectrum.argmax()) == 440
     assert np.sqrt((piece.samples**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
 
@@ -137,6 +139,45 @@ def test_windows_end_where_nobody_speaks() -> None:
     assert np.array_equal(joined(pieces), samples)
 
 
+def test_what_has_8_khz_keeps_its_own_samples_and_is_cut_in_the_same_pauses() -> None:
+    voice = a_voice(s=70.0, pauses=(18.0, 37.0, 60.0))
+    narrow = soxr.resample(voice, 16_000, 8000)
+
+    wide_pieces = decode(a_recording(voice, subtype="FLOAT"), AudioConfig())
+    pieces = decode(a_recording(narrow, rate_hz=8000, subtype="FLOAT"), AudioConfig())
+
+    assert np.array_equal(joined(pieces), narrow)
+    assert {piece.rate_hz for piece in pieces} == {8000}
+    assert [piece.end_s for piece in pieces] == pytest.approx(
+        [piece.end_s for piece in wide_pieces], abs=0.2
+    )
+
+
+def test_the_detector_hears_8_khz_alike_however_it_is_cut() -> None:
+    samples = a_voice(s=4.0, rate_hz=8000)
+    doubler = vad.Doubler()
+
+    parts = [doubler.doubled(part) for part in np.split(samples, [0, 1, 7, 5120])]
+
+    assert np.array_equal(np.concatenate(parts), vad.Doubler().doubled(samples))
+
+
+def test_what_comes_later_at_another_rate_is_brought_to_the_first() -> None:
+    tones = [a_tone(s=1.0, rate_hz=rate_hz) for rate_hz in (8000, 44_100)]
+    # Each frame of an MP3 has a rate of its own, and some players' recordings are such.
+    parts = [
+        a_recording(tone, rate_hz=rate_hz, kind="MP3")
+        for tone, rate_hz in zip(tones, (8000, 44_100), strict=True)
+    ]
+
+    (piece,) = decode(b"".join(parts))
+
+    assert piece.samples is not None
+    assert piece.rate_hz == 8000
+    assert piece.end_s == pytest.approx(2.0, abs=0.3)
+    assert int(np.abs(np.fft.rfft(piece.samples[-6000:])).argmax()) * 8000 / 6000 == 440
+
+
 def test_silence_is_not_sent_to_the_model() -> None:
     rng = np.random.default_rng(0)
     silence = rng.normal(0, 0.001, 50 * 16_000).astype("f4")
@@ -170,6 +211,7 @@ def test_the_detector_answers_alike_however_the_recording_is_cut() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(
+    rate_hz=st.sampled_from([16_000, 8000]),
     num_samples=st.integers(1, 16_000 * 100),
     min_window_s=st.floats(0.1, 20.0),
     max_window_s=st.floats(1.0, 40.0),
@@ -177,28 +219,33 @@ def test_the_detector_answers_alike_however_the_recording_is_cut() -> None:
     seed=st.integers(0, 3),
 )
 def test_windows_cover_any_recording_without_gap_or_overlap(
-    num_samples: int, min_window_s: float, max_window_s: float, with_vad: bool, seed: int
+    rate_hz: int,
+    num_samples: int,
+    min_window_s: float,
+    max_window_s: float,
+    with_vad: bool,
+    seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     samples = rng.normal(0, 0.1, num_samples).astype("f4").clip(-1, 1)
     config = AudioConfig(vad=with_vad, min_window_s=min_window_s, max_window_s=max_window_s)
 
-    pieces = decode(a_recording(samples, subtype="FLOAT"), config)
+    pieces = decode(a_recording(samples, rate_hz=rate_hz, subtype="FLOAT"), config)
 
-    ends = [round((piece.end_s or 0) * 16_000) for piece in pieces]
-    starts = [round((piece.start_s or 0) * 16_000) for piece in pieces]
+    ends = [round((piece.end_s or 0) * rate_hz) for piece in pieces]
+    starts = [round((piece.start_s or 0) * rate_hz) for piece in pieces]
     assert starts == [0, *ends[:-1]]
     assert ends[-1] == num_samples
     assert [piece.index for piece in pieces] == list(range(len(pieces)))
     assert pieces[-1].count == len(pieces)
     for piece, start, end in zip(pieces, starts, ends, strict=True):
-        assert 0 < end - start <= max_window_s * 16_000
+        assert 0 < end - start <= max_window_s * rate_hz
         assert (piece.samples is None) == (piece.skip_reason == "no_speech")
         if piece.samples is not None:
             assert np.array_equal(piece.samples, samples[start:end])
     if with_vad and min_window_s <= max_window_s - 0.1:
         assert all(
-            end - start >= min_window_s * 16_000 - 512
+            end - start >= min_window_s * rate_hz - 512 * rate_hz // 16_000
             for start, end in zip(starts[:-1], ends[:-1], strict=True)
         )
 

@@ -116,7 +116,9 @@ def test_the_engine_is_given_the_segments_pixels_and_samples() -> None:
 
     answered(a_segment(data=pixels.tobytes()), answer=answer)
     answered(
-        a_segment(tasks=["transcribe"], segment_kind="window", data=samples.tobytes()),
+        a_segment(
+            tasks=["transcribe"], segment_kind="window", data=samples.tobytes(), rate_hz=8000
+        ),
         answer=answer,
     )
 
@@ -125,6 +127,7 @@ def test_the_engine_is_given_the_segments_pixels_and_samples() -> None:
     assert np.array_equal(canvas.pixels, pixels)
     assert isinstance(clip, Clip)
     assert np.array_equal(clip.samples, samples)
+    assert clip.rate_hz == 8000
     assert seen[0].turns[0].content[1] == TASKS["ocr"].prompt
 
 

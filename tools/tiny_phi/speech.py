@@ -13,13 +13,14 @@ import soxr
 
 from pipeline.demo import recordings, words
 from pipeline.demo.synthesise import RATE_HZ, VOICES
-from pipeline.models.phi4_multimodal.audio import HOP_SAMPLES, log_mel
+from pipeline.models.phi4_multimodal.audio import HOP_SAMPLES, RATES_HZ, log_mel
 
 _LIBRARY = "libespeak-ng.so.1"
 _SYNCHRONOUS, _CHARACTERS, _UTF8 = 2, 1, 1
 _SPEED, _PITCH = 1, 3
 _WORD = 1
 _SILENCE = 0.004
+_NARROW_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,20 +123,21 @@ def held_out() -> frozenset[str]:
 
 
 def speak(rng: np.random.Generator, speaker: Speaker) -> Spoken:
-    """Make up a sentence and say it in any voice; sometimes soft, with noise, or muffled."""
+    """Make up a sentence and say it in any voice; sometimes soft, with noise, or of 8 kHz."""
     text = words.sentence(rng)
     while text in held_out():
         text = words.sentence(rng)
     voice = words.choose(rng, VOICES)
     samples, ends = speaker.say(text, voice, int(rng.integers(140, 190)), int(rng.integers(30, 70)))
     samples = samples * (float(rng.uniform(0.25, 0.6)) / float(np.abs(samples).max()))
-    if rng.random() < 0.15:
-        narrow = soxr.resample(samples, RATE_HZ, 8000, quality="HQ")
-        samples = soxr.resample(narrow, 8000, RATE_HZ, quality="HQ").astype(np.float32)
+    rate_hz = RATE_HZ
+    if rng.random() < _NARROW_SHARE:
+        rate_hz = min(RATES_HZ)
+        samples = soxr.resample(samples, RATE_HZ, rate_hz, quality="HQ").astype(np.float32)
     if rng.random() < 0.3:
         noise = rng.standard_normal(len(samples), dtype=np.float32)
         samples = samples + np.float32(rng.uniform(0.0003, 0.0025)) * noise
-    return Spoken(text=text, mel=log_mel(samples), ends_s=tuple(ends))
+    return Spoken(text=text, mel=log_mel(samples, rate_hz), ends_s=tuple(ends))
 
 
 def join(rng: np.random.Generator, parts: list[Spoken]) -> Spoken:

@@ -82,7 +82,7 @@ class Phi4Multimodal(LanguageModel):
             for n, slot in enumerate(slots)
             if isinstance(slot.media, Clip)
         ]
-        clips.sort(key=lambda clip: clip[1].samples.size)
+        clips.sort(key=lambda clip: clip[1].samples.size / clip[1].rate_hz)
         for start in range(0, len(clips), self._placement.encode_batch):
             batch = clips[start : start + self._placement.encode_batch]
             mels = [self._features(clip) for _, clip, _ in batch]
@@ -91,7 +91,7 @@ class Phi4Multimodal(LanguageModel):
         return [rows[n] for n in range(len(slots))]
 
     def _features(self, clip: Clip) -> torch.Tensor:
-        mel = log_mel(np.asarray(clip.samples, np.float32))
+        mel = log_mel(np.asarray(clip.samples, np.float32), clip.rate_hz)
         return torch.from_numpy(mel).to(self._placement.device)
 
 

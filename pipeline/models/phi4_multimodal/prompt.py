@@ -80,8 +80,10 @@ class PromptFormat:
             return Slot(part, "image", self._preparation.num_rows(part))
         if part.samples.ndim != 1 or not part.samples.size:
             raise RequestRefused(f"a clip of shape {part.samples.shape}: expected mono samples")
+        if part.rate_hz not in audio.RATES_HZ:
+            raise RequestRefused(f"a clip of {part.rate_hz} Hz: expected 16,000 or 8,000")
         projection: Projection = "vision_speech" if beside_image else "speech"
-        return Slot(part, projection, audio.num_rows(part.samples.size))
+        return Slot(part, projection, audio.num_rows(part.samples.size, part.rate_hz))
 
     def _content(self, turn: Turn, *, beside_image: bool) -> Iterator[int | Slot]:
         """Yield a turn's content; neighbouring texts are one text to the tokenizer."""
