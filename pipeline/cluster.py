@@ -1,4 +1,4 @@
-"""The cluster that the flow runs on: connect or start, check its room, and place the witness."""
+"""The cluster that the flow runs on: connect or start, check its room, place what stays there."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from typing import Any
 import ray
 import ray.data
 from ray.data import DataContext
+from ray.exceptions import RayError
+from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ClusterConfig
+from pipeline.engine.engine import EngineStats
 from pipeline.errors import ConfigError, WorkersLost
 from pipeline.isolation import Casebook, Key
+from pipeline.meter import Ledger, Use
 from pipeline.storage.store import Store
 
+log = logging.getLogger(__name__)
+
 _ANSWERS_WITHIN_S = 20.0
+_NOTED_WITHIN_S = 5.0
 _BLOCK_BYTES = 32 * 1024**2
 """Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
 
@@ -110,12 +117,28 @@ def gpus(config: ClusterConfig, resources: Mapping[str, float]) -> float:
     return 1.0 if resources.get("GPU", 0.0) else 0.0
 
 
+class _CasebookAndLedger(Casebook):
+    """What a run keeps beside its driver, in one process."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        super().__init__(store, folder)
+        self._ledger = Ledger()
+
+    def note(self, flow: str, replica: str, counts: EngineStats) -> None:
+        self._ledger.note(flow, replica, counts)
+
+    def uses(self) -> dict[str, Use]:
+        return self._ledger.uses()
+
+
 class RemoteWitness:
-    """The run's casebook in an actor beside the driver: workers come and go, it stays."""
+    """Casebook and ledger of a run in an actor beside the driver: workers come and go, it stays."""
 
     def __init__(self, store: Store, folder: str = "attempts") -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Casebook)
+        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(
+            _CasebookAndLedger
+        )
         self._casebook = actor.options(scheduling_strategy=here).remote(store, folder)
 
     def begin(self, keys: Sequence[Key]) -> list[int]:
@@ -129,3 +152,70 @@ class RemoteWitness:
     def done(self, keys: Sequence[Key]) -> None:
         """See `Casebook.done`; does not wait."""
         self._casebook.done.remote(keys)
+
+    def note(self, flow: str, counts: EngineStats) -> None:
+        """Note what this process's engine counts; see `Ledger.note`.
+
+        Waits until it is noted, but not for long: no row depends on it.
+        """
+        replica = ray.get_runtime_context().get_worker_id()
+        ray.wait([self._casebook.note.remote(flow, replica, counts)], timeout=_NOTED_WITHIN_S)
+
+    def uses(self) -> Mapping[str, Use]:
+        """Say what the engines did, by flow; nothing if whoever knows is lost."""
+        try:
+            return ray.get(self._casebook.uses.remote(), timeout=_NOTED_WITHIN_S)
+        except RayError as error:
+            log.warning("what the engines did is not known", extra={"why": str(error)})
+            return {}
+
+
+_COUNTED = {
+    "busy_s": ("busy_seconds", "Seconds in which the engine computed"),
+    "loaded_s": ("loaded_seconds", "Seconds since the engine was loaded"),
+    "completion_tokens": ("completion_tokens", "Tokens of answers"),
+    "prompt_tokens": ("prompt_tokens", "Tokens and feature rows of prompts"),
+    "prefill_tokens": ("prefill_tokens", "Tokens of prompts that were computed, not shared"),
+    "media_encoded": ("media_encoded", "Images and windows of sound encoded"),
+    "media_reused": ("media_reused", "Images and windows of sound whose encoding was there"),
+    "restarts": ("loop_restarts", "Decoding loops replaced after an error"),
+}
+_GAUGED = {
+    "num_running": ("requests_running", "Requests that the decoder has"),
+    "num_waiting": ("requests_waiting", "Requests that wait for their media or the decoder"),
+}
+
+
+class EngineMetrics:
+    """A replica's counts as Ray's application metrics, beside Ray's own wherever it serves these.
+
+    Prometheus reads them as `ray_phicorpus_busy_seconds_total`, `ray_phicorpus_requests_running`
+    and so on. They are those of this process: of a replica that was replaced the sum goes on.
+
+    Args:
+        flow: The replica's modality.
+        model: Name and revision.
+    """
+
+    def __init__(self, flow: str, model: str) -> None:
+        self._tags = {"flow": flow, "model": model}
+        keys = tuple(self._tags)
+        self._counters = {
+            field: Counter(f"phicorpus_{name}", description, keys)
+            for field, (name, description) in _COUNTED.items()
+        }
+        self._gauges = {
+            field: Gauge(f"phicorpus_{name}", description, keys)
+            for field, (name, description) in _GAUGED.items()
+        }
+        self._told = dict.fromkeys(_COUNTED, 0.0)
+
+    def export(self, counts: EngineStats) -> None:
+        """Record what an engine counts; cheap, Ray sends it on by itself every few seconds."""
+        for field, counter in self._counters.items():
+            value = counts.extra.get(field, getattr(counts, field, 0.0))
+            if value > self._told[field]:
+                counter.inc(value - self._told[field], self._tags)
+                self._told[field] = value
+        for field, gauge in self._gauges.items():
+            gauge.set(getattr(counts, field), self._tags)

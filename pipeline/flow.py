@@ -7,6 +7,7 @@ manifest -> plan -> | fetch -> decode -> infer | -> commit -> annotations/*.parq
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -21,12 +22,14 @@ from ray.data import ActorPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline.cluster import gpus
+from pipeline.cluster import EngineMetrics, RemoteWitness, gpus
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.engine.backend import Backend
+from pipeline.engine.engine import EngineStats
 from pipeline.errors import ConfigError, EngineDied, StoreError, WorkersLost
 from pipeline.isolation import MAX_DEATHS
 from pipeline.media.decode import DecodeConfig
+from pipeline.meter import Meter
 from pipeline.models.model import Modality
 from pipeline.plan import Work
 from pipeline.stages.commit import Attempts, Commit
@@ -35,7 +38,7 @@ from pipeline.stages.fetch import fetch
 from pipeline.stages.infer import Infer
 from pipeline.tasks.question import Question
 from pipeline.unit import KINDS
-from pipeline.watch import WatchedModel, Witness, watched
+from pipeline.watch import WatchedModel, watched
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class Flow:
     config: RunConfig
     backend: Backend
     questions: Mapping[str, Question]
-    witness: Witness
+    witness: RemoteWitness
 
     def replies(self, wanted: Sequence[pa.Table]) -> Iterator[pa.Table]:
         """Run assets through the stages; replies come in the order in which they finish."""
@@ -83,6 +86,7 @@ class Flow:
             fn_constructor_kwargs={
                 "load": self._load(wanted),
                 "questions": self.questions,
+                "tags": {"flow": self.modality, "model": self.backend.label},
                 **watch,
             },
             batch_size=16,
@@ -125,10 +129,20 @@ class Replica:
         self,
         load: Callable[[], Any] | None,
         questions: Mapping[str, Question],
-        witness: Witness,
+        tags: Mapping[str, str],
+        witness: RemoteWitness,
         timeout_s: float,
     ) -> None:
-        self._watched = WatchedModel(Infer(load, questions), witness, timeout_s)
+        engine = load() if load else None
+        infer = Infer((lambda: engine) if engine else None, questions)
+        self._watched = WatchedModel(infer, witness, timeout_s)
+        metrics = EngineMetrics(**tags)
+
+        def tell(counts: EngineStats) -> None:
+            witness.note(tags["flow"], counts)
+            metrics.export(counts)
+
+        self._meter = Meter(engine.stats, tell) if engine else None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         try:
@@ -137,6 +151,8 @@ class Replica:
         except EngineDied:
             log.exception("the engine died; ending this replica")
             os._exit(1)
+        if self._meter is not None:  # before the block is over: the stream ends after that
+            await asyncio.to_thread(self._meter.tell)
 
 
 def run(
@@ -210,7 +226,7 @@ def _last_line(error: Exception) -> str:
 
 
 def flows(
-    config: RunConfig, backend: Backend, questions: Mapping[str, Question], witness: Witness
+    config: RunConfig, backend: Backend, questions: Mapping[str, Question], witness: RemoteWitness
 ) -> Mapping[Modality, Flow]:
     """Make one flow for each modality that the job's tasks need."""
     needed: dict[Modality, None] = {}

@@ -27,6 +27,7 @@ from pipeline.engine.memory import MemoryPlan
 from pipeline.errors import ConfigError
 from pipeline.interrupt import SIGNALS
 from pipeline.manifest import Manifest, open_manifest
+from pipeline.meter import Use
 from pipeline.models.model import Modality
 from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
@@ -87,6 +88,7 @@ class RunReport:
 
     Attributes:
         left: After a retry, how many annotations of the manifest have which status.
+        engine: What the engines did, by flow; see `pipeline.meter.summed`.
     """
 
     run_id: str
@@ -95,6 +97,7 @@ class RunReport:
     tally: Tally = field(default_factory=Tally)
     elapsed_s: float = 0.0
     left: Mapping[str, int] | None = None
+    engine: Mapping[str, Use] = field(default_factory=dict[str, Use])
 
     @property
     def error_ratio(self) -> float:
@@ -212,6 +215,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     begun = time.monotonic()
     tally = run.commit.tally
     status = "failed"
+    engine: Mapping[str, Use] = {}
     evidence = evidence_folder(job.store, job.plan.fingerprints.values())
     write_start(job.store, record(job, run, "running"))
     try:
@@ -219,7 +223,10 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             SIGNALS.reclaim()
             witness = RemoteWitness(job.store, evidence)
             flows = flow.flows(job.config, job.backend, job.questions, witness)
-            flow.run(flows, run.work, run.commit, lambda c: on_progress and on_progress(job, c))
+            try:
+                flow.run(flows, run.work, run.commit, lambda c: on_progress and on_progress(job, c))
+            finally:
+                engine = witness.uses()
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
@@ -227,9 +234,15 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     finally:
         elapsed_s = time.monotonic() - begun
         ended = {"ended_at": datetime.now(UTC).isoformat(), "elapsed_s": round(elapsed_s, 3)}
-        write_end(job.store, {**record(job, run, status), **ended})
+        told = {**record(job, run, status), **ended, "engine": json.dumps(engine)}
+        write_end(job.store, told)
     return RunReport(
-        run_id=run.run_id, status="done", planned=job.pending, tally=tally, elapsed_s=elapsed_s
+        run_id=run.run_id,
+        status="done",
+        planned=job.pending,
+        tally=tally,
+        elapsed_s=elapsed_s,
+        engine=engine,
     )
 
 

@@ -33,5 +33,12 @@ RUN = schema(
         field("prompt_tokens", pa.int64(), "Sum over annotations", unit="tokens"),
         field("completion_tokens", pa.int64(), "Sum over annotations", unit="tokens"),
         field("elapsed_s", pa.float64(), "Wall time", unit="seconds"),
+        field(
+            "engine",
+            pa.string(),
+            "What the replicas of each flow did, as JSON: busy_share (of the time in which "
+            "they were loaded), completion_tokens_per_s (per replica), seconds, tokens, media, "
+            "restarts; a replica that died has taken its last seconds with it",
+        ),
     ],
 )

@@ -93,6 +93,32 @@ def test_every_asset_has_one_document_and_every_run_one_record(tmp_path: Path) -
     assert written["num_ok"] == report.tally.num_ok
 
 
+def engine_of_the_run(output: Path) -> dict[str, dict[str, float]]:
+    (record,) = (output / "runs").glob("*.json")
+    return json.loads(json.loads(record.read_text())["engine"])
+
+
+def test_the_record_tells_what_the_engines_did_token_by_token(tmp_path: Path) -> None:
+    a_corpus(tmp_path, num_images=6)
+
+    report = run(a_config(tmp_path), delay_s=0.02)
+
+    engine = engine_of_the_run(tmp_path / "output")
+    assert engine == report.engine
+    assert set(engine) == {"vision", "speech"}
+    rows = annotation_rows(tmp_path / "output")
+    for flow_, of_it in (("vision", {"ocr", "caption"}), ("speech", {"transcribe"})):
+        use = engine[flow_]
+        asked = [row for row in rows if row["task"] in of_it and row["source"] == "model"]
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert use[name] == sum(row[name] for row in asked) > 0
+        assert use["media_encoded"] == len({(r["uri"], r["segment_index"]) for r in asked})
+        assert use["media_encoded"] + use["media_reused"] == len(asked)
+        assert 0 < use["busy_share"] < 1
+        assert 0.02 <= use["busy_s"] < use["loaded_s"] < report.elapsed_s
+        assert use["num_replicas"] == 1
+
+
 def test_texts_of_files_and_of_the_manifest_are_answered_passage_by_passage(tmp_path: Path) -> None:
     files = {"long.md": b"A paragraph.\n\n" * 1000, "short.txt": b"Words.", "other.txt": b"\xe9"}
     write_files(tmp_path, files)
@@ -186,6 +212,7 @@ def test_an_engine_that_dies_is_replaced(tmp_path: Path) -> None:
 
     assert list(Path(strikes).iterdir())
     assert report.tally.num_error == 2
+    assert report.engine["vision"]["num_replicas"] > 1  # the dead are counted too
 
 
 def test_a_row_that_always_kills_ends_as_an_error_and_the_run_goes_on(tmp_path: Path) -> None:
