@@ -119,7 +119,7 @@ class DeckConfig(Section):
     dpi: Annotated[int, Field(ge=36, le=600)] = 150
     max_side_px: Annotated[int, Field(ge=64, le=10_000)] = Field(
         default=1790,
-        description="Caps the rendered page's long side: 4 crops of 448 stay in short RoPE",
+        description="Caps the rendered page's long side: OCR of A4 just stays in short RoPE",
     )
     max_pages: Annotated[int, Field(gt=0)] = 1000
     render_timeout_s: Annotated[float, Field(gt=0)] = 60.0
@@ -254,7 +254,8 @@ class ErrorConfig(Section):
     """When a finished run counts as failed."""
 
     max_error_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=1.0, description="Exit 3 when more than this share of annotations are errors"
+        default=0.5,  # more is no matter of bad files: a wrong bucket, a wrong model
+        description="Exit 3 when more than this share of annotations are errors",
     )
     max_unit_attempts: Annotated[int, Field(ge=1, le=10)] = 3
 

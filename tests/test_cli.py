@@ -204,6 +204,18 @@ def test_show_of_nothing_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+def test_a_run_of_errors_alone_does_not_end_well_though_no_threshold_is_set(
+    tmp_path: Path, cluster: str
+) -> None:
+    assert cluster
+    (tmp_path / "deck.pdf").write_bytes(b"%PDF-1.7 and no more")
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "deck.pdf"}])
+    job = a_job(tmp_path, model="tiny", tasks={"native": {}})
+
+    assert exit_code("annotate", str(job)) == 3
+
+
+@pytest.mark.ray
 def test_annotate_counts_errors_and_ends_with_3_above_the_threshold(
     tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
