@@ -266,6 +266,8 @@ class DecodeLoop:
         """
         with self._manager.pause():
             action()
+            if torch.cuda.is_available():  # the loop computes on a stream of its own
+                torch.cuda.synchronize()
             processor = self._manager.batch_processor
             if processor is not None:
                 processor.cache.evict_cached_blocks()
