@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -195,17 +195,25 @@ class EngineMetrics:
     Args:
         flow: The replica's modality.
         model: Name and revision.
+        counter, gauge: Make one metric of a name, a description and the tags' keys.
     """
 
-    def __init__(self, flow: str, model: str) -> None:
+    def __init__(
+        self,
+        flow: str,
+        model: str,
+        *,
+        counter: Callable[[str, str, tuple[str, ...]], Counter] = Counter,
+        gauge: Callable[[str, str, tuple[str, ...]], Gauge] = Gauge,
+    ) -> None:
         self._tags = {"flow": flow, "model": model}
         keys = tuple(self._tags)
         self._counters = {
-            field: Counter(f"phicorpus_{name}", description, keys)
+            field: counter(f"phicorpus_{name}", description, keys)
             for field, (name, description) in _COUNTED.items()
         }
         self._gauges = {
-            field: Gauge(f"phicorpus_{name}", description, keys)
+            field: gauge(f"phicorpus_{name}", description, keys)
             for field, (name, description) in _GAUGED.items()
         }
         self._told = dict.fromkeys(_COUNTED, 0.0)

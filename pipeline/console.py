@@ -192,6 +192,8 @@ def show_verification(found: Verification) -> None:
 
 def show_status(found: OutputStatus) -> None:
     """Print how far an output is."""
+    from pipeline.meter import in_words  # noqa: PLC0415  (not needed for --help)
+
     table = Table(title=f"run {found.run_id}: {found.run_status}", title_justify="left")
     table.add_column("task")
     for heading in ("units", "committed", "assets", "committed", "ok", "error", "skipped"):
@@ -205,6 +207,8 @@ def show_status(found: OutputStatus) -> None:
         f"{found.started_at}, ended {found.ended_at or 'not yet'}",
         highlight=False,
     )
+    for flow, use in (found.engine or {}).items():
+        out.print(in_words(flow, use), highlight=False)
 
 
 def status_json(found: OutputStatus) -> str:

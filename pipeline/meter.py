@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pipeline.engine.engine import EngineStats
 
@@ -110,3 +112,24 @@ def summed(replicas: Sequence[EngineStats]) -> Use:
         "media_reused": sum(replica.media_reused for replica in replicas),
         "restarts": sum(int(replica.extra.get("restarts", 0)) for replica in replicas),
     }
+
+
+def uses_of(run: Mapping[str, Any]) -> dict[str, Use] | None:
+    """Read what a recorded run's engines did; None where its record does not tell."""
+    told = run.get("engine")
+    return None if told is None else json.loads(told)
+
+
+def in_words(flow: str, use: Use) -> str:
+    """Say how busy a flow's replicas were.
+
+    Example:
+        >>> in_words("vision", summed([EngineStats(completion_tokens=30, busy_s=9, loaded_s=10)]))
+        'vision: 1 replica busy 90.0% of its time, 3.0 tokens/s each'
+    """
+    replicas = "1 replica" if use["num_replicas"] == 1 else f"{use['num_replicas']} replicas"
+    whose = "its" if use["num_replicas"] == 1 else "their"
+    return (
+        f"{flow}: {replicas} busy {use['busy_share']:.1%} of {whose} time, "
+        f"{use['completion_tokens_per_s']:.1f} tokens/s each"
+    )

@@ -14,6 +14,7 @@ from pipeline.engine.engine import Engine
 from pipeline.errors import EngineDied
 from pipeline.holdings import FileKey
 from pipeline.manifest import open_manifest
+from pipeline.meter import Use, uses_of
 from pipeline.models.model import Modality
 from pipeline.plan import Plan
 from pipeline.publish import read_share
@@ -47,6 +48,7 @@ class OutputStatus:
 
     Attributes:
         rows_per_s: That the run committed, from its start to its end; None before that.
+        engine: What its replicas did, by flow, see `pipeline.meter.summed`; None before its end.
     """
 
     run_id: str
@@ -54,6 +56,7 @@ class OutputStatus:
     started_at: str
     ended_at: str | None
     rows_per_s: float | None
+    engine: Mapping[str, Use] | None
     tasks: dict[str, TaskStatus] = field(default_factory=dict[str, TaskStatus])
 
     @property
@@ -84,6 +87,7 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
         started_at=recorded.fields["started_at"],
         ended_at=recorded.fields["ended_at"],
         rows_per_s=_rows_per_s(recorded.fields),
+        engine=uses_of(recorded.fields),
     )
     plan = plan_again(recorded, store)
     counts = _counts(store, set(plan.fingerprints.values()))

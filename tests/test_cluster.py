@@ -1,10 +1,22 @@
 from __future__ import annotations
 
-import pytest
+import re
+import time
+import urllib.request
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from pipeline.cluster import connect
+import pytest
+import ray
+
+from pipeline.cluster import EngineMetrics, connect
 from pipeline.config import ClusterConfig
+from pipeline.engine.engine import EngineStats
 from pipeline.errors import WorkersLost
+from pipeline.job import annotate
+from tests.builders import a_backend, a_config, a_corpus
 
 
 @pytest.mark.parametrize(
@@ -15,3 +27,61 @@ def test_a_cluster_that_is_not_there_ends_the_run_with_6_and_is_named(address: s
         connect(ClusterConfig(address=address))
 
     assert raised.value.exit_code == 6
+
+
+def test_metrics_grow_by_what_an_engine_counted_however_often_it_tells() -> None:
+    seen: dict[str, float] = defaultdict(float)
+
+    class Recorded:
+        """A metric that keeps what it is told, by name and tags."""
+
+        def __init__(self, name: str, _description: str, keys: tuple[str, ...]) -> None:
+            self._name, self._keys = name, keys
+
+        def inc(self, value: float, tags: dict[str, str]) -> None:
+            assert value > 0
+            seen[" ".join([self._name, *(tags[key] for key in self._keys)])] += value
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            seen[" ".join([self._name, *(tags[key] for key in self._keys)])] = value
+
+    recorded: Any = Recorded
+    metrics = EngineMetrics("vision", "phi@1", counter=recorded, gauge=recorded)
+    first = EngineStats(completion_tokens=30, prefill_tokens=50, busy_s=1.5, loaded_s=2.0)
+    first.num_waiting = 7
+    later = EngineStats(completion_tokens=45, prefill_tokens=49, busy_s=2.0, loaded_s=4.0)
+    later.extra["restarts"] = 1
+
+    for counts in (EngineStats(), first, first, later):
+        metrics.export(counts)
+
+    assert {name: value for name, value in seen.items() if value} == {
+        "phicorpus_completion_tokens vision phi@1": 45,
+        "phicorpus_prefill_tokens vision phi@1": 50,
+        "phicorpus_busy_seconds vision phi@1": 2.0,
+        "phicorpus_loaded_seconds vision phi@1": 4.0,
+        "phicorpus_loop_restarts vision phi@1": 1,
+    }
+    assert seen["phicorpus_requests_waiting vision phi@1"] == 0
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_prometheus_reads_from_ray_what_the_record_says(tmp_path: Path) -> None:
+    pytest.importorskip("opencensus", reason="of ray[default], without which Ray serves no metrics")
+    a_corpus(tmp_path, num_images=4)
+
+    backend = replace(a_backend(), label="scraped")
+    report = annotate(a_config(tmp_path, tasks=["ocr"]), backend=backend)
+
+    (node,) = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    wanted = report.engine["vision"]["prompt_tokens"]
+    line = r'^ray_phicorpus_prompt_tokens_total\{.*flow="vision",model="scraped".*\} (\S+)$'
+    found: list[str] = []
+    deadline = time.monotonic() + 30
+    while f"{wanted:.1f}" not in found and time.monotonic() < deadline:
+        time.sleep(0.5)
+        with urllib.request.urlopen(url, timeout=10) as page:
+            found = re.findall(line, page.read().decode(), re.MULTILINE)
+    assert f"{wanted:.1f}" in found

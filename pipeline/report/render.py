@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from pipeline.meter import uses_of
 from pipeline.report.gather import Findings
 from pipeline.tasks.markdown import read_table
 
@@ -66,4 +67,4 @@ def _with_rates(run: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**run, "status": "running or killed"}
     num_rows = run["num_ok"] + run["num_error"] + run["num_skipped"]
     rates = {"rows_per_s": num_rows / run["elapsed_s"]} if run["elapsed_s"] else {}
-    return {**run, **rates, "num_rows": num_rows}
+    return {**run, **rates, "num_rows": num_rows, "uses": uses_of(run) or {}}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import FetchConfig
+from pipeline.engine.engine import EngineStats
+from pipeline.meter import summed
 from pipeline.publish import Publication, Publisher
 from pipeline.report import gather, render
 from pipeline.report.gather import ErrorGroup, Findings, Sample
@@ -168,6 +171,17 @@ def test_runs_are_shown_once_newest_first_with_their_rate() -> None:
     assert page.index("run-002") < page.index("run-001")
     assert "running or killed" in page
     assert '<td class="n">2.00</td>' in page
+
+
+def test_runs_tell_how_busy_their_replicas_were() -> None:
+    counts = EngineStats(completion_tokens=420, busy_s=9.0, loaded_s=10.0)
+    uses = {"vision": summed([counts, counts]), "speech": summed([counts])}
+
+    page = render(
+        Findings(output="o", runs=[a_run(1, engine=json.dumps(uses)), a_run(2, engine=None)])
+    )
+
+    assert re.search(r"<td>\s*vision 90%, 42\.0;\s+speech 90%, 42\.0\s*</td>", page)
 
 
 def test_a_thousand_nights_make_a_short_page() -> None:
