@@ -179,7 +179,7 @@ def test_a_store_that_hangs_is_left_after_the_limit() -> None:
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "growing"
-    path.write_bytes(bytes(20 * 1024**2))
+    path.write_bytes(bytes(64 * 1024**2))
     stop = threading.Event()
 
     def grow() -> None:
@@ -195,7 +195,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> N
     finally:
         stop.set()
         writer.join()
-    assert read_asset(str(path), CONFIG).content.startswith(bytes(20 * 1024**2))
+    assert read_asset(str(path), CONFIG).content.startswith(bytes(64 * 1024**2))
 
 
 def test_missing_credentials_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

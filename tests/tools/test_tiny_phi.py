@@ -99,7 +99,7 @@ def test_fifty_requests_are_learned_by_heart(tmp_path: Path) -> None:
     training = Training(model, tmp_path / "mind.pt", rate=1.5e-3, minutes=10)
 
     found: list[dict[str, float]] = []
-    for number in range(220):
+    for number in range(260):
         with torch.autocast("cpu", torch.bfloat16):
             loss, now = requests.answer_loss(model, batches[number % 5])
         training.update(loss)
