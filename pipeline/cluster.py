@@ -165,7 +165,7 @@ class RemoteWitness:
         """Say what the engines did, by flow; nothing if whoever knows is lost."""
         try:
             return ray.get(self._casebook.uses.remote(), timeout=_NOTED_WITHIN_S)
-        except RayError as error:
+        except (RayError, ConnectionError) as error:
             log.warning("what the engines did is not known", extra={"why": str(error)})
             return {}
 

@@ -108,8 +108,10 @@ def test_a_driver_that_is_told_to_stop_commits_whole_units_and_says_so(
     driver.communicate(timeout=120)
 
     assert driver.returncode == 143
-    (record,) = (tmp_path / "output" / "runs").glob("*.json")
-    assert json.loads(record.read_text())["status"] == "interrupted"
+    (path,) = (tmp_path / "output" / "runs").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "interrupted"
+    assert json.loads(record["engine"])["vision"]["completion_tokens"] > 0
     annotate(config, backend=a_backend())
     check(config, undisturbed(tmp_path))
 

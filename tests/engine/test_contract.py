@@ -1,14 +1,16 @@
 """What every engine promises, on a small random decoder."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from pipeline.config import EngineConfig
 from pipeline.engine.engine import Completion, Engine, Request
 from pipeline.errors import EngineDied, InferError, RequestRefused
-from pipeline.models.model import Model
+from pipeline.models.model import Model, Slot
 from tests.engine.builders import (
     BANNED_ID,
     FakeModel,
@@ -248,13 +250,23 @@ def test_a_closed_engine_refuses_and_answers_who_waits(load: Load) -> None:
     assert engine_threads() == []
 
 
-def test_an_engine_tells_for_how_long_it_computed(load: Load) -> None:
-    engine = load(FakeModel(), a_config())
-    before = engine.stats()
+class SlowEyes(FakeModel):
+    """A model that takes its time to encode."""
 
-    complete(engine, [a_request(an_image("a"), "q", new=20), a_request("x", new=20)])
+    def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
+        time.sleep(0.2)
+        return super().encode(slots)
 
-    stats = engine.stats()
-    idle = engine.stats()
-    assert before.busy_s == 0 < stats.busy_s < stats.loaded_s < idle.loaded_s
-    assert idle.busy_s - stats.busy_s < 0.005  # a step ends a moment after its last answer
+
+def test_an_engine_tells_for_how_long_it_decoded_and_encoded(load: Load) -> None:
+    engine = load(SlowEyes(), a_config())
+    started = engine.stats()
+
+    complete(engine, [a_request("x", new=20)])
+    read = engine.stats()
+    complete(engine, [a_request(an_image("a"), new=1)])
+    seen = engine.stats()
+
+    assert started.busy_s == 0 < read.busy_s < read.loaded_s
+    assert seen.busy_s - read.busy_s >= 0.2
+    assert engine.stats().busy_s == seen.busy_s < seen.loaded_s  # nothing is to be done
