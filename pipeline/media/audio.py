@@ -35,9 +35,10 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
 
     Yields:
         Pieces with `samples`, shape (n,), float32 mono in [-1, 1] of `rate_hz`, which is 8,000 for
-        a recording of 8 kHz and else 16,000; `start_s` and `end_s`; and `channel` where channels are apart. Only the last knows `count`. Flags: on a channel's
-        last, "truncated" (the file announces more than it holds); on any, "corrupt_audio" (packets
-        in or before it could not be decoded).
+        a recording of 8 kHz and else 16,000; `start_s` and `end_s`; and `channel` where channels
+        are apart. Only the last knows `count`. Flags: on a channel's last, "truncated" (the file
+        announces more than it holds); on any, "corrupt_audio" (packets in or before it could not be
+        decoded).
 
     Raises:
         DecodeError: not a recording, no sound in it, or nothing of it can be decoded.
