@@ -136,7 +136,7 @@ class Replica:
         engine = load() if load else None
         infer = Infer((lambda: engine) if engine else None, questions)
         self._watched = WatchedModel(infer, witness, timeout_s)
-        metrics = EngineMetrics(**tags)
+        metrics = EngineMetrics(tags["flow"], tags["model"])
 
         def tell(counts: EngineStats) -> None:
             witness.note(tags["flow"], counts)
