@@ -96,7 +96,7 @@ def test_fifty_requests_are_learned_by_heart(tmp_path: Path) -> None:
     model = network.decoder(seed=0).train()
     table = model.model.embed_tokens.weight.detach()
     batches = [requests.batch(asked[n::5], table) for n in range(5)]
-    training = Training(model, tmp_path / "mind.pt", rate=1.5e-3, minutes=10)
+    training = Training(model, tmp_path / "mind.pt", rate=1.5e-3, steps=10_000)
 
     found: list[dict[str, float]] = []
     for number in range(260):
@@ -111,10 +111,19 @@ def test_fifty_requests_are_learned_by_heart(tmp_path: Path) -> None:
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    mind.train(tmp_path, seed=0, minutes=0.0)
-    mind.train(tmp_path, seed=0, minutes=0.0)
+    mind.train(tmp_path, seed=0, steps=1)
+    mind.train(tmp_path, seed=0, steps=2)
 
     assert torch.load(tmp_path / "mind.pt")["step"] == 2
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    mind.train(first, seed=3, steps=2)
+    mind.train(second, seed=3, steps=2)
+
+    found = [torch.load(folder / "mind.pt")["module"] for folder in (first, second)]
+    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
 
 
 def test_edit_distances_and_facts() -> None:

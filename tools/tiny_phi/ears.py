@@ -149,10 +149,10 @@ class Listener(nn.Module):
         return words + 0.3 * codes + spoken, found
 
 
-def train(folder: Path, *, seed: int, minutes: float) -> None:
-    """Train, from where a former run stopped, for so many minutes of the clock."""
+def train(folder: Path, *, seed: int, steps: int) -> None:
+    """Train, from where a former run stopped, up to so many steps."""
     torch.manual_seed(seed)
     listener = Listener(network.audio_encoder(seed))
-    training = Training(listener, folder / "ears.pt", rate=RATE, minutes=minutes)
+    training = Training(listener, folder / "ears.pt", rate=RATE, steps=steps)
     rng = np.random.default_rng([seed, 2, training.step])
     training.run(listener(batch) for batch in batches(rng, BATCH))

@@ -166,10 +166,10 @@ def _shares_right(batch: Batch, scores: torch.Tensor, guessed: torch.Tensor) -> 
     }
 
 
-def train(folder: Path, *, seed: int, minutes: float) -> None:
-    """Train, from where a former run stopped, for so many minutes of the clock."""
+def train(folder: Path, *, seed: int, steps: int) -> None:
+    """Train, from where a former run stopped, up to so many steps."""
     torch.manual_seed(seed)
     reader = Reader(network.image_encoder(seed))
-    training = Training(reader, folder / "eyes.pt", rate=RATE, minutes=minutes)
+    training = Training(reader, folder / "eyes.pt", rate=RATE, steps=steps)
     rng = np.random.default_rng([seed, training.step])
     training.run(reader(batch) for batch in batches(rng, BATCH))

@@ -112,11 +112,11 @@ _SOURCES: dict[Sense, Callable[[Joined, np.random.Generator], Iterator[Asked]]] 
 }
 
 
-def train(folder: Path, sense: Sense, *, seed: int, minutes: float) -> None:
-    """Train, from where a former run stopped, for so many minutes of the clock."""
+def train(folder: Path, sense: Sense, *, seed: int, steps: int) -> None:
+    """Train, from where a former run stopped, up to so many steps."""
     torch.manual_seed(seed)
     model = Joined(folder, sense, seed)
-    training = Training(model, folder / f"{sense}.pt", rate=RATE, minutes=minutes, slow="encoder.")
+    training = Training(model, folder / f"{sense}.pt", rate=RATE, steps=steps, slow="encoder.")
     rng = np.random.default_rng([seed, 3, training.step])
     training.run(_losses(model, _SOURCES[sense](model, rng)), log_every=25)
 

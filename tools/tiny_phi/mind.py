@@ -40,10 +40,10 @@ class Imagination:
             self._next += 1
 
 
-def train(folder: Path, *, seed: int, minutes: float) -> None:
-    """Train, from where a former run stopped, for so many minutes of the clock."""
+def train(folder: Path, *, seed: int, steps: int) -> None:
+    """Train, from where a former run stopped, up to so many steps."""
     model = network.decoder(seed).train()
-    training = Training(model, folder / "mind.pt", rate=RATE, minutes=minutes)
+    training = Training(model, folder / "mind.pt", rate=RATE, steps=steps)
     table = model.model.embed_tokens.weight.detach()
     asked = _asked(np.random.default_rng([seed, 1, training.step]))
     training.run(requests.answer_loss(model, requests.batch(own, table)) for own in asked)

@@ -1,4 +1,4 @@
-"""The loop's bookkeeping: rate by the clock, clipping, saving, resuming, curves."""
+"""The loop's bookkeeping: rate by the step, clipping, saving, resuming, curves."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _DECAY = 0.02
 
 
 class Training:
-    """An optimizer with a rate that falls to nearly nothing as the training time is used up.
+    """An optimizer with a rate that falls to nearly nothing over the steps there are.
+
+    The clock decides nothing: the same seed on the same machine gives the same weights.
 
     Attributes:
         step: Updates so far, former runs included.
-        elapsed_s: Training time so far, former runs included.
+        elapsed_s: Seconds of training so far, former runs included.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Training:
         path: Path,
         *,
         rate: float,
-        minutes: float,
+        steps: int,
         slow: str = "-",
     ) -> None:
         """Start, or take up what `path` holds.
@@ -41,10 +43,10 @@ class Training:
             module: Its parameters that require a gradient are trained.
             path: Of what is saved.
             rate: The highest rate.
-            minutes: Of training in all.
+            steps: Updates in all, former runs included.
             slow: Parameters whose names begin so learn at a fifth of the rate.
         """
-        self.module, self.path, self.rate, self.total_s = module, path, rate, 60 * minutes
+        self.module, self.path, self.rate, self.steps = module, path, rate, steps
         path.parent.mkdir(parents=True, exist_ok=True)
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         groups = [
@@ -76,29 +78,26 @@ class Training:
         *,
         log_every: int = 50,
     ) -> None:
-        """Take a step per loss until the time is used up, and write the curve beside the weights.
+        """Take the steps that are left, a loss each, and write the curve beside the weights.
 
         Args:
             losses: Without end; the next is computed after the step.
             log_every: Steps between points of the curve.
         """
-        started = time.monotonic()
-        while True:
+        while self.step < self.steps and not self._told_to_stop:
             with torch.autocast("cpu", torch.bfloat16):
                 loss, found = next(losses)
-            if self.update(loss):
-                break
+            self.update(loss)
             if self.step % log_every == 0:
-                self._log({**found, "s": time.monotonic() - started})
+                self._log(found)
         self.save()
 
-    def update(self, loss: torch.Tensor) -> bool:
-        """Take a step; returns whether the time is used up, or the process was told to end."""
+    def update(self, loss: torch.Tensor) -> None:
+        """Take a step down the loss."""
         now = time.monotonic()
-        # A pause of the whole process is no training time.
-        self.elapsed_s += min(now - self._tick, 5.0)
+        self.elapsed_s += now - self._tick
         self._tick = now
-        part = min(1.0, self.elapsed_s / max(self.total_s, 1e-6))
+        part = min(1.0, self.step / max(self.steps, 1))
         warm = min(1.0, (self.step + 1) / _WARM_UP_STEPS)
         fallen = _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * part))
         for group in self.optimizer.param_groups:
@@ -111,7 +110,6 @@ class Training:
         if now - self._saved > _SAVE_EVERY_S:
             self.save()
             self._saved = now
-        return part >= 1.0 or self._told_to_stop
 
     def save(self) -> None:
         """Write everything needed to go on; replaces the file at once."""
