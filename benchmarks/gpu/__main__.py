@@ -76,7 +76,10 @@ def parts(output: Path, *, rehearse: bool, work: Path | None) -> dict[str, Part]
         stand_in = Part(("pytest", "-v", "tests/engine/test_guard.py"), 240)
         tests = dict.fromkeys(tests, stand_in)
     profile = {"profile": Part((*engine, "--profile"), 240)}
-    return {**tests, **works, **profile, **models}
+    on = ("--scale", "0.0001") if rehearse else ("--device", "cuda", "--workers", "4")
+    lessons = ("tools.tiny_phi", str((work or output) / "tiny-run"), str(output / "tiny"), *on)
+    training = {"training of the tiny model": Part(lessons, 540)}
+    return {**tests, **works, **profile, **models, **training}
 
 
 def run(part: Part, log: Path, limit_s: float) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +18,9 @@ from pipeline.models.checkpoint import load, resolve
 from pipeline.models.model import Turn
 from pipeline.tasks import TASKS
 from tools.tiny_phi import export, labels, mind, network, pictures, quality, requests, vocabulary
-from tools.tiny_phi.training import Training
+from tools.tiny_phi.parts import STEPS
+from tools.tiny_phi.streams import stream
+from tools.tiny_phi.training import Plan, Training
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -100,8 +106,7 @@ def test_fifty_requests_are_learned_by_heart(tmp_path: Path) -> None:
 
     found: list[dict[str, float]] = []
     for number in range(260):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, now = requests.answer_loss(model, batches[number % 5])
+        loss, now = requests.answer_loss(model, batches[number % 5])
         training.update(loss)
         found.append(now)
 
@@ -111,19 +116,40 @@ def test_fifty_requests_are_learned_by_heart(tmp_path: Path) -> None:
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    mind.train(tmp_path, seed=0, steps=1)
-    mind.train(tmp_path, seed=0, steps=2)
+    mind.train(Plan(folder=tmp_path, seed=0, steps=1))
+    mind.train(Plan(folder=tmp_path, seed=0, steps=2))
 
     assert torch.load(tmp_path / "mind.pt")["step"] == 2
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
-    first, second = (tmp_path / name for name in ("first", "second"))
-    mind.train(first, seed=3, steps=2)
-    mind.train(second, seed=3, steps=2)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_same_seed_gives_the_same_lessons(num_workers: int) -> None:
+    first, second = (stream(_countdown, [3, 1], num_workers) for _ in range(2))
 
-    found = [torch.load(folder / "mind.pt")["module"] for folder in (first, second)]
-    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+    lessons = list(itertools.islice(first, 6))
+    assert lessons == list(itertools.islice(second, 6))
+    assert len(set(lessons)) == 6
+
+
+def _countdown(rng: np.random.Generator) -> Iterator[float]:
+    while True:
+        yield float(rng.random())
+
+
+def test_one_command_trains_all_parts_and_writes_a_model_that_loads(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.tiny_phi", "run", str(tmp_path / "model")]
+    small = ["--scale", "0.0001"]
+    subprocess.run([*command, *small], check=True, cwd=tmp_path, env=_environment())  # noqa: S603
+
+    for modality in ("vision", "speech"):
+        model = load(resolve(str(tmp_path / "model")), modality=modality, device="cpu")
+        assert model.modality == modality
+    for part in STEPS:
+        assert torch.load(tmp_path / "run" / f"{part}.pt")["step"] == 1
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def test_edit_distances_and_facts() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from torch.nn import functional
 from pipeline.models.phi4_multimodal.audio import FRAMES_PER_ROW
 from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
 from tools.tiny_phi import labels, network, requests, speech, vocabulary
-from tools.tiny_phi.training import Training
+from tools.tiny_phi.streams import stream
+from tools.tiny_phi.training import Plan, Training
 
 BATCH = 24
 RATE = 1.5e-3
@@ -66,11 +66,15 @@ class Batch:
     shares: torch.Tensor
     covering: torch.Tensor
 
+    def to(self, device: str) -> Batch:
+        """Put it where the modules are."""
+        return Batch(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
-def batches(rng: np.random.Generator, size: int) -> Iterator[Batch]:
+
+def batches(rng: np.random.Generator, size: int = BATCH) -> Iterator[Batch]:
     """Yield batches without end."""
     pool = Pool(rng)
-    pool.refresh(8 * size)
+    pool.refresh(2 * size)
     while True:
         pool.refresh()
         num = int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))
@@ -149,10 +153,10 @@ class Listener(nn.Module):
         return words + 0.3 * codes + spoken, found
 
 
-def train(folder: Path, *, seed: int, steps: int) -> None:
-    """Train, from where a former run stopped, up to so many steps."""
-    torch.manual_seed(seed)
-    listener = Listener(network.audio_encoder(seed))
-    training = Training(listener, folder / "ears.pt", rate=RATE, steps=steps)
-    rng = np.random.default_rng([seed, 2, training.step])
-    training.run(listener(batch) for batch in batches(rng, BATCH))
+def train(plan: Plan) -> None:
+    """Train, from where a former run stopped."""
+    torch.manual_seed(plan.seed)
+    listener = Listener(network.audio_encoder(plan.seed)).to(plan.device)
+    training = Training(listener, plan.folder / "ears.pt", rate=RATE, steps=plan.steps)
+    source = stream(batches, [plan.seed, 2, training.step], plan.num_workers)
+    training.run(listener(batch.to(plan.device)) for batch in source)

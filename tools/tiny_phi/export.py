@@ -16,6 +16,7 @@ from pipeline.models import tiny
 from pipeline.models.phi4_multimodal.model import AUDIO_PREFIX, IMAGE_PREFIX, NORMALISATION
 from pipeline.models.shards import INDEX
 from tools.tiny_phi import ears, eyes, network, vocabulary
+from tools.tiny_phi.training import reached
 
 Tensors = dict[str, torch.Tensor]
 _ADAPTED = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
@@ -31,15 +32,15 @@ def gather(folder: Path, seed: int) -> tuple[Tensors, dict[str, Tensors]]:
         The tensors by the hub's names, and each adapter's halves by the name of their layer.
     """
     decoder = network.decoder(seed)
-    decoder.load_state_dict(_module(folder / "mind.pt"), strict=False)
+    decoder.load_state_dict(reached(folder, "mind"), strict=False)
     reader = eyes.Reader(network.image_encoder(seed))
-    reader.load_state_dict(_module(folder / "eyes.pt"), strict=False)
+    reader.load_state_dict(reached(folder, "eyes"), strict=False)
     listener = ears.Listener(network.audio_encoder(seed))
-    listener.load_state_dict(_module(folder / "ears.pt"), strict=False)
+    listener.load_state_dict(reached(folder, "ears"), strict=False)
     encoders: dict[str, nn.Module] = {"vision": reader.encoder, "speech": listener.encoder}
     adapters: dict[str, Tensors] = {}
     for sense, encoder in encoders.items():
-        joined = _module(folder / f"{sense}.pt")
+        joined = reached(folder, sense)
         own = {k.removeprefix("encoder."): v for k, v in joined.items() if k.startswith("encoder.")}
         if own:
             encoder.load_state_dict(own)
@@ -57,10 +58,6 @@ def gather(folder: Path, seed: int) -> tuple[Tensors, dict[str, Tensors]]:
             layer, half = name.rsplit(".", 1)
             tensors[f"{layer}.{half}.{sense}.weight"] = value
     return tensors, adapters
-
-
-def _module(path: Path) -> Tensors:
-    return torch.load(path, weights_only=True)["module"] if path.exists() else {}
 
 
 def _based(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,8 @@ from torch.nn import functional
 
 from pipeline.models.phi4_multimodal.vision import ImageEncoder
 from tools.tiny_phi import labels, network, pictures, vocabulary
-from tools.tiny_phi.training import Training
+from tools.tiny_phi.streams import stream
+from tools.tiny_phi.training import Plan, Training
 
 BATCH = 24
 RATE = 1.5e-3
@@ -40,6 +40,10 @@ class Batch:
     ideal: torch.Tensor
     shares: torch.Tensor
     characters: torch.Tensor
+
+    def to(self, device: str) -> Batch:
+        """Put it where the modules are."""
+        return Batch(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
 
 View = tuple[npt.NDArray[np.uint8], int, labels.Floats, labels.Floats, npt.NDArray[np.int64]]
@@ -74,7 +78,7 @@ def _moved(pixels: npt.NDArray[np.uint8], shift: tuple[int, int]) -> npt.NDArray
     return padded[top : top + pixels.shape[0], left : left + pixels.shape[1]]
 
 
-def batches(rng: np.random.Generator, size: int) -> Iterator[Batch]:
+def batches(rng: np.random.Generator, size: int = BATCH) -> Iterator[Batch]:
     """Yield batches without end."""
     source = views(rng)
     while True:
@@ -166,10 +170,10 @@ def _shares_right(batch: Batch, scores: torch.Tensor, guessed: torch.Tensor) -> 
     }
 
 
-def train(folder: Path, *, seed: int, steps: int) -> None:
-    """Train, from where a former run stopped, up to so many steps."""
-    torch.manual_seed(seed)
-    reader = Reader(network.image_encoder(seed))
-    training = Training(reader, folder / "eyes.pt", rate=RATE, steps=steps)
-    rng = np.random.default_rng([seed, training.step])
-    training.run(reader(batch) for batch in batches(rng, BATCH))
+def train(plan: Plan) -> None:
+    """Train, from where a former run stopped."""
+    torch.manual_seed(plan.seed)
+    reader = Reader(network.image_encoder(plan.seed)).to(plan.device)
+    training = Training(reader, plan.folder / "eyes.pt", rate=RATE, steps=plan.steps)
+    source = stream(batches, [plan.seed, training.step], plan.num_workers)
+    training.run(reader(batch.to(plan.device)) for batch in source)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from tools.tiny_phi import network, requests
-from tools.tiny_phi.training import Training
+from tools.tiny_phi.streams import stream
+from tools.tiny_phi.training import Plan, Training
 
 BATCH = 32
 RATE = 2e-3
@@ -40,18 +41,19 @@ class Imagination:
             self._next += 1
 
 
-def train(folder: Path, *, seed: int, steps: int) -> None:
-    """Train, from where a former run stopped, up to so many steps."""
-    model = network.decoder(seed).train()
-    training = Training(model, folder / "mind.pt", rate=RATE, steps=steps)
+def train(plan: Plan) -> None:
+    """Train, from where a former run stopped."""
+    model = network.decoder(plan.seed).train()
+    nn.Module.to(model, plan.device)
+    training = Training(model, plan.folder / "mind.pt", rate=RATE, steps=plan.steps)
     table = model.model.embed_tokens.weight.detach()
-    asked = _asked(np.random.default_rng([seed, 1, training.step]))
-    training.run(requests.answer_loss(model, requests.batch(own, table)) for own in asked)
+    source = stream(_asked, [plan.seed, 1, training.step], plan.num_workers)
+    training.run(requests.answer_loss(model, requests.batch(own, table)) for own in source)
 
 
 def _asked(rng: np.random.Generator) -> Iterator[list[requests.Request]]:
     imagination = Imagination(rng)
-    imagination.refresh(500)
+    imagination.refresh(2 * BATCH)
     while True:
         imagination.refresh()
         num_clips = int(rng.binomial(BATCH, _SPEECH))

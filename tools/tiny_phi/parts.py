@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from tools.tiny_phi import ears, eyes, joining, mind
+from tools.tiny_phi.training import Plan
 
 Part = Literal["eyes", "mind", "ears", "vision", "speech"]
 STEPS: dict[Part, int] = {"eyes": 3600, "mind": 7450, "ears": 2450, "vision": 2750, "speech": 2150}
-"""Of training: about two hours on two cores of 2026's servers."""
+ROUNDS: tuple[tuple[Part, ...], ...] = (("mind", "eyes", "ears"), ("vision", "speech"))
+"""What is trained side by side, one round after the other."""
 
 
-def train(part: Part, folder: Path, seed: int, scale: float, num_threads: int = 1) -> None:
-    """Train one part; `scale` multiplies its steps."""
+def train(part: Part, plan: Plan, num_threads: int = 1) -> None:
+    """Train one part in this process."""
     torch.set_num_threads(num_threads)
-    steps = max(1, round(STEPS[part] * scale))
     if part == "vision" or part == "speech":  # noqa: PLR1714 - so that the type narrows
-        joining.train(folder, part, seed=seed, steps=steps)
+        joining.train(plan, part)
     else:
-        {"eyes": eyes.train, "mind": mind.train, "ears": ears.train}[part](
-            folder, seed=seed, steps=steps
-        )
+        {"eyes": eyes.train, "mind": mind.train, "ears": ears.train}[part](plan)
 
 
-def train_beside(parts: Sequence[Part], folder: Path, seed: int, scale: float) -> None:
-    """Train parts at the same time, at most two, each a process with one thread."""
+def scaled(plan: Plan, part: Part, scale: float) -> Plan:
+    """Give a part its steps, `scale` times as many as the shipped model's, at least one."""
+    return replace(plan, steps=max(1, round(STEPS[part] * scale)))
+
+
+def train_beside(parts: Sequence[Part], plan: Plan, scale: float) -> None:
+    """Train parts at the same time, each a process with one thread, no more than there are CPUs."""
     # Not forked: torch's threads do not survive that.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        for done in [pool.submit(train, part, folder, seed, scale) for part in parts]:
-            done.result()
+    with ProcessPoolExecutor(min(len(parts), os.cpu_count() or 1), mp_context=context) as pool:
+        started = [pool.submit(train, part, scaled(plan, part, scale)) for part in parts]
+        for part in started:
+            part.result()

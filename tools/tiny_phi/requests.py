@@ -171,18 +171,20 @@ class RequestBatch:
 
 
 def batch(requests: Sequence[Request], table: torch.Tensor) -> RequestBatch:
-    """Put requests together; `table` (vocabulary, WIDTH) are the token embeddings."""
+    """Put requests together where `table` is, the token embeddings (vocabulary, WIDTH)."""
     user = table[vocabulary.token("<|user|>")][None]
     embedded: list[torch.Tensor] = []
     targets: list[torch.Tensor] = []
     for one in requests:
         ids = torch.tensor([*one.prompt, *one.answer])
-        embedded.append(torch.cat([user, one.rows, table[ids[:-1]]]))
+        embedded.append(torch.cat([user, one.rows.to(table.device), table[ids[:-1]]]))
         quiet = 1 + len(one.rows) + len(one.prompt) - 1
         targets.append(torch.cat([torch.full((quiet,), -100), torch.tensor(one.answer)]))
     return RequestBatch(
         embeddings=torch.nn.utils.rnn.pad_sequence(embedded, batch_first=True),
-        targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100),
+        targets=torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=-100).to(
+            table.device
+        ),
     )
 
 
@@ -198,7 +200,7 @@ def answer_loss(
     weights = wanted.sum(dim=1, keepdim=True).float().rsqrt().expand(wanted.shape)[wanted]
     loss = (losses * weights).sum() / weights.sum()
     right = logits.argmax(-1) == asked.targets[wanted]
-    wrong = torch.zeros(asked.targets.shape, dtype=torch.bool)
+    wrong = torch.zeros_like(wanted)
     wrong[wanted] = ~right
     return loss, {
         "loss": float(loss.detach()),

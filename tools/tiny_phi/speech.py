@@ -66,7 +66,10 @@ class Speaker:
         Raises:
             OSError: espeak-ng is not installed.
         """
-        self._library = ctypes.CDLL(_LIBRARY)
+        try:
+            self._library = ctypes.CDLL(_LIBRARY)
+        except OSError as error:
+            raise OSError(f"{error}: install espeak-ng, which speaks the sentences") from error
         self._rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
         self._sound: list[npt.NDArray[np.int16]] = []
         self._starts_s: dict[int, float] = {}
