@@ -4,8 +4,8 @@ Measured side by side: one request at a time, static batches of 8, 16 and 32, as
 sorted by the prompt's length, transformers' own continuous batching (`sdpa`, text ids of the same
 lengths, as it takes no media), the continuous engine, and it again when it has seen the media and
 their prefixes before. The ways take turns, round after round, and the medians count. Lengths are
-drawn like those of real work and divided by 8; the same draw for all. Every answer runs to its
-drawn length.
+drawn like those of real work and divided by 8; the same draw for all. An answer runs to its drawn
+length, unless it goes round in circles, as one of a random decoder sometimes does.
 
     python -m benchmarks.engine --rounds 3 --output benchmarks/results
     python -m benchmarks.engine --rounds 1 --append --work ocr   # more, beside what is there
@@ -31,10 +31,12 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.engine_report import OURS, Measured, plot, summary, table
 from benchmarks.workload import (
+    MIXED,
     SMALL,
     WORKS,
     RandomModel,
     draw,
+    draw_mixed,
     num_prompt_tokens,
     processor,
     run_engine,
@@ -48,7 +50,6 @@ from pipeline.models.model import Canvas, Turn
 
 SCALE = 8  # real lengths are divided by it
 NUM_ASSETS = 48
-NUM_ALONE = 12  # requests are enough to measure one by one
 CONFIG = EngineConfig(kv_cache_tokens=32_768, feature_rows=32_768)
 HOST_REQUESTS, HOST_CONTEXT, HOST_PAGE = 64, 3400, 256
 
@@ -107,10 +108,10 @@ def run_stock(model: RandomModel, requests: Sequence[Request]) -> tuple[int, int
 def ways(model: RandomModel) -> dict[str, Way]:
     """The ways to run requests, by name. Starting and stopping an engine is not measured."""
 
-    def static(size: int, *, sort: bool = False, most: int | None = None) -> Way:
+    def static(size: int, *, sort: bool = False) -> Way:
         def run(requests: Sequence[Request]) -> Measured:
             config = CONFIG.model_copy(update={"max_requests": size})
-            chosen = (sort_by_length(model, requests) if sort else requests)[:most]
+            chosen = sort_by_length(model, requests) if sort else requests
             with closing(StaticEngine(model, config)) as engine:
                 return measure(model, lambda: run_engine(engine, chosen))
 
@@ -126,7 +127,7 @@ def ways(model: RandomModel) -> dict[str, Way]:
         return run
 
     return {
-        "one by one": static(1, most=NUM_ALONE),
+        "one by one": static(1),
         **{f"static {size}": static(size) for size in (8, 16, 32)},
         **{f"sorted {size}": static(size, sort=True) for size in (8, 16, 32)},
         "stock": lambda requests: measure(model, lambda: run_stock(model, requests)),
@@ -178,6 +179,26 @@ def host_ms() -> float:
     return round(1000 * statistics.median(gaps), 2)
 
 
+def prompt_products_s(model: RandomModel) -> float:
+    """CPU-seconds per prompt token that the decoder's matrix products take, and they alone.
+
+    No engine can answer in less. What the last layer has behind attention is left out, since a
+    prompt owes it nothing.
+    """
+    total_s = 0.0
+    last = f"layers.{model.decoder.config.num_hidden_layers - 1}."
+    for name, part in model.decoder.model.named_modules():
+        if isinstance(part, torch.nn.Linear) and not (last in name and "qkv" not in name):
+            states = torch.randn(CONFIG.max_batch_tokens, part.in_features)
+            tries: list[float] = []
+            for _ in range(20):
+                started = time.thread_time()
+                part(states)
+                tries.append((time.thread_time() - started) / len(states))
+            total_s += statistics.median(tries)
+    return total_s
+
+
 def main() -> None:
     """Measure, and write a JSON, a Markdown file and a plot."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -194,11 +215,13 @@ def main() -> None:
         for work, by_way in json.loads(path.read_text("utf-8"))["runs"].items():
             runs[work] = {name: [Measured(**run) for run in own] for name, own in by_way.items()}
     model = RandomModel(SMALL)
+    drawn = {work.name: draw(work, NUM_ASSETS * work.tasks, scale=SCALE) for work in WORKS}
+    drawn[MIXED] = draw_mixed(NUM_ASSETS, scale=SCALE)
     for _ in range(options.rounds):
-        for work in (work for work in WORKS if work.name.startswith(options.work)):
-            requests = draw(work, NUM_ASSETS * work.tasks, scale=SCALE)
-            for name, run in ways(model).items():
-                runs.setdefault(work.name, {}).setdefault(name, []).append(run(requests))
+        for work, requests in drawn.items():
+            if work.startswith(options.work):
+                for name, run in ways(model).items():
+                    runs.setdefault(work, {}).setdefault(name, []).append(run(requests))
     results = {
         work: {name: summary(measured) for name, measured in by_way.items()}
         for work, by_way in runs.items()
@@ -210,6 +233,7 @@ def main() -> None:
         "assets": NUM_ASSETS,
         "host": f"{HOST_REQUESTS} requests of {HOST_CONTEXT} tokens, in pages of {HOST_PAGE}",
         "host_ms": host_ms(),
+        "prompt_products_us": round(1e6 * prompt_products_s(model), 2),
         "works": [asdict(work) for work in WORKS],
         "results": results,
         "runs": {w: {n: [asdict(r) for r in o] for n, o in b.items()} for w, b in runs.items()},

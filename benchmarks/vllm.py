@@ -16,7 +16,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -29,7 +28,7 @@ from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Engine, Request
 from pipeline.engine.static import StaticEngine
 from pipeline.engine.vllm.engine import VllmEngine
-from pipeline.models.model import Model, Turn
+from pipeline.models.model import Model
 
 SCALE = 8  # real lengths are divided by it
 NUM_ASSETS = 48
@@ -54,16 +53,6 @@ def drawn(work: Work) -> list[Request]:
     return draw(work, NUM_ASSETS * work.tasks, scale=SCALE)
 
 
-def its_own(work: Work, request: Request) -> Request:
-    """Give a request media that no other kind of work has seen."""
-    (turn,) = request.turns
-    content = tuple(
-        part if isinstance(part, str) else replace(part, key=f"{work.name}: {part.key}")
-        for part in turn.content
-    )
-    return replace(request, turns=(Turn(turn.role, content),))
-
-
 def measure(way: str) -> dict[str, Run]:
     """Run all kinds of work one after the other on one engine."""
     make, config = WAYS[way]
@@ -71,7 +60,7 @@ def measure(way: str) -> dict[str, Run]:
     with closing(make(RandomModel(SMALL), config)) as engine:
         run_engine(engine, draw(WORKS[-1], 8, scale=8 * SCALE))  # what is loaded at first use
         for work in WORKS:
-            requests = [its_own(work, request) for request in drawn(work)]
+            requests = drawn(work)
             cpu, wall = cpu_s(), time.perf_counter()
             output_tokens, prefill_tokens = run_engine(engine, requests)
             measured[work.name] = {

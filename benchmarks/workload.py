@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ WORKS = (
     Work("caption, 3 tasks", rows=1000, answer=70, spread=0.3, longest=160, tasks=3),
     Work("speech, 1 task", rows=280, answer=90, spread=0.5, longest=300, tasks=1),
 )
+MIXED = "all together"
 
 
 class NoTokenizer:
@@ -114,8 +116,13 @@ class RandomModel:
 
     def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
         like = self.decoder.lm_head.weight
-        rows = [torch.randn(slot.num_rows, like.shape[1], device=like.device) for slot in slots]
-        return [(row * 0.02).to(like.dtype) for row in rows]
+        return [self._rows(slot).to(like.device, like.dtype) for slot in slots]
+
+    def _rows(self, slot: Slot) -> torch.Tensor:
+        """Rows that follow from the medium's key, so that every engine has the same to answer."""
+        generator = torch.Generator().manual_seed(zlib.crc32(slot.media.key.encode()))
+        width = self.decoder.config.hidden_size
+        return 0.02 * torch.randn(slot.num_rows, width, generator=generator)
 
     def set_regime(self, regime: str) -> None:
         raise AssertionError(regime)
@@ -148,16 +155,31 @@ def draw(work: Work, num_requests: int, *, scale: int) -> list[Request]:
         asset, task = divmod(number, work.tasks)
         rows = max(8, int(work.rows * (0.7 + 0.6 * (asset * 0.618 % 1))) // scale)
         pixels = np.zeros((1, rows, 3), np.uint8)
-        canvas = Canvas(pixels=pixels, valid_width_px=1, valid_height_px=1, key=f"{asset}")
+        canvas = Canvas(
+            pixels=pixels, valid_width_px=1, valid_height_px=1, key=f"{work.name}: {asset}"
+        )
         length = min(work.longest, generator.lognormal(np.log(work.answer), work.spread))
         requests.append(
             Request(
-                request_id=f"{asset}.{task}",
+                request_id=f"{work.name}: {asset}.{task}",
                 turns=(Turn("user", (canvas, chr(97 + task) * QUESTION_TOKENS)),),
                 max_new_tokens=max(2, int(length) // scale),
             )
         )
     return [requests[index] for index in generator.permutation(len(requests))]
+
+
+def draw_mixed(num_assets: int, *, scale: int) -> list[Request]:
+    """Requests of all kinds of work in one random order, as many assets of each; always the same.
+
+    Args:
+        num_assets: Of all kinds together.
+        scale: Real lengths are divided by it.
+    """
+    each = num_assets // len(WORKS)
+    requests = [r for work in WORKS for r in draw(work, each * work.tasks, scale=scale)]
+    order = np.random.default_rng(1).permutation(len(requests))
+    return [requests[index] for index in order]
 
 
 def sort_by_length(model: RandomModel, requests: Sequence[Request]) -> list[Request]:

@@ -1,9 +1,9 @@
 """The continuous engine against static batches on a GPU, with a decoder of full size.
 
 Random weights in the shape of Phi-4-multimodal's decoder, bfloat16; real lengths. Tells output
-tokens and assets per second, the share of the memory-bandwidth bound, and the peak of memory, in a
-file for each kind of work, written after each engine. `--profile` tells instead where the time of
-the continuous engine goes. `--rehearse` runs the same with a small decoder on the CPU.
+tokens, assets (pages) and seconds of sound per second, the share of the roofline, and the peak of
+memory, in a file for each kind of work, written after each engine. `--profile` tells instead where
+the time of the continuous engine goes. `--rehearse` runs the same with a small decoder on the CPU.
 
     python -m benchmarks.gpu.engine --requests 256 --bandwidth-gb-s 4800
 """
@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,29 @@ import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity
 
-from benchmarks.workload import FULL, SMALL, WORKS, RandomModel, draw, processor, run_engine
+from benchmarks.workload import (
+    FULL,
+    MIXED,
+    QUESTION_TOKENS,
+    SMALL,
+    WORKS,
+    RandomModel,
+    draw,
+    draw_mixed,
+    num_prompt_tokens,
+    processor,
+    run_engine,
+)
 from pipeline.config import EngineConfig
 from pipeline.engine.continuous import ContinuousEngine
 from pipeline.engine.engine import Request
 from pipeline.engine.hooks import why_unsupported
 from pipeline.engine.static import StaticEngine
+from pipeline.models.model import Canvas
 
-WORK_NAMES = tuple(work.name for work in WORKS)
+WORK_NAMES = (*(work.name for work in WORKS), MIXED)
+NUM_ALONE = 4  # requests tell how long one by one takes
+ROWS_PER_S = 12.5  # of sound, in Phi-4-multimodal
 PROFILED = WORKS[1], 64  # requests of a kind
 REHEARSAL_SCALE = 32  # lengths are divided by it
 FULL_ENGINE = EngineConfig(
@@ -68,12 +83,53 @@ def measure(
     }
 
 
-def bound_s(
-    model: RandomModel, requests: Sequence[Request], config: EngineConfig, gb_s: float
-) -> float:
-    """Seconds that reading the weights alone takes, with all rows of every step in use."""
-    tokens = sum(request.max_new_tokens for request in requests)
-    return tokens / config.max_requests * model.weight_bytes / (gb_s * 1e9)
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a device does at best.
+
+    Attributes:
+        gb_s: Bytes read per second, in 10^9.
+        tflops: Operations of matrix products per second, in 10^12.
+    """
+
+    gb_s: float
+    tflops: float
+
+
+def bounds_s(
+    model: RandomModel, requests: Sequence[Request], rows: int, device: Device
+) -> dict[str, float]:
+    """Seconds that parts of the work take at the least, one after the other.
+
+    Args:
+        model: Of the work.
+        requests: Their answers run to their full length; tasks of one asset share its prefix.
+        rows: Requests that decode together, in every step as many.
+        device: At its best.
+
+    Returns:
+        "prompts": the matrix products of all prompts' tokens; "weights": reading them once a
+        decoding step; "keys": reading every answer's keys and values at each of its tokens.
+    """
+    shape = model.decoder.config
+    products = 2 * sum(part.numel() for part in model.decoder.model.layers.parameters())
+    item_bytes = model.decoder.lm_head.weight.element_size()
+    head_size = shape.hidden_size // shape.num_attention_heads
+    key_heads = shape.num_key_value_heads or shape.num_attention_heads
+    token_bytes = 2 * shape.num_hidden_layers * key_heads * head_size * item_bytes
+    prompts: dict[str, int] = {}
+    read_tokens = answer_tokens = 0
+    for request in requests:
+        length, new = num_prompt_tokens(model, request), request.max_new_tokens
+        asset = request.request_id.partition(".")[0]
+        prompts[asset] = prompts.get(asset, length - QUESTION_TOKENS) + QUESTION_TOKENS
+        read_tokens += new * length + new * (new - 1) // 2
+        answer_tokens += new
+    return {
+        "prompts": sum(prompts.values()) * products / (device.tflops * 1e12),
+        "weights": answer_tokens / rows * model.weight_bytes / (device.gb_s * 1e9),
+        "keys": read_tokens * token_bytes / (device.gb_s * 1e9),
+    }
 
 
 def profile(model: RandomModel, config: EngineConfig, *, scale: int) -> str:
@@ -93,11 +149,32 @@ def profile(model: RandomModel, config: EngineConfig, *, scale: int) -> str:
     return profiler.key_averages().table(sort_by=order, row_limit=40, max_name_column_width=80)
 
 
+def drawn(name: str, num_requests: int, *, scale: int) -> list[Request]:
+    """Draw requests of a kind of work, or of all kinds together, by its name."""
+    if name == MIXED:
+        return draw_mixed(num_requests, scale=scale)
+    (work,) = (work for work in WORKS if work.name == name)
+    return draw(work, num_requests, scale=scale)
+
+
+def spoken_s(requests: Sequence[Request]) -> float:
+    """Seconds of sound in the requests about speech, by their rows."""
+    rows = sum(
+        part.pixels.shape[1]
+        for request in requests
+        if request.request_id.startswith("speech")
+        for part in request.turns[0].content
+        if isinstance(part, Canvas)
+    )
+    return rows / ROWS_PER_S
+
+
 def main() -> None:
     """Measure, and write a JSON file per kind of work; or the profile."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--bandwidth-gb-s", type=float, default=4800.0)
+    parser.add_argument("--bandwidth-gb-s", type=float, default=4800.0, help="of an H200")
+    parser.add_argument("--tflops", type=float, default=989.0, help="of an H200, dense bfloat16")
     parser.add_argument("--work", choices=WORK_NAMES, default=None, help="one kind only")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu"))
@@ -118,24 +195,33 @@ def main() -> None:
         table = f"{hardware}\n{profile(model, config, scale=scale)}\n"
         (options.output / "profile.txt").write_text(table, "utf-8")
         return
-    for work in WORKS:
-        if options.work not in {None, work.name}:
+    device = Device(gb_s=options.bandwidth_gb_s, tflops=options.tflops)
+    for name in WORK_NAMES:
+        if options.work not in {None, name}:
             continue
-        requests = draw(work, options.requests, scale=scale)
+        requests = drawn(name, options.requests, scale=scale)
         report: dict[str, Any] = {
             "hardware": hardware,
             "rehearsal": options.rehearse,
             "torch": torch.__version__,
             "why_not_continuous": why_unsupported(model.decoder),
             "engine": config.model_dump(),
-            "work": asdict(work) | {"requests": options.requests},
+            "work": name,
+            "requests": len(requests),
         }
-        file = options.output / f"engine.{work.name.replace(', ', '.').replace(' ', '_')}.json"
-        for name, kind in (("continuous", ContinuousEngine), ("static", StaticEngine)):
-            report[name] = measure(model, kind, config, requests)
+        file = options.output / f"engine.{name.replace(', ', '.').replace(' ', '_')}.json"
+        for way, kind, rows, chosen in (
+            ("continuous", ContinuousEngine, config.max_requests, requests),
+            ("static", StaticEngine, 16, requests),
+            ("one by one", StaticEngine, 1, requests[:NUM_ALONE]),
+        ):
+            own = config.model_copy(update={"max_requests": rows})
+            report[way] = found = measure(model, kind, own, chosen)
+            found["audio_s_per_s"] = round(spoken_s(chosen) / found["wall_s"], 2)
             if not options.rehearse:
-                least_s = bound_s(model, requests, config, options.bandwidth_gb_s)
-                report[name]["share_of_weight_bound"] = least_s / report[name]["wall_s"]
+                least_s = bounds_s(model, chosen, config.max_requests, device)
+                report[way] |= {"least_s": least_s}
+                report[way]["share_of_roofline"] = sum(least_s.values()) / found["wall_s"]
             file.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
