@@ -19,6 +19,7 @@ from pydantic import (
     IPvAnyNetwork,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from pipeline.errors import ConfigError
 
@@ -90,7 +91,7 @@ class FetchConfig(Section):
         default=(),
         description="Networks that are not public and that http(s) may reach: 10.1.0.0/16",
     )
-    storage_options: Mapping[str, Any] = Field(
+    storage_options: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict, description="Passed to fsspec, by protocol: {s3: {endpoint_url: ...}}"
     )
 
@@ -315,10 +316,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         text = path.read_text("utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    try:
-        values: object = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"config {path} is not YAML: byte {error.start} is not UTF-8; it takes a job's YAML, "
+            "such as jobs/annotate.yaml"
+        ) from error
+    values = _yaml(text, f"{path} is not YAML")
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
     tree = cast("dict[str, Any]", values)
@@ -340,14 +343,38 @@ def parse_config(values: Mapping[str, Any], *, source: str = "config") -> RunCon
         raise ConfigError("\n".join(lines)) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: of two sections YAML keeps the last, without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - PyYAML's
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return node
+
+
+def _yaml(text: str, wrong: str) -> object:
+    """Read YAML; an error says on one line where and why, without the text: it may hold a key."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{wrong}: {where}{error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # the latter: a date that is none
+        raise ConfigError(f"{wrong}: {str(error).partition(chr(10))[0]}") from error
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r}: expected key=value, such as decks.dpi=120")
-    try:
-        value: object = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    value = _yaml(text, f"--set {key}: the value is not YAML")
     *parents, leaf = key.split(".")
     node = tree
     for parent in parents:
@@ -375,7 +402,14 @@ def _problems(error: ValidationError) -> Iterator[str]:
         if problem["type"] == "extra_forbidden":
             yield f"unknown key {key!r}{_suggestion(problem['loc'])}"
         else:
-            yield f"{key}: {problem['msg']} (got {problem['input']!r})"
+            yield f"{key}: {problem['msg']}{_got(problem)}"
+
+
+def _got(problem: ErrorDetails) -> str:
+    """Repeat a wrong value; not what may hold keys of stores, as the whole config does."""
+    is_whole = problem["type"] == "missing"  # pydantic gives what surrounds it
+    is_secret = "storage_options" in problem["loc"]
+    return "" if is_whole or is_secret else f" (got {problem['input']!r})"
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:

@@ -75,3 +75,57 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_file_that_is_not_text_is_named_not_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "m.parquet").write_bytes(b"PAR1\x15\x04\xc0")
+
+    with pytest.raises(ConfigError, match=r"m\.parquet is not YAML: byte 6 is not UTF-8"):
+        load_config(tmp_path / "m.parquet")
+
+
+def test_a_section_that_stands_twice_is_refused_not_half_read(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("fetch: {allowed_prefixes: [s3://b/]}\nmanifest: m\nfetch: {timeout_s: 5}\n")
+
+    with pytest.raises(ConfigError, match=r"job\.yaml is not YAML: line 3.*'fetch' stands twice"):
+        load_config(path)
+
+
+def test_a_merged_key_may_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    tasks = "{ocr: &short {max_new_tokens: 8}, caption: {<<: *short, max_new_tokens: 9}}"
+    path.write_text(f"{{manifest: m, output: o, model: tiny, tasks: {tasks}}}")
+
+    assert load_config(path).tasks["caption"].max_new_tokens == 9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "manifest: m\nfetch: {storage_options: {s3: {secret: SECRET}}}",
+        "manifest: m\nfetch: {storage_options: {s3: SECRET}}",
+        "manifest: m\nfetch: {storage_options: SECRET}",
+        "manifest: m\nfetch: {storage_options: {s3: {secret: SECRET: }}}",
+    ],
+    ids=["another key is missing", "no protocol", "no mapping", "no YAML"],
+)
+def test_no_error_repeats_a_stores_key_and_each_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+
+    assert "SECRET" not in str(refused.value)
+    assert all("job.yaml" in line for line in str(refused.value).splitlines())
+
+
+def test_an_override_that_is_no_yaml_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("manifest: m\noutput: o\nmodel: tiny\ntasks: [ocr]\n")
+
+    with pytest.raises(ConfigError, match=r"^--set fetch\.storage_options: .*line 1") as refused:
+        load_config(path, ["fetch.storage_options={s3: {key: SECRET: }"])
+
+    assert "SECRET" not in str(refused.value)

@@ -28,7 +28,8 @@ def storage_options_of(text: str) -> Mapping[str, Any]:
     """Read --storage-options.
 
     Raises:
-        ConfigError: it is not a YAML mapping. Its text may hold a key, and is not repeated.
+        ConfigError: it is not a YAML mapping of mappings. Its text may hold a key, and is not
+            repeated.
 
     Example:
         >>> storage_options_of("{s3: {anon: true}}")
@@ -40,6 +41,11 @@ def storage_options_of(text: str) -> Mapping[str, Any]:
         options = None
     if not isinstance(options, dict):
         raise ConfigError("--storage-options is not a YAML mapping, such as '{s3: {anon: true}}'")
+    if flat := [key for key, value in options.items() if not isinstance(value, dict)]:
+        raise ConfigError(
+            f"--storage-options: {flat[0]!r} has no options of its own; they go below a protocol's "
+            "name, such as '{s3: {anon: true}}'"
+        )
     return options
 
 
