@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	touch $@
 
-demo: $(VENV)/installed  ## Make a corpus and a small model, annotate, and show what came out
+demo: $(VENV)/installed  ## Make a corpus, annotate it with the package's small model, show what came out
 	$(BIN)/phicorpus demo $(DEMO)
 
 lint: $(VENV)/installed  ## Format, lint, types, import rules

@@ -31,7 +31,8 @@ _COLUMNS_OF_A_PIPE = 160
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
+    # Answers, paths and messages have brackets of their own: none of them is markup.
+    console = Console(stderr=stderr, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _COLUMNS_OF_A_PIPE
     return console
@@ -179,7 +180,7 @@ def show_verification(found: Verification) -> None:
     """Print what `verify` found."""
     for problem in found.problems:
         line = f"{problem.kind}: {problem.path}: {problem.what}"
-        err.print(line, markup=False, highlight=False, soft_wrap=True)
+        err.print(line, highlight=False, soft_wrap=True)
     out.print(
         f"run {found.run_id}, {found.num_files} files: announced {found.num_announced} = "
         f"ok {found.num_ok} + error {found.num_error} + skipped {found.num_skipped}; "
@@ -233,12 +234,22 @@ def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
             row["text"] if row["status"] == "ok" else (row["error_message"] or row["skip_reason"])
         )
         style = {"error": "red", "skipped": "dim"}.get(str(row["status"]))
-        shown = " ".join(str(answer or "").split())[:_SHOWN_CHARACTERS]
+        shown = _printable(" ".join(str(answer or "").split())[:_SHOWN_CHARACTERS])
         status = (
             f"{row['status']} (no longer: {row['outdated']})" if row["outdated"] else row["status"]
         )
-        table.add_row(name, str(part), row["task"], status, shown, style=style)
+        table.add_row(_printable(name), str(part), row["task"], status, shown, style=style)
     out.print(table)
+
+
+def _printable(text: str) -> str:
+    r"""Take from a stranger's text what would command the terminal.
+
+    Example:
+        >>> _printable("\x1b[2J[kg] naïve 表")
+        '�[2J[kg] naïve 表'
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def sample(store: Store, per_task: int, *, outdated: bool = False) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline import cli
+from pipeline import cli, console
 from pipeline.models.tiny import write_tiny
 from tests.builders import a_config, a_corpus, write_manifest
 
@@ -76,6 +76,44 @@ def test_wrong_storage_options_end_with_2_and_are_not_repeated(
     assert "SECRET" not in message
 
 
+def test_storage_options_without_a_protocol_are_refused_not_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("status", str(tmp_path), "--storage-options", "{secret: SECRET}") == 2
+
+    message = capsys.readouterr().err
+    assert "'secret' has no options of its own" in message
+    assert "SECRET" not in message
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[kg]", "[link=file:///etc]x"])
+def test_brackets_in_answers_and_names_are_printed_as_they_are(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = dict.fromkeys(["page_number", "start_s", "outdated", "error_message", "skip_reason"])
+    asked = {"uri": name, "task": "ocr", "status": "ok", "text": f"weight {name} total"}
+
+    console.show_annotations([row | asked], title=f"from {name}")
+    code = exit_code("manifest", "build", str(tmp_path / name), "-o", str(tmp_path / "m.parquet"))
+
+    printed = capsys.readouterr()
+    assert f"from {name}" in printed.out
+    assert f"weight {name} total" in printed.out
+    assert code == 2
+    assert str(tmp_path / name) in printed.err
+
+
+def test_an_answer_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    row = dict.fromkeys(["page_number", "start_s", "outdated", "error_message", "skip_reason"])
+    asked = {"uri": "a\x9b.png", "task": "native", "status": "ok", "text": "\x1b]0;owned\x07 yes"}
+
+    console.show_annotations([row | asked], title="some")
+
+    printed = capsys.readouterr().out
+    assert "]0;owned" in printed
+    assert not set("\x1b\x07\x9b") & set(printed)
+
+
 @pytest.mark.parametrize(
     "command", [["report", "{folder}", "-o", "{file}/r.html"], ["tiny-model", "{file}/m"],
                 ["manifest", "build", "{folder}", "-o", "{file}/m"],
@@ -108,7 +146,7 @@ def test_what_is_printed_into_a_pipe_is_not_cut_to_eighty_columns(tmp_path: Path
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr.startswith("ConfigError: ")
-    assert all(line.endswith("(got {})") for line in ended.stderr.splitlines())
+    assert all(line.endswith("Field required") for line in ended.stderr.splitlines())
 
 
 @pytest.mark.parametrize("name", ["manifest", "segment", "annotation", "document", "run"])

@@ -16,7 +16,7 @@ from pipeline.interrupt import EXIT_SIGINT, SIGNALS
 from pipeline.telemetry import configure_logging
 
 app = typer.Typer(
-    help="Annotate whole corpora of images, slide decks and recordings with Phi models.",
+    help="Annotate whole corpora of images, slide decks, recordings and texts with Phi models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -74,8 +74,8 @@ def main(run: Callable[[], None] = app) -> None:
     try:
         run()
     except PhicorpusError as error:
-        console.err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        console.err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        console.err.print(type(error).__name__, style="bold red", end=": ")
+        console.err.print(str(error), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.err.print("interrupted; run the same command again to go on")

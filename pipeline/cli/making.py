@@ -59,7 +59,9 @@ def demo(
     *,
     scale: Annotated[float, typer.Option(help="1.0: some tens of each kind.", min=0.05)] = 1.0,
 ) -> None:
-    """Make a corpus and a model, annotate, and show what came out; a second time, show it again.
+    """Make a corpus, annotate it with the package's small model, show what came out.
+
+    A second time only what is missing is made, and it is shown again.
 
     Example: phicorpus demo
     """
@@ -77,7 +79,7 @@ def manifest_build(
     storage_options: StorageOptions = "{}",
     as_json: JsonFlag = False,
 ) -> None:
-    """List a prefix and write a manifest of the images, decks and recordings there.
+    """List a prefix and write a manifest of the images, decks, recordings and texts there.
 
     Example: phicorpus manifest build s3://bucket/slides -o manifest.parquet
     """

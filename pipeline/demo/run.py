@@ -1,4 +1,4 @@
-"""`phicorpus demo`: from nothing to annotations, with files and a model made on the spot."""
+"""`phicorpus demo`: from nothing to annotations, with files made on the spot."""
 
 from __future__ import annotations
 
