@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.audit import Verification
     from pipeline.holdings import FileKey
     from pipeline.job import OnProgress, Prepared, RunReport
+    from pipeline.plan import PlanSummary
     from pipeline.stages.commit import Commit
     from pipeline.standing import OutputStatus
     from pipeline.storage.store import Store
@@ -93,13 +94,16 @@ class _PlainProgress:
 def show_report(report: RunReport, output: str) -> None:
     """Print what a run did."""
     planned, tally = report.planned, report.tally
-    for kind, count in planned.not_asked.items():
-        err.print(f"{count} {kind} assets: none of the job's tasks applies to them")
+    _show_not_asked(planned)
+    if report.status == "nothing_to_do" and report.left is not None:
+        errors = report.left.get("error", 0)
+        chosen = "" if errors == 0 else ": none of them is of what --errors and --where choose"
+        out.print(f"Nothing to retry: {errors} errors in {output}{chosen}.")
+        return
     if report.status == "nothing_to_do":
-        out.print(
-            f"Nothing to do: all {planned.num_assets} assets of the manifest are annotated in "
-            f"{output}."
-        )
+        asked = planned.num_assets - sum(planned.not_asked.values())
+        which = "that a task applies to" if planned.not_asked else "of the manifest"
+        out.print(f"Nothing to do: all {asked} assets {which} are annotated in {output}.")
         return
     table = Table(title=f"run {report.run_id}", title_justify="left")
     for heading in (
@@ -121,6 +125,11 @@ def show_report(report: RunReport, output: str) -> None:
         f"announced {tally.num_announced} = ok {tally.num_ok} + error {tally.num_error} "
         f"+ skipped {tally.num_skipped}; in {output}"
     )
+
+
+def _show_not_asked(planned: PlanSummary) -> None:
+    for kind, count in planned.not_asked.items():
+        err.print(f"{count} {kind} assets: none of the job's tasks applies to them")
 
 
 def report_json(*reports: RunReport) -> str:
@@ -146,6 +155,7 @@ def show_plan(job: Prepared) -> None:
         if kind in pending.assets_by_kind:
             table.add_row(task, kind, fingerprint, str(pending.assets_by_kind[kind]))
     out.print(table)
+    _show_not_asked(pending)
     for task, count in pending.pending_by_task.items():
         out.print(f"{task}: {count} assets to do")
     out.print(

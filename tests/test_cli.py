@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,7 +15,9 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline import cli, console
+from pipeline.job import RunReport
 from pipeline.models.tiny import write_tiny
+from pipeline.plan import PlanSummary
 from tests.builders import a_config, a_corpus, write_manifest
 
 COMMANDS = [
@@ -233,6 +236,41 @@ def test_manifest_build_writes_what_it_found(tmp_path: Path) -> None:
     )
 
     assert json.loads(shown.output) == {"num_assets": 5, "audio": 1, "deck": 1, "image": 3}
+
+
+def test_a_plan_says_which_assets_no_task_applies_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_corpus(tmp_path, num_images=1)
+    write_tiny(tmp_path / "model", 0)
+    job = a_job(tmp_path, model=str(tmp_path / "model"), tasks=["caption"])
+
+    cli.main(lambda: cli.app(["plan", str(job)], standalone_mode=False))
+
+    assert "1 audio assets: none of the job's tasks applies to them" in capsys.readouterr().err
+
+
+def test_nothing_to_do_counts_what_there_was_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = PlanSummary(num_assets=5, not_asked={"audio": 2})
+    left = {"ok": 7, "error": 3}
+
+    done = RunReport(run_id="r", status="nothing_to_do", planned=planned)
+    retried = RunReport(run_id="r", status="nothing_to_do", planned=PlanSummary(), left=left)
+    console.show_report(done, "out")
+    console.show_report(retried, "out")
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "Nothing to do: all 3 assets that a task applies to are annotated in out."
+    assert second.startswith("Nothing to retry: 3 errors in out: none of them is of what --errors")
+
+
+def test_the_demos_corpus_is_told_in_words(tmp_path: Path) -> None:
+    arguments = ["demo-corpus", str(tmp_path / "c"), "--scale", "0.05"]
+
+    first, second = (CliRunner().invoke(cli.app, arguments).output for _ in range(2))
+
+    assert re.match(rf"wrote {tmp_path}/c: \d+ files \(\d+ page, ", first)
+    assert second.startswith("there already: ")
 
 
 def test_show_of_nothing_says_so(tmp_path: Path) -> None:

@@ -35,7 +35,12 @@ def demo_corpus(
 
     with writing(folder):
         made = make_corpus(folder, seed=seed, scale=scale)
-    typer.echo(json.dumps(made) if as_json else f"{folder}: {made}")
+    if as_json:
+        typer.echo(json.dumps(made))
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in made["num_files"].items())
+    done = "wrote" if made["written"] else "there already:"
+    typer.echo(f"{done} {folder}: {sum(made['num_files'].values())} files ({kinds})")
 
 
 def tiny_model(
