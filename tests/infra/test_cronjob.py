@@ -18,7 +18,10 @@ KUBECTL = """#!/bin/sh
 echo "$*" >> "$FOLDER/asked"
 case "$1 $*" in
   get*message*) echo "exit code 3" ;;
-  get*) head -n 1 "$FOLDER/answers"; sed -i 1d "$FOLDER/answers" ;;
+  get*)
+    answer=$(head -n 1 "$FOLDER/answers"); sed -i 1d "$FOLDER/answers"
+    [ "$answer" = silence ] && exit 1
+    echo "$answer" ;;
 esac
 """
 """A kubectl that gives one prepared status after another, and writes down what it was asked."""
@@ -80,6 +83,24 @@ def test_a_run_that_still_goes_on_is_left_alone(pod: Document, tmp_path: Path, s
     code, asked = submit(pod, tmp_path, [status])
 
     assert (code, asked) == (0, ["get"])
+
+
+def test_a_question_without_an_answer_ends_no_run_that_may_go_on(
+    pod: Document, tmp_path: Path
+) -> None:
+    code, asked = submit(pod, tmp_path, ["silence"])
+
+    assert code != 0
+    assert asked == ["get"]
+
+
+def test_while_it_waits_a_question_without_an_answer_is_asked_again(
+    pod: Document, tmp_path: Path
+) -> None:
+    code, asked = submit(pod, tmp_path, ["", "Running", "silence", "Complete"])
+
+    assert code == 0
+    assert asked == ["get", "delete", "create", "get", "get", "get"]
 
 
 def test_it_may_do_what_its_script_asks_for_and_nothing_else(
