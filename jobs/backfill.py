@@ -62,7 +62,7 @@ def load_backfill(path: Path) -> Backfill:
     """
     try:
         backfill = Backfill.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, ValueError, yaml.YAMLError, ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if backfill.last < backfill.first:
         raise ConfigError(f"{path}: last {backfill.last} is before first {backfill.first}")
@@ -98,11 +98,23 @@ def run(backfill: Backfill, start: Run) -> list[Ended]:
         return [Ended(str(day), code) for day, code in zip(planned, codes, strict=True)]
 
 
-def _start(arguments: Sequence[str]) -> int:
-    return subprocess.run(list(arguments), check=False).returncode  # noqa: S603 - our own program
+def wait_for(arguments: Sequence[str]) -> int:
+    """Run a command to its end; gives its exit code, 128 and the signal where one killed it."""
+    code = subprocess.run(list(arguments), check=False).returncode  # noqa: S603 - our own program
+    return code if code >= 0 else 128 - code
+
+
+def script(config_path: str) -> None:
+    """Run every date, print how each ended as JSON, and end with the highest exit code."""
+    try:
+        backfill = load_backfill(Path(config_path))
+    except ConfigError as error:
+        sys.stderr.write(f"ConfigError: {error}\n")
+        sys.exit(error.exit_code)
+    ended = run(backfill, wait_for)
+    sys.stdout.write(json.dumps([asdict(one) for one in ended]) + "\n")
+    sys.exit(max(one.exit_code for one in ended))
 
 
 if __name__ == "__main__":
-    ended = run(load_backfill(Path(sys.argv[1])), _start)
-    sys.stdout.write(json.dumps([asdict(one) for one in ended]) + "\n")
-    sys.exit(max(one.exit_code for one in ended))
+    script(*sys.argv[1:])

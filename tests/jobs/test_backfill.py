@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.backfill import Backfill, Ended, command, load_backfill, run
+from jobs.backfill import Backfill, Ended, command, load_backfill, run, script, wait_for
 from pipeline.config import load_config
 from pipeline.errors import ConfigError
 
@@ -64,6 +65,28 @@ def test_a_date_that_fails_does_not_keep_the_others_from_running() -> None:
 
     assert Ended("2026-02-28", 3) in ended
     assert [one.exit_code for one in ended] == [0, 3, 0, 0]
+
+
+def test_a_date_that_a_signal_ended_did_not_end_well() -> None:
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+
+    assert wait_for(killed) == 137
+    assert wait_for([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
+@pytest.mark.parametrize("text", [None, "job: [", "job: a\nlast: 2026-13-45", "nothing: here"])
+def test_a_wrong_backfill_ends_with_2_and_names_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None
+) -> None:
+    path = tmp_path / "backfill.yaml"
+    if text is not None:
+        path.write_text(text)
+
+    with pytest.raises(SystemExit) as ended:
+        script(str(path))
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"ConfigError: {path}: ")
 
 
 def test_the_command_is_one_that_the_command_line_takes(tmp_path: Path) -> None:
