@@ -50,9 +50,9 @@ def annotate(
     Example: phicorpus annotate jobs/annotate.yaml --set output=s3://bucket/annotations
 
     Exit codes: 0 done or nothing to do, 2 wrong config, manifest or model, 3 more errors than
-    errors.max_error_ratio, 5 the output store refused, 6 workers could not be kept alive, 70 a
-    defect of this software, 130 or 143 interrupted. After 5, 6, 130 and 143 the same command goes
-    on.
+    errors.max_error_ratio, 5 a store refused or the manifest changed, 6 Ray did not start or
+    workers could not be kept alive, 70 a defect of this software, 130 or 143 interrupted. After 5,
+    6, 130 and 143 the same command goes on.
     """
     from pipeline.job import annotate as run  # noqa: PLC0415  (Ray takes a second to import)
     from pipeline.job import with_new_generation  # noqa: PLC0415
