@@ -76,7 +76,10 @@ def build(
         sizes.append(int(listed[path]["size"] or 0))
         etags.append(listed[path].get(_ETAGS.get(protocol, "")))
     if not uris:
-        raise ManifestError(f"no image, deck, recording or text under {prefix}")
+        others = (
+            f"{len(skipped)} other files, such as {skipped[0]}" if skipped else "no file at all"
+        )
+        raise ManifestError(f"no image, deck, recording or text under {prefix}: {others}")
     columns = {"uri": uris, "media_type": media_types, "size_bytes": sizes}
     table = pa.table(columns | ({"etag": etags} if any(etags) else {}))
     with fsspec.open(output, "wb", **(options or {}).get(_protocol(output), {})) as file:
