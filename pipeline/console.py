@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PhicorpusError
+from pipeline.telemetry import logs_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +43,7 @@ def _console(*, stderr: bool) -> Console:
 
 out = _console(stderr=False)
 err = _console(stderr=True)
+log = logging.getLogger(__name__)
 
 _SHOWN_CHARACTERS = 160
 _SAMPLED_FILES = 20
@@ -48,10 +51,28 @@ _SAMPLED_COLUMNS = ["uri", "status", "segment_kind", "segment_index", "page_numb
 _SAMPLED_COLUMNS += ["end_s", "text", "error_message", "skip_reason"]
 
 
+def tell(line: str, *, style: str | None = None, **fields: object) -> None:
+    """Print a line beside the answer, on standard error; where logs are JSON, as one of them."""
+    if logs_json():
+        log.info(line, extra=fields)
+    else:
+        err.print(line, style=style, highlight=False, soft_wrap=True)
+
+
+def tell_error(error: PhicorpusError) -> None:
+    """Print why the command ends, in one line."""
+    kind = type(error).__name__
+    if logs_json():
+        log.error(str(error), extra={"error": kind, "exit_code": error.exit_code})
+        return
+    err.print(kind, style="bold red", end=": ")
+    err.print(str(error), highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar() -> Iterator[OnProgress]:
-    """Show a bar on a terminal, and a plain line per tenth of the work elsewhere."""
-    if not err.is_terminal:
+    """Show a bar on a terminal, and a line per tenth of the work elsewhere, or in JSON logs."""
+    if logs_json() or not err.is_terminal:
         yield _PlainProgress()
         return
     with Progress(
@@ -88,7 +109,8 @@ class _PlainProgress:
         if done * 10 // total > self._tenth:
             self._tenth = done * 10 // total
             rows = commit.tally.num_committed
-            err.print(f"annotating: {done}/{total} assets, {rows} rows committed", highlight=False)
+            line = f"annotating: {done}/{total} assets, {rows} rows committed"
+            tell(line, assets=done, of=total, rows=rows)
 
 
 def show_report(report: RunReport, output: str) -> None:
@@ -129,7 +151,8 @@ def show_report(report: RunReport, output: str) -> None:
 
 def _show_not_asked(planned: PlanSummary) -> None:
     for kind, count in planned.not_asked.items():
-        err.print(f"{count} {kind} assets: none of the job's tasks applies to them")
+        line = f"{count} {kind} assets: none of the job's tasks applies to them"
+        tell(line, kind=kind, assets=count)
 
 
 def report_json(*reports: RunReport) -> str:
@@ -167,7 +190,7 @@ def show_plan(job: Prepared) -> None:
             takes, holds = memory.in_words()
             out.print(f"a replica for {modality} takes here {takes}; {holds}", highlight=False)
     except ConfigError as error:  # it may be planned here and run elsewhere
-        err.print(f"not on this machine: {error}", style="red", highlight=False)
+        tell(f"not on this machine: {error}", style="red")
 
 
 def plan_json(job: Prepared) -> str:
@@ -190,7 +213,7 @@ def show_verification(found: Verification) -> None:
     """Print what `verify` found."""
     for problem in found.problems:
         line = f"{problem.kind}: {problem.path}: {problem.what}"
-        err.print(line, highlight=False, soft_wrap=True)
+        tell(line, kind=problem.kind, path=problem.path)
     out.print(
         f"run {found.run_id}, {found.num_files} files: announced {found.num_announced} = "
         f"ok {found.num_ok} + error {found.num_error} + skipped {found.num_skipped}; "

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 
+_PROJECT = "pipeline"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -14,11 +15,11 @@ class FieldFormatter(logging.Formatter):
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
-        self._as_json = as_json
+        self.as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {k: v for k, v in vars(record).items() if k not in _STANDARD and k[0] != "_"}
-        if self._as_json:
+        if self.as_json:
             head = {"time": self.formatTime(record), "level": record.levelname}
             line = head | {"message": record.getMessage()} | fields
             if record.exc_info:
@@ -32,7 +33,13 @@ def configure_logging(*, verbose: bool, as_json: bool) -> None:
     """Send this project's logs to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FieldFormatter(as_json=as_json))
-    logger = logging.getLogger("pipeline")
+    logger = logging.getLogger(_PROJECT)
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if verbose or as_json else logging.WARNING)
     logger.propagate = False
+
+
+def logs_json() -> bool:
+    """Tell whether standard error takes JSON lines, and so nothing else."""
+    formatters = (handler.formatter for handler in logging.getLogger(_PROJECT).handlers)
+    return any(isinstance(own, FieldFormatter) and own.as_json for own in formatters)

@@ -324,3 +324,24 @@ def test_annotate_counts_errors_and_ends_with_3_above_the_threshold(
 
     assert exit_code("retry", str(job), "--errors", "timeout", "--json") == 3
     assert json.loads(capsys.readouterr().out)["left"] == {"ok": 4, "error": 1}
+
+
+def test_a_report_of_what_is_no_output_is_refused_and_written_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+
+    assert exit_code("report", str(tmp_path / "typo"), "-o", str(page)) == 2
+
+    assert f"{tmp_path / 'typo'} is not an output" in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_with_log_json_standard_error_is_json_lines_even_where_the_command_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("--log-json", "annotate", str(tmp_path / "none.yaml")) == 2
+
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (line["level"], line["error"], line["exit_code"]) == ("ERROR", "ConfigError", 2)
+    assert "none.yaml" in line["message"]

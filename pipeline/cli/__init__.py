@@ -74,9 +74,8 @@ def main(run: Callable[[], None] = app) -> None:
     try:
         run()
     except PhicorpusError as error:
-        console.err.print(type(error).__name__, style="bold red", end=": ")
-        console.err.print(str(error), highlight=False, soft_wrap=True)
+        console.tell_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        console.err.print("interrupted; run the same command again to go on")
+        console.tell("interrupted; run the same command again to go on")
         sys.exit(EXIT_SIGINT)

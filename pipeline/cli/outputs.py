@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     storage_options_of,
     writing,
 )
+from pipeline.errors import ConfigError
 
 EXIT_NOT_RIGHT = 4
 
@@ -103,6 +104,8 @@ def report(
     """Write one HTML page about an output: counts, errors, samples, runs.
 
     Example: phicorpus report demo/output -o report.html
+
+    Exit codes: 0 written, 2 no output there, 5 the output store refused.
     """
     from pipeline.config import FetchConfig  # noqa: PLC0415  (with report)
     from pipeline.report import gather, render  # noqa: PLC0415  (pyarrow, decoders)
@@ -111,6 +114,8 @@ def report(
     options = storage_options_of(storage_options)
     fetch = FetchConfig(storage_options=options) if pictures else None
     findings = gather(open_store(output, options), output, fetch=fetch)
+    if not findings.runs and not findings.counts:
+        raise ConfigError(f"{output} is not an output of phicorpus, or no run of it has begun yet")
     with writing(page):
         page.write_text(render(findings), "utf-8")
     typer.echo(f"wrote {page}")

@@ -121,7 +121,7 @@ def _finish(reports: Sequence[RunReport], settings: RunConfig, *, as_json: bool)
         for one in reports:
             console.show_report(one, settings.output)
     if report.error_ratio > settings.errors.max_error_ratio:
-        console.err.print(
+        console.tell(
             f"{report.error_ratio:.1%} of the annotations are errors, more than "
             f"errors.max_error_ratio = {settings.errors.max_error_ratio:.1%}"
         )
