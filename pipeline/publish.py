@@ -20,6 +20,9 @@ from schemas.paths import OutputPath, annotation_path, document_path, path_of
 Row = dict[str, Any]
 RowKey = tuple[str, int, str]
 
+STATUSES = ("ok", "error", "skipped")
+_TOLD = ("asset_id", "asset_version", *(f"num_{status}" for status in STATUSES))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
@@ -101,7 +104,7 @@ class Publisher:
         fingerprint = self.fingerprint(unit, task)
         described = {"unit_id": share.file_id, "task": task, "fingerprint": fingerprint}
         status = Counter(row["status"] for row in rows)
-        described |= {f"num_{name}": str(status[name]) for name in ("ok", "error", "skipped")}
+        described |= {f"num_{name}": str(status[name]) for name in STATUSES}
         table = self._with_passed_through(unit, _as_of(unit, share, rows, number))
         path = annotation_path(task, fingerprint, share.file_id, number)
         return self._create(path, table, described)
@@ -189,6 +192,32 @@ def read_share(store: Store, key: FileKey, share: Share, rounds: Iterable[int]) 
         rows = [{**row, "task": task} for row in table.to_pylist()]
         merged = merge(merged.values(), of_share(share, rows))
     return list(merged.values())
+
+
+def read_told(
+    store: Store, fingerprint: str, share: Share, rounds: Iterable[int]
+) -> dict[str, Counter[str]]:
+    """Read of how many annotations, by status, the newest documents of a share tell, by asset.
+
+    Raises:
+        StoreError: a file cannot be read, or is torn.
+    """
+    newest: dict[str, Counter[str]] = {}
+    for number in (0, *sorted(rounds)):
+        path = document_path(fingerprint, share.file_id, number)
+        rows = read_table(store, path, _TOLD).to_pylist()
+        newest |= {row["asset_id"]: told(row) for row in of_share(share, rows)}
+    return newest
+
+
+def told(document: Row) -> Counter[str]:
+    """Give how many annotations, by status, a document tells of.
+
+    Example:
+        >>> told({"num_ok": 2, "num_error": 0, "num_skipped": 1})["skipped"]
+        1
+    """
+    return Counter({status: document[f"num_{status}"] for status in STATUSES})
 
 
 def of_share(share: Share, rows: Iterable[Row]) -> Iterator[Row]:

@@ -31,7 +31,7 @@ from pipeline.job import (
 )
 from pipeline.models.model import Modality
 from pipeline.plan import PlanSummary
-from pipeline.publish import Publisher, Row, merge
+from pipeline.publish import Publisher, Row, merge, read_told, told
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
 from pipeline.storage.store import probe
@@ -103,16 +103,18 @@ def choose(kinds: str, where: Iterable[str] = ()) -> Choice:
 
 
 class RoundPublisher(Publisher):
-    """Publishes what is better than before, as the next round of the files that hold it."""
+    """Publishes what is better than before, as the next round of the files that hold it.
+
+    Each file's rounds are numbered one by one: of two retries that started from the same rounds,
+    one creates the next, and the other adds nothing.
+    """
 
     def __init__(self, job: Prepared, run_id: str) -> None:
         super().__init__(job.store, publication(job, run_id))
         self._rounds: dict[FileKey, list[int]] = {k: list(v) for k, v in job.plan.rounds.items()}
-        self._numbers: dict[str, int] = {}
 
     def annotations(self, unit: Unit, task: str, rows: Sequence[Row]) -> Sequence[Row] | None:
         """Create the next round of the files that hold a unit's task; gives what is better."""
-        number = self._number(unit)
         changed = [row["uri"] for row in rows if row["error_type"] == ChecksumMismatch.__name__]
         if changed:
             fields = {"unit_id": unit.unit_id, "task": task, "uris": changed}
@@ -124,12 +126,11 @@ class RoundPublisher(Publisher):
             counts = {row["asset_id"]: row["segment_count"] for row in known.values()}
             mine = [row for row in rows if row["asset_id"] in counts]
             if better := [row for row in mine if _is_better(row, known, counts)]:
+                number = self._next_round((task, self.fingerprint(unit, task), share.file_id))
                 if self.write_annotations(unit, task, share, better, number):
                     published += better
                 else:
                     lost = True
-                key = (task, self.fingerprint(unit, task), share.file_id)
-                self._rounds.setdefault(key, []).append(number)
         return published if published or not lost else None
 
     def theirs(self, unit: Unit, task: str) -> list[Row]:
@@ -138,34 +139,30 @@ class RoundPublisher(Publisher):
         return []
 
     def documents(self, unit: Unit, documents: Sequence[Row]) -> None:
-        """Create the documents of what changed, with the number of the newest round."""
-        last, last_documents = self.last_rounds(unit)
-        if last <= last_documents:
-            return
+        """Create the next round of the documents that tell of other answers than there are."""
         for share in unit.documents_done:
-            if mine := [row for row in documents if row["asset_id"] in share.assets]:
-                self.write_documents(unit, share, mine, last)
-                self._rounds.setdefault(self._documents_key(unit, share), []).append(last)
+            before = self._told(unit, share)
+            mine = [row for row in documents if row["asset_id"] in share.assets]
+            if new := [row for row in mine if told(row) != before.get(row["asset_id"])]:
+                self.write_documents(unit, share, new, self._next_round(self._key(unit, share)))
 
-    def last_rounds(self, unit: Unit) -> tuple[int, int]:
-        """Give the last rounds of all files that hold a unit's annotations, and its documents."""
-        annotations = [
-            (task, self.fingerprint(unit, task), share.file_id)
-            for task, shares in unit.done.items()
-            for share in shares
-        ]
-        documents = [self._documents_key(unit, share) for share in unit.documents_done]
-        return self._last(annotations), self._last(documents)
+    def told(self, unit: Unit) -> dict[str, Counter[str]]:
+        """Give, of each asset that has a document, how many annotations it tells of by status."""
+        shares = (self._told(unit, share) for share in unit.documents_done)
+        return {asset_id: counts for told in shares for asset_id, counts in told.items()}
 
-    def _last(self, keys: Sequence[FileKey]) -> int:
-        return max((n for key in keys for n in self._rounds.get(key, ())), default=0)
+    def _told(self, unit: Unit, share: Share) -> dict[str, Counter[str]]:
+        key = self._key(unit, share)
+        return read_told(self._store, key[1], share, self._rounds.get(key, ()))
 
-    def _documents_key(self, unit: Unit, share: Share) -> FileKey:
+    def _key(self, unit: Unit, share: Share) -> FileKey:
         return (None, self._publication.document_fingerprints[unit.kind], share.file_id)
 
-    def _number(self, unit: Unit) -> int:
-        """Number what this run writes about a unit: one higher than all that is there."""
-        return self._numbers.setdefault(unit.unit_id, 1 + max(self.last_rounds(unit)))
+    def _next_round(self, key: FileKey) -> int:
+        """Number the next round of a file; from now on it counts as there, whoever creates it."""
+        rounds = self._rounds.setdefault(key, [])
+        rounds.append(1 + max(rounds, default=0))
+        return rounds[-1]
 
 
 def _is_better(row: Row, known: Mapping[Any, Row], counts: Mapping[str, int]) -> bool:
@@ -214,10 +211,12 @@ class RetryPlan:
 
     def _cut(self, unit: Unit) -> Unit | None:
         failed: dict[str, list[str]] = defaultdict(list)
+        counted: dict[str, Counter[str]] = defaultdict(Counter)
         touched: set[str] = set()
         known: dict[str, str] = {}
         for task in sorted(unit.done):
             for row in self._publisher.read_annotations(unit, task):
+                counted[row["asset_id"]][row["status"]] += 1
                 if self._choice.takes(row) and task not in failed[row["asset_id"]]:
                     failed[row["asset_id"]].append(task)
                 if row.get("round"):
@@ -225,11 +224,12 @@ class RetryPlan:
                 if row["sha256"] and (row["status"] != "error" or row["segment_count"] > 1):
                     known.setdefault(row["asset_id"], row["sha256"])
         asked = {name: tuple(tasks) for name, tasks in failed.items() if tasks}
-        last, last_documents = self._publisher.last_rounds(unit)
-        if not asked and last <= last_documents:
+        told = self._publisher.told(unit) if touched else {}
+        stale = {name for name in touched & told.keys() if told[name] != counted[name]}
+        if not asked and not stale:
             return None
         names: list[str] = unit.rows["asset_id"].to_pylist()
-        chosen = tuple(name for name in names if name in asked or name in touched)
+        chosen = tuple(name for name in names if name in asked or name in stale)
         again = {
             task: tuple(name for name in chosen if task in asked.get(name, ()))
             for task in sorted({task for tasks in asked.values() for task in tasks})

@@ -20,7 +20,7 @@ ANNOTATION = schema(
         *ANSWER,
         field("model", pa.string(), "Model and revision that answered"),
         field("unit_id", pa.string(), "The unit that this row was committed with", nullable=False),
-        field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its unit"),
+        field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its file"),
         field(
             "etag",
             pa.string(),

@@ -40,7 +40,7 @@ DOCUMENT = schema(
         field("spans", pa.list_(SPAN), "The recording's windows in order", unit="seconds"),
         field("duration_s", pa.float64(), "End of the last window", unit="seconds"),
         field("unit_id", pa.string(), "The unit that this row was committed with", nullable=False),
-        field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its unit"),
+        field("round", pa.int32(), "0: the first run; n: came with the n-th retry of its file"),
         field(
             "etag",
             pa.string(),

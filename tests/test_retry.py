@@ -12,8 +12,10 @@ import pytest
 from pipeline.audit import verify
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.job import RunReport, annotate, with_new_generation
-from pipeline.retry import choose, retry
+from pipeline.job import RunReport, annotate, prepare, with_new_generation
+from pipeline.retry import RetryPlan, RoundPublisher, choose, retry
+from pipeline.stages.assemble import assemble
+from pipeline.stages.commit import Commit
 from pipeline.standing import status
 from pipeline.storage.store import open_store
 from tests.builders import (
@@ -21,8 +23,10 @@ from tests.builders import (
     a_config,
     a_finished_output,
     a_pdf,
+    a_reply,
     an_image,
     annotation_rows,
+    replies,
     write_files,
     write_manifest,
 )
@@ -97,6 +101,56 @@ def test_a_retry_adds_no_rows_of_other_bytes_than_the_answers_that_are_there(
     assert (report.tally.num_committed, report.left) == (0, {"ok": 2, "error": 1})
     assert annotation_rows(tmp_path / "output") == before
     assert verify(open_store(config.output)).is_right
+
+
+class Driver:
+    """A retry by its plan and the commit stage alone: it lists the output when it is made."""
+
+    def __init__(self, config: RunConfig, name: str, *where: str) -> None:
+        job = prepare(config, a_backend())
+        publisher = RoundPublisher(job, name)
+        plan = RetryPlan(job, publisher, choose("all", where))
+        plan.survey()
+        self._commit = Commit(publisher, assemble)
+        self.units = [unit for wave in plan.waves("vision", 8) for unit in wave]
+
+    def run(self) -> None:
+        for unit in self.units:
+            self._commit.expect(unit)
+            for asset_id, tasks in unit.wanted().items():
+                rows = (a_reply(unit_id=unit.unit_id, asset_id=asset_id, task=t) for t in tasks)
+                self._commit.add(replies(*rows))
+
+
+def test_of_overlapping_retries_each_answer_is_added_once(tmp_path: Path) -> None:
+    output = a_finished_output(tmp_path, num_images=2, failed=["0"])
+    config = a_config(tmp_path, tasks=["ocr", "caption"])
+    early = Driver(config, "early", "task=ocr")
+    Driver(config, "between", "task=caption").run()
+    Driver(config, "late").run()
+
+    early.run()
+
+    rows = annotation_rows(output)
+    ok = Counter((row["asset_id"], row["task"]) for row in rows if row["status"] == "ok")
+    assert ok == {(name, task): 1 for name in "01" for task in ("ocr", "caption")}
+    assert verify(open_store(config.output)).is_right
+
+
+def test_documents_that_missed_another_retrys_answers_follow_with_the_next(
+    tmp_path: Path,
+) -> None:
+    output = a_finished_output(tmp_path, num_images=2, failed=["0"])
+    config = a_config(tmp_path, tasks=["ocr", "caption"])
+    drivers = [Driver(config, name, f"task={name}") for name in ("ocr", "caption")]
+    for driver in drivers:
+        driver.run()
+    assert document(output, ".png")["num_ok"] == 1
+
+    Driver(config, "next").run()
+
+    assert document(output, ".png")["num_ok"] == 2
+    assert Driver(config, "last").units == []
 
 
 @ray
