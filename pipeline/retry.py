@@ -168,12 +168,13 @@ class RoundPublisher(Publisher):
 def _is_better(row: Row, known: Mapping[Any, Row], counts: Mapping[str, int]) -> bool:
     """Tell whether a new row says more than the one that is there, if one is.
 
-    All rows of an asset are new where it has another number of segments now: it was not decoded.
+    All rows of an asset are new where it was not decoded before and is now. One that was decoded,
+    and cannot even be read now, says less than the error that is there.
     """
     before = known.get((row["asset_id"], row["segment_index"], row["task"]))
-    if before is None or counts[row["asset_id"]] != row["segment_count"]:
-        return before is None or before["status"] == "error"
-    return before["status"] == "error" and row["status"] != "error"
+    if before is None or before["status"] != "error":
+        return before is None
+    return row["status"] != "error" or counts[row["asset_id"]] == 1 < row["segment_count"]
 
 
 class RetryPlan:
