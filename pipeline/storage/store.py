@@ -66,7 +66,11 @@ class Store(Protocol):
         ...
 
     def list_files(self, folder: str) -> Iterator[str]:
-        """Give the paths of all published files under a folder, relative to the store's root."""
+        """Give the paths of all published files under a folder, relative to the store's root.
+
+        Raises:
+            StoreError: not all of them can be listed.
+        """
         ...
 
 
@@ -149,11 +153,20 @@ class LocalStore:
             raise translated(error, f"read {self._root / path}") from error
 
     def list_files(self, folder: str) -> Iterator[str]:
-        for parent, _, names in os.walk(self._root / folder):
+        for parent, _, names in os.walk(self._root / folder, onerror=_not_listed):
             inside = os.path.relpath(parent, self._root)  # once per folder: a path takes memory
             for name in sorted(names):
                 if not name.startswith("."):
                     yield name if inside == "." else f"{inside}/{name}"
+
+
+def _not_listed(error: OSError) -> None:
+    """Refuse a folder that cannot be listed: taken for an empty one, what it holds is made again.
+
+    One that is not there is empty.
+    """
+    if not isinstance(error, FileNotFoundError):
+        raise translated(error, f"list {error.filename}") from error
 
 
 def _sync_folder(folder: Path) -> None:

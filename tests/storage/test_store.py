@@ -64,6 +64,13 @@ def test_an_empty_output_lists_as_empty(store: Store) -> None:
     assert list(store.list_files("annotations")) == []
 
 
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "annotations").write_bytes(b"no folder")
+
+    with pytest.raises(StoreError, match=r"cannot list .*annotations"):
+        list(open_store(str(tmp_path)).list_files("annotations"))
+
+
 def test_reading_what_is_not_there_says_so(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         store.read("none")
