@@ -183,7 +183,7 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
             where = f" ({path})" if protocol == "file" and path != uri else ""
             raise ManifestError(f"no Parquet file at {uri}{where}")
         arrow = PyFileSystem(FSSpecHandler(filesystem))
-        base = path if filesystem.isdir(path) else files[0].rpartition("/")[0]
+        base = _base(filesystem, path)
         partitioning = ds.HivePartitioning.discover(infer_dictionary=False)
         dataset = ds.dataset(
             files,
@@ -228,6 +228,13 @@ def _parquet_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str
     else:
         found = [path] if filesystem.exists(path) else []
     return sorted(str(name) for name in found)
+
+
+def _base(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
+    """Give the folder below which `column=value` in a file's path is a column."""
+    if "*" in path:
+        return path[: path.index("*")].rpartition("/")[0]
+    return path if filesystem.isdir(path) else path.rpartition("/")[0]
 
 
 def _is_data(name: str) -> bool:

@@ -55,11 +55,12 @@ def test_further_columns_are_passed_through(tmp_path: Path) -> None:
     assert read(path)[0]["year"] == 7
 
 
-def test_hive_partitions_become_columns(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pattern", ["", "day=*/*.parquet", "**/m.parquet"])
+def test_hive_partitions_become_columns(tmp_path: Path, pattern: str) -> None:
     for day in ("2026-01-01", "2026-01-02"):
         write_manifest(tmp_path / f"day={day}" / "m.parquet", [{"uri": f"/{day}.png"}])
 
-    rows = read(tmp_path)
+    rows = read(tmp_path / pattern)
 
     assert [str(row["day"]) for row in rows] == ["2026-01-01", "2026-01-02"]
 
