@@ -36,6 +36,8 @@ def fingerprint(question: Question, kind: str, config: RunConfig, model_identity
     """
     section, names = _RENDERING[kind]
     rendering: dict[str, Any] = getattr(config, section).model_dump(include=set(names))
+    if kind == "deck" and config.images.max_crops is not None:
+        rendering["max_crops"] = config.images.max_crops  # a page becomes a canvas as an image does
     asks_model = question.prompt is not None
     again = {"generation": config.generation} if config.generation else {}
     return _digest(

@@ -112,7 +112,7 @@ def test_a_changed_prompt_runs_that_task_only(tmp_path: Path) -> None:
     ("settings", "kinds"),
     [
         ({"decks": {"dpi": 99}}, {"deck"}),
-        ({"images": {"max_crops": 2}}, {"image"}),
+        ({"images": {"max_crops": 2}}, {"image", "deck"}),
         ({"audio": {"vad": True}}, {"audio"}),
         ({"fetch": {"max_asset_bytes": 10**6}, "engine": {"max_requests": 3}}, set()),
     ],
