@@ -49,7 +49,8 @@ def build(
         relative: Write uris relative to the prefix, for a manifest that lies in it.
 
     Raises:
-        ManifestError: the prefix is empty or cannot be listed.
+        ManifestError: the prefix is empty or cannot be listed, or a file whose extension tells no
+            type cannot be read.
     """
     protocol = prefix.partition("://")[0] if "://" in prefix else "file"
     whole = prefix if "://" in prefix else os.path.abspath(prefix)  # noqa: PTH100 - "..", no links
@@ -67,13 +68,14 @@ def build(
     for path in sorted(listed):
         if re.search(r"/\.|\.parquet$", path[len(root.rstrip("/")) :]):
             continue
-        media_type = guess(path) or _sniff_head(filesystem, path)
+        size = int(listed[path]["size"] or 0)
+        media_type = guess(path) or (_sniffed(filesystem, path, protocol) if size else None)
         if media_type is None or asset_kind(media_type) is None:
             skipped.append(path)
             continue
         uris.append(path[len(root) :].lstrip("/") if relative else f"{start}{path}")
         media_types.append(media_type)
-        sizes.append(int(listed[path]["size"] or 0))
+        sizes.append(size)
         etags.append(listed[path].get(_ETAGS.get(protocol, "")))
     if not uris:
         others = (
@@ -96,7 +98,10 @@ def _protocol(uri: str) -> str:
     return uri.partition("://")[0] if "://" in uri else "file"
 
 
-def _sniff_head(filesystem: fsspec.AbstractFileSystem, path: str) -> str | None:
-    head: Any = filesystem.cat_file(path, start=0, end=_SNIFF_BYTES)
+def _sniffed(filesystem: fsspec.AbstractFileSystem, path: str, protocol: str) -> str | None:
+    try:
+        head: Any = filesystem.cat_file(path, start=0, end=_SNIFF_BYTES)
+    except (OSError, ValueError, *foreign_errors(protocol)) as error:
+        raise ManifestError(f"cannot tell the type of {path}: {error}") from error
     found = sniff(head)
     return found if found != PLAIN_TEXT else None

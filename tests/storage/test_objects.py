@@ -215,6 +215,17 @@ def test_what_the_store_calls_the_content_goes_with_every_segment(s3_endpoint: s
     assert segments["sha256"].to_pylist() == [hashlib.sha256(b"words").hexdigest()]
 
 
+def test_an_empty_object_of_no_known_type_is_left_out_of_a_manifest(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    put(s3_endpoint, "marked/_SUCCESS", b"")
+    put(s3_endpoint, "marked/words.txt", b"words")
+
+    built = build("s3://bucket/marked", str(tmp_path / "m"), options=s3_options(s3_endpoint))
+
+    assert (built.num_assets, built.skipped) == (1, ("bucket/marked/_SUCCESS",))
+
+
 def test_a_manifest_that_is_built_from_a_bucket_names_the_content(
     s3_endpoint: str, tmp_path: Path
 ) -> None:
