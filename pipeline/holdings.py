@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.storage.assets import bare
 from pipeline.storage.store import Store
 from pipeline.storage.tables import TornFile, read_table
 from schemas.paths import OutputPath, folder_of, parse_path, path_of
@@ -101,7 +102,7 @@ class Held:
         if sha256 is not None and self.sha256:
             return self.sha256 == _number(sha256.lower())
         if etag is not None and self.etag:
-            return self.etag == _number(etag)
+            return self.etag == _number(bare(etag))
         return sha256 is None and etag is None
 
 
@@ -215,7 +216,7 @@ def _read(store: Store, folder: Folder, name: str, number: int, wanted: np.ndarr
     for position, row in enumerate(assets.values()):
         entries["version"][position] = row.get("asset_version") or 0
         entries["sha256"][position] = _number((row["sha256"] or "").lower())
-        entries["etag"][position] = _number(row.get("etag") or "")
+        entries["etag"][position] = _number(bare(row.get("etag") or ""))
     return entries[(entries["version"] > 0) | np.isin(entries["high"], wanted)]
 
 

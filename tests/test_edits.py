@@ -164,6 +164,18 @@ def test_a_changed_asset_is_annotated_again_alone(tmp_path: Path, by: str) -> No
     assert sorted(held) == [(row["asset_id"], content_of(row)) for row in corpus.rows]
 
 
+def test_an_etag_that_is_written_with_and_without_its_quotes_names_one_content(
+    tmp_path: Path,
+) -> None:
+    corpus = Corpus(tmp_path, images(4))
+    corpus.run()
+
+    for row in corpus.rows:
+        row["etag"] = f'"{row["etag"]}"'
+
+    assert corpus.run() == 0
+
+
 def test_an_asset_that_changes_back_holds_again(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, images(4))
     corpus.run()

@@ -73,7 +73,7 @@ def read_asset(
         reraise=True,
     )
     content, found = attempts(_Reading(uri, config))
-    if etag is not None and found is not None and _bare(etag) != _bare(found):
+    if etag is not None and found is not None and bare(etag) != bare(found):
         raise ChecksumMismatch(f"{uri} has etag {found}, the manifest says {etag}")
     return _checked(content, uri, sha256, found)
 
@@ -87,7 +87,13 @@ def read_inline(text: str, uri: str, *, sha256: str | None = None) -> Asset:
     return _checked(text.encode(), uri, sha256)
 
 
-def _bare(etag: str) -> str:
+def bare(etag: str) -> str:
+    """Give an etag without what some listings write around it.
+
+    Example:
+        >>> bare('W/"0x8D"'), bare("0x8D")
+        ('0x8D', '0x8D')
+    """
     return etag.removeprefix("W/").strip('"')
 
 
