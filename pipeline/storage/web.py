@@ -11,10 +11,11 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import string
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from pipeline.config import FetchConfig
 from pipeline.errors import AssetMissing, CredentialsMissing, FetchError, UriRefused
@@ -25,6 +26,7 @@ MAX_REDIRECTS: Final = 5
 
 _REDIRECTS = {301, 302, 303, 307, 308}  # HTTP
 _CHUNK_BYTES = 256 * 1024
+_WRITTEN = string.punctuation  # "%" too: what a manifest has quoted is quoted
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 _COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1
 _IPV4_MASK = 0xFFFFFFFF
@@ -123,14 +125,16 @@ def _resolved(host: str, port: int, uri: str, config: FetchConfig) -> Address:
 
 
 def _asked(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_WRITTEN)
     headers = {"Accept-Encoding": "identity", "User-Agent": "phicorpus", "Connection": "close"}
     connection.request("GET", target, headers=headers)
     return connection.getresponse()
 
 
 def _target(response: http.client.HTTPResponse) -> str | None:
-    return response.headers.get("Location") if response.status in _REDIRECTS else None
+    target = response.headers.get("Location") if response.status in _REDIRECTS else None
+    # http.client reads headers as Latin-1; servers that do not quote write UTF-8.
+    return None if target is None else quote(target.encode("latin-1"), safe=_WRITTEN)
 
 
 def _redirected(uri: str, target: str) -> str:

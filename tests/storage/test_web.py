@@ -4,6 +4,7 @@ import ipaddress
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import pytest
 
@@ -25,7 +26,7 @@ OPEN = STRICT.model_copy(update={"allowed_networks": (LOOPBACK,)})
 
 
 class Site(BaseHTTPRequestHandler):
-    """Answers by the path: /ok, /status/503, /to/<target>, /short, /slow, /large."""
+    """Answers by the path: /ok, /status/503, /to/<target>, /raw/<name>, /short, /slow, /large."""
 
     seen: list[str] = []  # noqa: RUF012 - shared on purpose: each request makes an instance
     release = threading.Event()
@@ -37,6 +38,8 @@ class Site(BaseHTTPRequestHandler):
             self._answer(int(rest))
         elif kind == "to":
             self._answer(302, {"Location": rest})
+        elif kind == "raw":
+            self._answer(302, {"Location": "/" + unquote(rest, "latin-1")})
         elif kind == "short":
             self._answer(200, {"Content-Length": "99"}, b"short")
         elif kind == "slow":
@@ -76,6 +79,21 @@ def site() -> Iterator[str]:
 def test_an_allowed_network_is_read(site: str) -> None:
     assert read_asset(f"{site}/ok?a=b", OPEN).content == b"bytes"
     assert Site.seen == ["/ok?a=b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/a b/Zürich.png?q=ä", "/a%20b/Z%C3%BCrich.png?q=%C3%A4"),
+        ("/a%20b/100%25.png", "/a%20b/100%25.png"),
+        ("/raw/ü b.png", "/%C3%BC%20b.png"),
+    ],
+)
+def test_what_a_uri_may_not_hold_is_written_as_browsers_write_it(
+    site: str, path: str, asked: str
+) -> None:
+    assert read_asset(site + path, OPEN).content == b"bytes"
+    assert Site.seen[-1] == asked
 
 
 def test_the_web_is_shut_unless_its_scheme_is_allowed(site: str) -> None:
