@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.hashing import hash64
 from pipeline.holdings import FileKey
 from pipeline.plan import Plan
-from pipeline.publish import Row, merge, read_share
+from pipeline.publish import STATUSES, TOLD, Row, merge, read_share, read_told, told
 from pipeline.record import newest
 from pipeline.standing import plan_again
 from pipeline.storage.store import Store
@@ -20,7 +20,7 @@ from pipeline.storage.tables import TornFile, read_table
 from pipeline.unit import Share, Unit
 from schemas.paths import OutputPath, document_path, folder_of, parse_path, path_of
 
-_COLUMNS = ["asset_id", "asset_version", "segment_index", "segment_count", "status"]
+_COLUMNS = {*TOLD, "segment_index", "segment_count", "status"}
 _MAX_PROBLEMS = 1000
 
 
@@ -29,7 +29,8 @@ class Problem:
     """Something that is not as it must be.
 
     Attributes:
-        kind: torn, foreign, hole, duplicate, or missing where a unit was not committed.
+        kind: torn, foreign, hole, duplicate, stale where documents tell of other annotations than
+            there are, or missing where a unit was not committed.
         path: The file, or the file that is missing.
         what: With values.
     """
@@ -125,21 +126,27 @@ def _check_documents(
 ) -> dict[FileKey, _Assets]:
     """Check each file of documents by itself; those of later rounds replace some of them."""
     checked: dict[FileKey, _Assets] = {}
+    rounds: dict[FileKey, list[int]] = defaultdict(list)
     for path in store.list_files("documents"):
         parsed = parse_path(path)
         if parsed is None:
             found.note("foreign", path, "not a file that phicorpus writes")
             continue
-        rows = _read(store, parsed, found)
-        if rows is None or parsed.round:
+        rounds[None, parsed.fingerprint, parsed.unit_id].append(parsed.round)
+    for key, numbers in rounds.items():
+        read = [_read(store, OutputPath("documents", *key, n), found) for n in sorted(numbers)]
+        rows = [content for content in read if content is not None]
+        if len(rows) < len(numbers) or 0 not in numbers:
             continue
-        for asset, count in Counter(row["asset_id"] for row in rows).items():
+        for asset, count in Counter(row["asset_id"] for row in rows[0]).items():
             if count > 1:
+                path = path_of(OutputPath("documents", *key))
                 found.note("duplicate", path, f"asset {asset}: {count} documents")
-        hashes = {hash64(row["asset_id"]) for row in rows}
-        key = (None, parsed.fingerprint, parsed.unit_id)
-        checked[key] = _Assets(len(hashes), sum(hashes) % 2**64, 0, {})
-        seen[key[:2]].append(np.array(sorted(map(_twin, rows)), np.uint64))
+        newest = {row["asset_id"]: told(row) for content in rows for row in content}
+        hashes = {hash64(row["asset_id"]) for row in rows[0]}
+        status = sum(newest.values(), Counter[str]())
+        checked[key] = _Assets(len(hashes), sum(hashes) % 2**64, 0, status)
+        seen[key[:2]].append(np.array(sorted(map(_twin, rows[0])), np.uint64))
     return checked
 
 
@@ -166,7 +173,7 @@ def _read(store: Store, parsed: OutputPath, found: Verification) -> list[Row] | 
             said = metadata.get(f"phicorpus.{name}")
             found.note("foreign", path, f"its description says {name} = {said}, it is {value}")
             return None
-    columns = [name for name in _COLUMNS if name in table.column_names]
+    columns = [name for name in table.column_names if name in _COLUMNS]
     return [{**row, "task": parsed.task} for row in table.select(columns).to_pylist()]
 
 
@@ -218,36 +225,89 @@ def _check_plan(
 ) -> None:
     """Check what the manifest asks for against what was found."""
     for unit in plan.every_unit():
-        for task in sorted({*unit.todo, *unit.done}):
-            fingerprint = plan.fingerprints[task, unit.kind]
-            if task in unit.todo:
-                share = unit.todo[task]
-                path = path_of(OutputPath("annotations", task, fingerprint, share.file_id))
-                found.num_pending += 1
-                found.note("missing", path, f"{len(share.assets)} assets are not committed yet")
-            for share in unit.done.get(task, ()):
-                key = (task, fingerprint, share.file_id)
-                if key in checked:
-                    there = checked[key] if share.is_whole else _part(store, plan, key, share)
-                    _check_asked(key, share, there, found)
-        _check_documents_of(unit, plan.document_fingerprints[unit.kind], checked, found)
+        counted = _check_annotations_of(unit, store, plan, checked, found)
+        described = _check_documents_of(unit, store, plan, checked, found)
+        if counted is not None and described is not None and counted != described:
+            fingerprint = plan.document_fingerprints[unit.kind]
+            path = document_path(fingerprint, unit.documents_done[0].file_id)
+            what = f"documents tell of {_in_words(described)}, there are {_in_words(counted)}"
+            found.note("stale", path, f"{what}; a retry makes those anew that an earlier one left")
+
+
+def _check_annotations_of(
+    unit: Unit,
+    store: Store,
+    plan: Plan,
+    checked: Mapping[FileKey, _Assets],
+    found: Verification,
+) -> Counter[str] | None:
+    """Check that a unit has its annotations; count them by status, if all of them are there."""
+    counted: Counter[str] = Counter()
+    is_known = not unit.todo
+    for task in sorted({*unit.todo, *unit.done}):
+        fingerprint = plan.fingerprints[task, unit.kind]
+        if task in unit.todo:
+            share = unit.todo[task]
+            path = path_of(OutputPath("annotations", task, fingerprint, share.file_id))
+            found.num_pending += 1
+            found.note("missing", path, f"{len(share.assets)} assets are not committed yet")
+        for share in unit.done.get(task, ()):
+            key = (task, fingerprint, share.file_id)
+            if key not in checked:
+                is_known = False
+                continue
+            there = checked[key] if share.is_whole else _part(store, plan, key, share)
+            _check_asked(key, share, there, found)
+            counted.update(there.status)
+            is_known &= _are_asked(share, there)
+            is_known &= there.announced == sum(there.status.values())
+    return counted if is_known else None
 
 
 def _check_documents_of(
-    unit: Unit, fingerprint: str, checked: Mapping[FileKey, _Assets], found: Verification
-) -> None:
-    """Check that a unit has its documents; a share of a file was looked up in it by the plan."""
+    unit: Unit,
+    store: Store,
+    plan: Plan,
+    checked: Mapping[FileKey, _Assets],
+    found: Verification,
+) -> Counter[str] | None:
+    """Check that a unit has its documents; count what they tell of, if all of them are there.
+
+    That a share of a file is there was looked up in it by the plan.
+    """
+    fingerprint = plan.document_fingerprints[unit.kind]
     if unit.documents_todo is not None:
         path = document_path(fingerprint, unit.documents_todo.file_id)
         what = f"{len(unit.documents_todo.assets)} documents are not written yet"
         found.num_pending += 1
         found.note("missing", path, what)
+    counted: Counter[str] = Counter()
+    is_known = unit.documents_todo is None
     for share in unit.documents_done:
-        there = checked.get((None, fingerprint, share.file_id))
-        if share.is_whole and there is not None and not _are_asked(share, there):
-            path = document_path(fingerprint, share.file_id)
-            what = f"{len(share.assets)} documents should be there, {there.count} are"
-            found.note("hole", path, what)
+        key = (None, fingerprint, share.file_id)
+        if key not in checked:
+            is_known = False
+        elif share.is_whole:
+            counted.update(checked[key].status)
+            if not _are_asked(share, checked[key]):
+                path = document_path(fingerprint, share.file_id)
+                what = f"{len(share.assets)} documents should be there, {checked[key].count} are"
+                found.note("hole", path, what)
+                is_known = False
+        else:
+            told_of = read_told(store, fingerprint, share, plan.rounds_of(key))
+            counted.update(sum(told_of.values(), Counter[str]()))
+    return counted if is_known else None
+
+
+def _in_words(counted: Counter[str]) -> str:
+    """Give counts as text.
+
+    Example:
+        >>> _in_words(Counter(ok=2, error=1))
+        '2 ok, 1 error, 0 skipped'
+    """
+    return ", ".join(f"{counted[status]} {status}" for status in STATUSES)
 
 
 def _part(store: Store, plan: Plan, key: FileKey, share: Share) -> _Assets:

@@ -21,7 +21,8 @@ Row = dict[str, Any]
 RowKey = tuple[str, int, str]
 
 STATUSES = ("ok", "error", "skipped")
-_TOLD = ("asset_id", "asset_version", *(f"num_{status}" for status in STATUSES))
+TOLD = ("asset_id", "asset_version", *(f"num_{status}" for status in STATUSES))
+"""Columns that say which document it is, and of how many annotations it tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +206,7 @@ def read_told(
     newest: dict[str, Counter[str]] = {}
     for number in (0, *sorted(rounds)):
         path = document_path(fingerprint, share.file_id, number)
-        rows = read_table(store, path, _TOLD).to_pylist()
+        rows = read_table(store, path, TOLD).to_pylist()
         newest |= {row["asset_id"]: told(row) for row in of_share(share, rows)}
     return newest
 

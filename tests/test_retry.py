@@ -147,11 +147,17 @@ def test_documents_that_missed_another_retrys_answers_follow_with_the_next(
     for driver in drivers:
         driver.run()
     assert document(output, ".png")["num_ok"] == 1
+    (problem,) = verify(open_store(config.output)).problems
+    assert (problem.kind, problem.what.split(";")[0]) == (
+        "stale",
+        "documents tell of 3 ok, 1 error, 0 skipped, there are 4 ok, 0 error, 0 skipped",
+    )
 
     Driver(config, "next").run()
 
     assert document(output, ".png")["num_ok"] == 2
     assert Driver(config, "last").units == []
+    assert verify(open_store(config.output)).is_right
 
 
 @ray

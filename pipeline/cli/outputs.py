@@ -29,8 +29,8 @@ def verify(
 
     Example: phicorpus verify s3://bucket/annotations --json
 
-    Exit codes: 0 all right, 2 no output or manifest there, 4 something is missing, twice, torn or
-    foreign, 5 the output store refused.
+    Exit codes: 0 all right, 2 no output or manifest there, 4 something is missing, twice, torn,
+    stale or foreign, 5 the output store refused.
     """
     from pipeline.audit import verify as check  # noqa: PLC0415  (pyarrow, fsspec)
     from pipeline.storage.store import open_store  # noqa: PLC0415
