@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 
@@ -28,8 +28,9 @@ Reprocess = Literal["none", "failed", "all"]
 class Backfill(BaseModel):
     """Which dates, and how many at once.
 
-    `{date}` in `manifest` and `output` stands for the date; without it in `output`, all dates share
-    one output, which is as right.
+    `{date}` in `manifest` and `output` stands for the date. Without it in `output` all dates share
+    one, and are run one after the other: runs at once must read the same manifest, or an asset that
+    two of them name is annotated twice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,15 @@ class Backfill(BaseModel):
     last: date
     max_runs_at_once: int = Field(default=2, ge=1, le=64)
     reprocess: Reprocess = "none"
+
+    @model_validator(mode="after")
+    def _check_shared(self) -> Self:
+        if "{date" in self.output or (self.max_runs_at_once == 1 and self.reprocess != "all"):
+            return self
+        raise ValueError(
+            f"output {self.output} is shared by all dates, which takes max_runs_at_once: 1 and "
+            "reprocess: none or failed; give each date its own: output: .../{date}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from jobs.backfill import Backfill, Ended, command, load_backfill, run, script, wait_for
 from pipeline.config import load_config
@@ -107,6 +108,17 @@ def test_the_shipped_example_is_right() -> None:
     backfill = load_backfill(folder / "backfill.yaml")
 
     assert load_config(folder / backfill.job.name).tasks
+
+
+@pytest.mark.parametrize("settings", [{"max_runs_at_once": 2}, {"reprocess": "all"}])
+def test_dates_that_share_an_output_are_not_run_at_once_nor_answered_anew(
+    settings: dict[str, object],
+) -> None:
+    alone = {"output": "s3://b/out", "max_runs_at_once": 1}
+    assert a_backfill(**alone).max_runs_at_once == 1
+
+    with pytest.raises(ValidationError, match=r"shared by all dates.*\.\.\./\{date\}"):
+        a_backfill(**alone | settings)
 
 
 @pytest.mark.parametrize(
