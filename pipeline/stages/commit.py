@@ -63,12 +63,14 @@ class _OpenAsset:
         count: Its segments, once a row has told.
         sha256: Of the bytes that its rows are of.
         has_changed: Rows of other bytes came too: it was overwritten while the run was going on.
+        failure: What ended the decoding, or the reading, of the segments that are missing.
     """
 
     tasks: tuple[str, ...]
     count: int | None = None
     sha256: str | None = None
     has_changed: bool = False
+    failure: Mapping[str, Any] | None = None
     rows: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -207,8 +209,10 @@ class Commit:
         asset = opened.asset(row["asset_id"])
         key = (row["segment_index"], row["task"])
         is_other = _is_of_other_bytes(row, asset)
-        if is_other or key in asset.rows or _contradicts(row, asset):
+        is_failure = _is_of_the_rest(row, asset)
+        if is_other or is_failure or key in asset.rows or _contradicts(row, asset):
             asset.has_changed |= is_other and not asset.is_whole
+            asset.failure = row if is_failure else asset.failure
             self.tally.num_delivered_again += 1
             return False
         asset.rows[key] = row
@@ -285,7 +289,18 @@ class Commit:
 
 def _contradicts(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
     """Tell whether a second run of an asset found another number of segments than the first."""
-    return asset.count is not None and row["segment_count"] not in {None, asset.count}
+    if asset.count is None:
+        return False
+    return row["segment_count"] not in {None, asset.count} or row["segment_index"] >= asset.count
+
+
+def _is_of_the_rest(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
+    """Tell whether an error is that of an asset of which several segments are expected.
+
+    A decoder that ends its process after some windows is told of as an error of the whole asset.
+    """
+    is_whole = row["segment_kind"] == "asset" and row["status"] == "error"
+    return is_whole and bool(asset.rows) and asset.count != 1
 
 
 def _is_of_other_bytes(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
@@ -299,20 +314,24 @@ def _annotation(row: dict[str, Any], asset: _OpenAsset, model: str) -> dict[str,
 
 
 def _fill(unit: Unit, asset_id: str, asset: _OpenAsset, attempts: int) -> None:
-    """Put an error in the place of every row of an asset that did not come."""
+    """Put an error in the place of every row of an asset that did not come.
+
+    Of one that never said how many segments it has, at least the one after the last did not.
+    """
     seen = {index for index, _ in asset.rows}
-    count = asset.count if asset.count is not None else max(seen, default=0) + 1
+    count = asset.count if asset.count is not None else max(seen, default=-1) + 2
+    lost = LostInFlight(f"did not come back in {attempts} attempts")
+    error = asset.failure or error_columns(lost)
     known = unit.rows.select(["asset_id", "uri", "media_type", "sha256"]).to_pylist()
     manifest_row = next(row for row in known if row["asset_id"] == asset_id)
     asset.count = count
     for index in range(count):
         for task in asset.tasks:
-            error = LostInFlight(f"did not come back in {attempts} attempts")
             asset.rows.setdefault(
                 (index, task),
                 dict.fromkeys(ANNOTATION.names)
                 | manifest_row
                 | {"unit_id": unit.unit_id, "task": task, "segment_index": index}
                 | {"segment_count": count, "segment_kind": "asset", "status": "error"}
-                | error_columns(error),
+                | {name: error[name] for name in error_columns(lost)},
             )

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import Crashed
 from pipeline.publish import Publication, Publisher
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit
 from pipeline.storage.store import open_store
 from pipeline.unit import Unit
 from schemas import ANNOTATION, ASSET, DOCUMENT
+from schemas.error import error_columns
 from tests.builders import a_reply, a_unit_of, annotation_rows, replies
 
 OWNER = pa.schema([pa.field("owner", pa.string())])
@@ -161,6 +163,58 @@ def test_what_never_comes_ends_as_an_error_row(tmp_path: Path) -> None:
         ("b", "ocr", 0, "ok"),
     ]
     assert rows[1]["error_type"] == "LostInFlight"
+
+
+def test_a_recording_that_never_says_how_many_windows_it_has_ends_as_an_error(
+    tmp_path: Path,
+) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",)}))
+    commit.add(replies(row("a", 0, None), row("a", 1, None)))
+
+    commit.give_up(attempts=3)
+
+    assert [(r["segment_count"], r["error_type"]) for r in annotation_rows(tmp_path)] == [
+        (3, None),
+        (3, None),
+        (3, "LostInFlight"),
+    ]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, "crash"), (2, "crash", 0, 1), ("crash", 0, 1, 2)])
+def test_a_recording_that_kills_its_decoder_after_some_windows_ends_as_that_error(
+    tmp_path: Path, order: tuple[int | str, ...]
+) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr",)}))
+    crash = row("a", 0, 1, segment_kind="asset", status="error", text=None)
+    crash |= error_columns(Crashed("its process ended", stage="decode"))
+
+    for one in order:
+        commit.add(replies(row("a", one, None) if isinstance(one, int) else crash))
+    commit.give_up(attempts=3)
+
+    rows = annotation_rows(tmp_path)
+    num_kept = 0 if order[0] == "crash" else 3
+    assert [r["error_type"] for r in rows] == [None] * num_kept + ["Crashed"]
+    assert {r["segment_count"] for r in rows} == {num_kept + 1}
+
+
+def test_a_window_that_comes_between_the_errors_of_its_recordings_tasks_is_dropped(
+    tmp_path: Path,
+) -> None:
+    commit = a_commit(tmp_path)
+    commit.expect(a_unit({"a": ("ocr", "caption")}))
+    crash = {"segment_kind": "asset", "status": "error"} | error_columns(Crashed("", stage="fetch"))
+
+    first, last = (row("a", 0, 1, task, **crash) for task in ("ocr", "caption"))
+    commit.add(replies(first, row("a", 2, None, "caption"), last))
+
+    rows = annotation_rows(tmp_path)
+    assert [(r["task"], r["segment_index"], r["status"]) for r in rows] == [
+        ("caption", 0, "error"),
+        ("ocr", 0, "error"),
+    ]
 
 
 def test_documents_are_made_from_earlier_tasks_too(tmp_path: Path) -> None:
