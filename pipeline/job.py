@@ -143,16 +143,18 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
 
 def _check_apart(config: RunConfig) -> None:
     """Refuse an output inside the manifest's folder, whose files would be read as a manifest."""
-    folder, output = (
-        where if "://" in where else Path(where).absolute().as_posix()
-        for where in (config.manifest.rstrip("/"), config.output.rstrip("/"))
-    )
+    folder, output = _whole(config.manifest), _whole(config.output)
     if output == folder or output.startswith(f"{folder}/"):
         raise ConfigError(
             f"output: {config.output} lies in the manifest's folder {config.manifest}, and its "
             "files would be read as a manifest; put it beside that folder, or name the manifest's "
             "files: manifest: folder/*.parquet"
         )
+
+
+def _whole(place: str) -> str:
+    place = place.removeprefix("file://").rstrip("/")
+    return place if "://" in place else Path(place).absolute().as_posix()
 
 
 def annotate(

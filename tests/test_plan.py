@@ -192,10 +192,11 @@ def test_a_wave_ends_where_its_rows_are_large(tmp_path: Path) -> None:
     assert [len(wave) for wave in waves] == [6, 6]
 
 
-def test_an_output_in_the_folder_of_its_manifest_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_output_in_the_folder_of_its_manifest_is_refused(tmp_path: Path, scheme: str) -> None:
     write_manifest(tmp_path / "m" / "a.parquet", images(1))
     folder, output = str(tmp_path / "m"), str(tmp_path / "m" / "out")
 
     with pytest.raises(ConfigError, match="lies in the manifest's folder"):
-        prepare(a_config(tmp_path, manifest=folder, output=output), a_backend())
+        prepare(a_config(tmp_path, manifest=scheme + folder, output=output), a_backend())
     prepare(a_config(tmp_path, manifest=f"{folder}/*.parquet", output=output), a_backend())
