@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, asset_kind, guess, sniff
 from pipeline.storage.faults import foreign_errors
+from pipeline.storage.policy import uri_of
 from pipeline.storage.store import how_to_install
 
 _SNIFF_BYTES = 4096
@@ -59,7 +60,6 @@ def build(
         listed: Mapping[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
     except (OSError, ValueError, ImportError, *foreign_errors(protocol)) as error:
         raise ManifestError(f"cannot list {prefix}: {error}{how_to_install(prefix)}") from error
-    start = "" if protocol == "file" else f"{protocol}://"
     uris: list[str] = []
     media_types: list[str] = []
     sizes: list[int] = []
@@ -73,7 +73,7 @@ def build(
         if media_type is None or asset_kind(media_type) is None:
             skipped.append(path)
             continue
-        uris.append(path[len(root) :].lstrip("/") if relative else f"{start}{path}")
+        uris.append(path[len(root) :].lstrip("/") if relative else uri_of(path, prefix))
         media_types.append(media_type)
         sizes.append(size)
         etags.append(listed[path].get(_ETAGS.get(protocol, "")))

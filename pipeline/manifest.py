@@ -20,6 +20,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, guess
 from pipeline.storage.faults import foreign_errors
+from pipeline.storage.policy import uri_of
 from pipeline.storage.store import how_to_install
 from schemas import ANNOTATION, MANIFEST
 
@@ -47,7 +48,7 @@ class Manifest:
     uri: str
     dataset: ds.FileSystemDataset
     schema: pa.Schema
-    prefixes: Mapping[str, str]
+    scheme: str
 
     @property
     def passed_through(self) -> pa.Schema:
@@ -59,7 +60,7 @@ class Manifest:
         for fragment in sorted(self.dataset.get_fragments(), key=lambda f: f.path):
             first_row = 0
             partition = ds.get_partition_keys(fragment.partition_expression)
-            for batch in _batches(fragment, foreign_errors(self.prefixes["scheme"])):
+            for batch in _batches(fragment, foreign_errors(self.scheme)):
                 table = self._as_declared(batch, partition)
                 yield ManifestPart(fragment.path, first_row, self._filled(fragment.path, table))
                 first_row += batch.num_rows
@@ -102,7 +103,7 @@ class Manifest:
         if not uri or "://" in uri or uri.startswith("/"):
             return uri
         folder = file.rpartition("/")[0]
-        return f"{self.prefixes['protocol']}{folder}/{uri}"
+        return f"{uri_of(folder, self.uri)}/{uri}"
 
 
 def _batches(
@@ -201,8 +202,7 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
         why = str(error).partition("\n")[0] + how_to_install(uri)
         raise ManifestError(f"cannot open the manifest {uri}: {why}") from error
     _check_schema(uri, schema)
-    prefix = "" if protocol == "file" else f"{protocol}://"
-    return Manifest(uri, dataset, schema, {"protocol": prefix, "scheme": protocol})
+    return Manifest(uri, dataset, schema, protocol)
 
 
 def _conversion(uri: str) -> str:

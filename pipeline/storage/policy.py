@@ -55,6 +55,23 @@ def split_uri(uri: str) -> tuple[str, str]:
     return (scheme, path) if separator else ("file", uri)
 
 
+def uri_of(path: str, place: str) -> str:
+    """Name by its URI what fsspec found at a place: its paths leave out scheme and Azure's account.
+
+    Example:
+        >>> uri_of("bucket/a.png", "s3://bucket"), uri_of("/data/a.png", "/data")
+        ('s3://bucket/a.png', '/data/a.png')
+        >>> uri_of("box/a.png", "abfs://box@account.dfs.core.windows.net/")
+        'abfs://box@account.dfs.core.windows.net/a.png'
+    """
+    scheme, rest = split_uri(place)
+    if scheme == "file":
+        return path
+    container, at, host = rest.partition("/")[0].partition("@")
+    below = path.removeprefix(container)
+    return f"{scheme}://{container}@{host}{below}" if at else f"{scheme}://{path}"
+
+
 def _is_under(uri: str, prefix: str) -> bool:
     plain, base = uri.removeprefix("file://"), prefix.removeprefix("file://")
     if "://" not in plain:
