@@ -6,9 +6,11 @@ import fnmatch
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -38,6 +40,11 @@ from pipeline.storage.store import probe
 from pipeline.unit import Share, Unit, in_waves
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_THREADS = 16
+_AT_ONCE = 64
 
 _KINDS = {cls.__name__: cls for cls in vars(errors).values() if isinstance(cls, type)}
 _KINDS = {n: c for n, c in _KINDS.items() if issubclass(c, SegmentError)} | {
@@ -195,20 +202,31 @@ class RetryPlan:
 
     def count_rows(self) -> dict[str, int]:
         """Count what is committed of the manifest's assets, by status, as it stands now."""
-        counted = Counter(
-            row["status"]
-            for unit in self._plan.every_unit()
-            for task in unit.done
-            for row in self._publisher.read_annotations(unit, task)
-        )
+        counted: Counter[str] = Counter()
+        for counts in self._of_units(self._count):
+            counted.update(counts)
         return dict(counted)
+
+    def _count(self, unit: Unit) -> Counter[str]:
+        rows = (self._publisher.read_annotations(unit, task) for task in unit.done)
+        return Counter(row["status"] for read in rows for row in read)
 
     def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
         """Read what is committed, and give what has to be run again."""
         return in_waves((unit for unit in self._units() if unit.modality == modality), size)
 
     def _units(self) -> Iterator[Unit]:
-        return (cut for unit in self._plan.every_unit() if (cut := self._cut(unit)) is not None)
+        return (cut for cut in self._of_units(self._cut) if cut is not None)
+
+    def _of_units(self, ask: Callable[[Unit], T]) -> Iterator[T]:
+        """Ask about what is committed of each unit, of several at a time: a store may be far away.
+
+        Nothing is being read while whoever gets the answers publishes rounds.
+        """
+        units = iter(self._plan.every_unit())
+        with ThreadPoolExecutor(_THREADS) as pool:
+            while taken := list(islice(units, _AT_ONCE)):
+                yield from list(pool.map(ask, taken))
 
     def _cut(self, unit: Unit) -> Unit | None:
         failed: dict[str, list[str]] = defaultdict(list)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from pipeline.retry import RetryPlan, RoundPublisher, choose, retry
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit
 from pipeline.standing import status
-from pipeline.storage.store import open_store
+from pipeline.storage.store import Store, open_store
 from tests.builders import (
     a_backend,
     a_config,
@@ -121,6 +125,41 @@ class Driver:
             for asset_id, tasks in unit.wanted().items():
                 rows = (a_reply(unit_id=unit.unit_id, asset_id=asset_id, task=t) for t in tasks)
                 self._commit.add(replies(*rows))
+
+
+class SlowStore:
+    """Another store, far away; knows how many files were once read at the same time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._reading = self.most = 0
+
+    def create(self, path: str, data: bytes) -> bool:
+        return self._store.create(path, data)
+
+    def list_files(self, folder: str) -> Iterator[str]:
+        return self._store.list_files(folder)
+
+    def read(self, path: str) -> bytes:
+        with self._lock:
+            self._reading += 1
+            self.most = max(self.most, self._reading)
+        time.sleep(0.02)
+        with self._lock:
+            self._reading -= 1
+        return self._store.read(path)
+
+
+def test_what_is_committed_is_read_several_files_at_a_time(tmp_path: Path) -> None:
+    a_finished_output(tmp_path, num_images=24, failed=["3", "17"])
+    job = prepare(a_config(tmp_path, tasks=["ocr", "caption"]), a_backend())
+    store = SlowStore(job.store)
+    plan = RetryPlan(job, RoundPublisher(replace(job, store=store), "retry"), choose("all"))
+
+    assert plan.survey().num_units == 2
+    assert plan.count_rows() == {"ok": 44, "error": 4}
+    assert store.most > 4
 
 
 def test_of_overlapping_retries_each_answer_is_added_once(tmp_path: Path) -> None:
