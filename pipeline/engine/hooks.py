@@ -301,6 +301,7 @@ def _library_config(decoder: Phi3ForCausalLM, config: EngineConfig) -> Continuou
     return ContinuousBatchingConfig(
         page_size=config.page_size,
         num_blocks=config.kv_cache_tokens // config.page_size,  # never sized by the library
+        max_memory_percent=1.0,  # the plan left headroom; the default refuses the last 10 %
         max_batch_tokens=config.max_batch_tokens,
         max_requests_per_batch=min(config.max_requests, config.max_batch_tokens),
         max_blocks_per_request=-(-longest // config.page_size) + 1 if pages_in_place else 0,
