@@ -23,14 +23,14 @@ from pipeline.engine.callers import Callers
 from pipeline.engine.capabilities import CONTINUOUS
 from pipeline.engine.encoder import EncoderThread
 from pipeline.engine.engine import Completion, EngineStats, Regime, Request
-from pipeline.engine.features import FeatureTable, VirtualEmbedding, word_embedding
+from pipeline.engine.features import Features, FeatureTable, VirtualEmbedding, word_embedding
 from pipeline.engine.hooks import DecodeLoop, SteeringProcessor
 from pipeline.engine.intake import Intake
 from pipeline.engine.job import Job
 from pipeline.engine.lobby import TURN_FACTOR, Lobby
 from pipeline.engine.memory import KV_SHARE
 from pipeline.engine.reception import Reception
-from pipeline.engine.recovery import Pulse, Recovery
+from pipeline.engine.recovery import Pulse, Recovery, is_device_lost, news_of_lost_device
 from pipeline.engine.sampling import Steering
 from pipeline.models.model import Model
 
@@ -77,7 +77,7 @@ class ContinuousEngine:
         self._encoder = EncoderThread(
             encode=model.encode,
             write=self._embedding.write,
-            done=lambda *medium: self._post(partial(self._lobby.on_encoded, *medium)),
+            done=lambda *medium: self._post(partial(self._on_encoded, *medium)),
             batch=config.encode_batch,
             busy=self._busy,
         )
@@ -125,9 +125,9 @@ class ContinuousEngine:
         try:
             while self._closing is None:
                 self._take_messages()
-                self._check_loop()
-                if self._closing is None:
-                    self._advance()
+                for follow_up in (self._check_loop, self._advance):
+                    if self._closing is None:
+                        follow_up()
         finally:
             self._end(self._closing or "the engine's coordinator failed; the log says why")
 
@@ -140,6 +140,12 @@ class ContinuousEngine:
 
     def _stop(self, reason: str) -> None:
         self._closing = self._closing or reason
+
+    def _on_encoded(self, features: Features, error: Exception | None) -> None:
+        if error is not None and is_device_lost(error):
+            self._stop(news_of_lost_device(error))
+        else:
+            self._lobby.on_encoded(features, error)
 
     def _on_over(self, name: str, error: str | None) -> None:
         if error is not None:
@@ -181,8 +187,12 @@ class ContinuousEngine:
 
     def _recover(self) -> None:
         """Replace the dead loop, and run again what it had."""
-        verdict = self._recovery.after(self._loop.fatal_error)
-        name = repr(self._loop.fatal_error)
+        error = self._loop.fatal_error
+        if error is not None and is_device_lost(error):
+            self._stop(news_of_lost_device(error))
+            return
+        verdict = self._recovery.after(error)
+        name = repr(error)
         fields = {"error": name, "next": verdict, "batch_tokens": self._recovery.batch_tokens}
         log.warning("decoding loop failed", extra=fields)
         if not self._loop.stop(timeout_s=_STOP_TIMEOUT_S):

@@ -6,6 +6,8 @@ import re
 import time
 from typing import Literal
 
+import torch
+
 from pipeline.config import EngineConfig
 
 MAX_FAILURES_IN_ROW = 4  # of the decoding loop, without a completion between
@@ -26,6 +28,26 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     # torch.OutOfMemoryError is a RuntimeError, as is what the CPU's allocator raises.
     is_allocator = isinstance(error, RuntimeError) and _ALLOCATOR.search(str(error)) is not None
     return is_allocator or isinstance(error, MemoryError)
+
+
+def is_device_lost(error: BaseException | None) -> bool:
+    """Tell whether a device failed in a way that only another process gets over.
+
+    After an illegal access, an assert in a kernel or a fault of the hardware CUDA gives nothing but
+    the same error, whoever asks: no request is to blame for it, nor for those that follow.
+
+    Example:
+        >>> is_device_lost(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+        True
+        >>> is_device_lost(torch.OutOfMemoryError("CUDA out of memory."))
+        False
+    """
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def news_of_lost_device(error: BaseException) -> str:
+    """What callers are told of it."""
+    return f"the device failed, for this process for good: {error!r}"
 
 
 class Recovery:

@@ -27,6 +27,7 @@ from pipeline.engine.engine import Completion, EngineStats, Request
 from pipeline.engine.features import word_embedding
 from pipeline.engine.job import Attempt, Job
 from pipeline.engine.reception import Reception
+from pipeline.engine.recovery import is_device_lost, news_of_lost_device
 from pipeline.engine.sampling import Steering
 from pipeline.errors import InferError
 from pipeline.models.model import Model, Slot
@@ -83,16 +84,19 @@ class StaticEngine:
         atexit.unregister(self.close)
         for job in self._callers.end("the engine is closed"):
             _cancel(job)
-        with self._changed:
-            self._closing = True
-            self._waiting.clear()
-            self._changed.notify()
+        self._end_soon()
         self._thread.join(_STOP_TIMEOUT_S)
         self._model.decoder.generation_config = self._own_generation
 
     def _on_arrival(self, job: Job) -> None:
         with self._changed:
             self._waiting.append(job)
+            self._changed.notify()
+
+    def _end_soon(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._waiting.clear()
             self._changed.notify()
 
     # --- the worker's thread ----------------------------------------------------------------------
@@ -136,6 +140,10 @@ class StaticEngine:
     def _answer(self, jobs: Sequence[Job]) -> None:
         """Answer a batch; one that fails is repeated one request at a time."""
         failure = self._try(jobs)
+        if failure is not None and is_device_lost(failure):
+            self._callers.end(news_of_lost_device(failure))
+            self._end_soon()
+            return
         if failure is not None and len(jobs) > 1:
             for job in jobs:
                 self._answer([job])
@@ -147,9 +155,9 @@ class StaticEngine:
                 self._callers.complete(job)
             else:
                 name = job.request.request_id
-                self._callers.fail(job, InferError(f"{name}: the model failed: {failure}"))
+                self._callers.fail(job, InferError(f"{name}: the model failed: {failure!r}"))
 
-    def _try(self, jobs: Sequence[Job]) -> str | None:
+    def _try(self, jobs: Sequence[Job]) -> Exception | None:
         """Run a batch; say what went wrong."""
         try:
             if self._model.regime_length:
@@ -159,7 +167,7 @@ class StaticEngine:
                 self._generate(jobs, rows)
         except Exception as error:  # noqa: BLE001 encoder and decoder may raise anything
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
-            return repr(error)
+            return error
         with self._callers.counting() as stats:
             stats.prefill_tokens += sum(job.num_tokens for job in jobs)
             stats.media_encoded += len(rows)

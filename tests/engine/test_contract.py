@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.config import EngineConfig
@@ -134,6 +135,41 @@ def test_an_encode_failure_fails_only_its_requests(load: Load) -> None:
     assert "bad" in str(replies[1])
     model.fail_encode.clear()
     assert [list(c.token_ids) for c in complete(engine, requests)] == list(map(reference, requests))
+
+
+class LosesItsDevice(FakeModel):
+    """A model whose device gives nothing but errors after a fault in one of its parts."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self._where = where
+        self._is_lost = False
+        self.decoder.register_forward_pre_hook(lambda *_: self._use("decoder", self.num_forwards))
+
+    def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
+        self._use("encoder", len(self.encoded))
+        return super().encode(slots)
+
+    def _use(self, part: str, times: int) -> None:
+        self._is_lost |= part == self._where and times == 2
+        if self._is_lost:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("where", ["encoder", "decoder"])
+def test_a_lost_device_ends_the_engine_and_is_nobodys_error(load: Load, where: str) -> None:
+    engine = load(LosesItsDevice(where), a_config())
+    requests = [a_request(an_image(f"image {index}"), "q" * index) for index in range(20)]
+
+    replies = ask(engine, requests)
+
+    assert any(isinstance(reply, EngineDied) for reply in replies)
+    assert all(isinstance(reply, Completion | EngineDied) for reply in replies)
+    (late,) = ask(engine, [a_request("late")])
+    assert isinstance(late, EngineDied)
+    assert "illegal memory access" in str(late)
+    engine.close()
+    assert (engine.stats().num_running, engine.stats().num_waiting) == (0, 0)
 
 
 def test_what_overflows_is_an_error_and_no_text(load: Load) -> None:

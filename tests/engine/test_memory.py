@@ -70,9 +70,9 @@ class LibrarysView(PagedAttentionMemoryHandler):
             has_logit_processors=False,
             device=torch.device("cuda" if plan.budget.device == "gpu" else "cpu"),
         )
-        tokens = plan.config.page_size
-        page = 2 * config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
-        block = tokens * page * 2 * config.num_hidden_layers
+        tokens, heads = plan.config.page_size, config.num_key_value_heads or 0
+        row = 2 * heads * (config.hidden_size // config.num_attention_heads)
+        block = tokens * row * torch.bfloat16.itemsize * config.num_hidden_layers
         super().__init__(
             config, chosen, torch.bfloat16, block, tokens, block, ["full_attention"],
             model_supports_logits_to_keep=True,

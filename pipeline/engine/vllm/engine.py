@@ -25,12 +25,12 @@ from pipeline.engine.callers import Callers
 from pipeline.engine.capabilities import VLLM
 from pipeline.engine.encoder import EncoderThread
 from pipeline.engine.engine import Completion, EngineStats, Request
-from pipeline.engine.features import FeatureTable, word_embedding
+from pipeline.engine.features import Features, FeatureTable, word_embedding
 from pipeline.engine.intake import Intake
 from pipeline.engine.job import Job
 from pipeline.engine.lobby import TURN_FACTOR, Lobby
 from pipeline.engine.reception import Reception
-from pipeline.engine.recovery import Pulse
+from pipeline.engine.recovery import Pulse, is_device_lost, news_of_lost_device
 from pipeline.engine.vllm.rows import FeatureRows
 from pipeline.engine.vllm.servers import Servers
 from pipeline.errors import EngineDied, InferError
@@ -75,7 +75,7 @@ class VllmEngine:
         self._encoder = EncoderThread(
             encode=model.encode,
             write=self._rows.write,
-            done=lambda *medium: self._post(partial(self._lobby.on_encoded, *medium)),
+            done=lambda *medium: self._post(partial(self._on_encoded, *medium)),
             batch=config.encode_batch,
             busy=self._busy,
         )
@@ -164,6 +164,12 @@ class VllmEngine:
         """End it all where something was raised that nobody waits for: nobody may wait in vain."""
         log.error("the engine's coordinator failed", exc_info=context.get("exception"))
         self._die(f"the engine's coordinator failed: {context.get('exception')!r}")
+
+    def _on_encoded(self, features: Features, error: Exception | None) -> None:
+        if error is not None and is_device_lost(error):
+            self._die(news_of_lost_device(error))
+        else:
+            self._lobby.on_encoded(features, error)
 
     async def _answer(self, job: Job) -> None:
         """Run one request from its admission to its end.
