@@ -79,6 +79,7 @@ class ContinuousEngine:
             write=self._embedding.write,
             done=lambda *medium: self._post(partial(self._on_encoded, *medium)),
             batch=config.encode_batch,
+            device=decoder.device,
             busy=self._busy,
         )
         self._lobby = Lobby(

@@ -7,6 +7,7 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -22,13 +23,14 @@ Work = tuple[Slot, Features]
 
 
 class EncoderThread:
-    """Encodes slots in batches, on its own thread.
+    """Encodes slots in batches, on its own thread, and on a GPU on its own stream.
 
     Args:
         encode: `Model.encode`.
         write: Stores rows of shape (n, hidden) from an absolute row on.
         done: Called from the thread for each slot, with None or with what went wrong.
         batch: Crops and clips encoded at once.
+        device: Where the encoders are.
         busy: Counts the time of the encoding, until the rows are written.
     """
 
@@ -39,12 +41,14 @@ class EncoderThread:
         write: Callable[[int, torch.Tensor], None],
         done: Callable[[Features, Exception | None], None],
         batch: int,
+        device: torch.device,
         busy: BusyTime,
     ) -> None:
         self._encode = encode
         self._write = write
         self._done = done
         self._batch = batch
+        self._device = device
         self._busy = busy
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._left: Work | None = None
@@ -62,14 +66,18 @@ class EncoderThread:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while works := self._next_batch():
-            error = self._try(works)
-            if error is None or len(works) == 1:
-                errors = [error] * len(works)
-            else:  # find who is to blame
-                errors = [self._try([work]) for work in works]
-            for (_, features), error in zip(works, errors, strict=True):
-                self._done(features, error)
+        with _own_stream(self._device):
+            while works := self._next_batch():
+                self._answer(works)
+
+    def _answer(self, works: Sequence[Work]) -> None:
+        error = self._try(works)
+        if error is None or len(works) == 1:
+            errors = [error] * len(works)
+        else:  # find who is to blame
+            errors = [self._try([work]) for work in works]
+        for (_, features), error in zip(works, errors, strict=True):
+            self._done(features, error)
 
     def _next_batch(self) -> list[Work]:
         """Wait for work, then take what is there, up to the batch size; empty: it is over."""
@@ -104,6 +112,19 @@ class EncoderThread:
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
             return error
         return None
+
+
+def _own_stream(device: torch.device) -> AbstractContextManager[object]:
+    """Compute beside the default stream, on a GPU.
+
+    The decoding loop sends each step's inputs on the default stream, where they would wait for all
+    that is being encoded.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.default_stream(device))  # it may still be at the weights
+    return torch.cuda.stream(stream)
 
 
 def _check(slot: Slot, rows: torch.Tensor) -> None:

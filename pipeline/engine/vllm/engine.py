@@ -77,6 +77,7 @@ class VllmEngine:
             write=self._rows.write,
             done=lambda *medium: self._post(partial(self._on_encoded, *medium)),
             batch=config.encode_batch,
+            device=model.decoder.device,
             busy=self._busy,
         )
         self._lobby = Lobby(
