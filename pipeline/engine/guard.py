@@ -54,6 +54,9 @@ def loop_period(token_ids: Sequence[int]) -> int | None:
 class LongLoops:
     """Finds loops of more than 64 tokens, by where each run of 16 tokens was last seen.
 
+    A block may hold parts that come several times in it, as the rows of a table do, so each period
+    that a run suggests is followed for as long as it holds.
+
     Example:
         >>> loops, block = LongLoops(), list(range(100))
         >>> [place for place, token in enumerate(block * 4) if loops.add(token)][0]
@@ -62,27 +65,32 @@ class LongLoops:
 
     def __init__(self) -> None:
         self._last_seen: dict[tuple[int, ...], int] = {}
-        self._recent: list[int] = []
-        self._count = 0
-        self._period = 0
-        self._run = 0  # tokens at the end that equal those one period before
+        self._token_ids: list[int] = []
+        self._runs: dict[int, int] = {}  # period: tokens at the end that equal those one before
 
     def add(self, token_id: int) -> bool:
         """Take the next token; True where the end is one block, seen 3 times."""
-        self._count += 1
-        self._recent = [*self._recent[1 - NGRAM :], token_id]
-        if len(self._recent) < NGRAM:
+        self._token_ids.append(token_id)
+        ids, count = self._token_ids, len(self._token_ids)
+        self._runs = {
+            period: run + 1 for period, run in self._runs.items() if ids[-1 - period] == token_id
+        }
+        if count < NGRAM:
             return False
-        ngram = tuple(self._recent)
-        seen = self._last_seen.get(ngram)
-        self._last_seen[ngram] = self._count
-        if seen is None:
-            self._run = 0
-            return False
-        period = self._count - seen
-        self._run = self._run + 1 if self._run and period == self._period else NGRAM
-        self._period = period
-        return period > MAX_PERIOD and self._run >= (MIN_REPEATS - 1) * period
+        ngram = tuple(ids[-NGRAM:])
+        period = count - self._last_seen.get(ngram, count)
+        self._last_seen[ngram] = count
+        if period > MAX_PERIOD and period not in self._runs:
+            self._runs[period] = self._run_of(period)
+        return any(run >= (MIN_REPEATS - 1) * period for period, run in self._runs.items())
+
+    def _run_of(self, period: int) -> int:
+        """Count the tokens at the end, 16 of which are known to equal those one period before."""
+        ids, run = self._token_ids, NGRAM
+        most = min(len(ids) - period, (MIN_REPEATS - 1) * period)
+        while run < most and ids[-1 - run] == ids[-1 - run - period]:
+            run += 1
+        return run
 
 
 def compression(text: str) -> float:

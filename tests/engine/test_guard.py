@@ -10,6 +10,7 @@ from pipeline.engine.guard import (
     MIN_LOOP_TOKENS,
     MIN_REPEATS,
     Guard,
+    LongLoops,
     cut_at_stop,
     loop_period,
 )
@@ -111,6 +112,27 @@ def test_an_injected_loop_is_cut_within_three_periods(period: int) -> None:
     ends = (end for end in range(1, len(token_ids)) if guard.check(token_ids[:end]) == "loop")
 
     assert next(ends) - len(text) <= max(MIN_LOOP_TOKENS, 3 * period)
+
+
+@given(
+    parts=st.lists(st.sampled_from("abcde"), min_size=2, max_size=12),
+    lengths=st.lists(st.integers(1, 60), min_size=5, max_size=5),
+    own=st.integers(MAX_PERIOD + 1, 120),
+)
+def test_a_loop_that_repeats_parts_of_itself_is_cut_within_three_periods(
+    parts: list[str], lengths: list[int], own: int
+) -> None:
+    starts = dict(zip("abcde", range(0, 500, 100), strict=True))
+    sized = zip(starts.items(), lengths, strict=True)
+    rows = {name: range(first, first + length) for (name, first), length in sized}
+    block = [*(token for part in parts for token in rows[part]), *range(600, 600 + own)]
+    text = list(range(1000, 1050))
+    loops = LongLoops()
+
+    found = [loops.add(token_id) for token_id in [*text, *block * 4]]
+
+    assert found.index(True) < len(text) + 3 * len(block)
+    assert not any(found[: len(text) + 2 * len(block)])
 
 
 def test_a_loop_that_only_counts_up_is_seen_by_how_far_it_compresses() -> None:
