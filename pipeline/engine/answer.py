@@ -43,20 +43,25 @@ class Answer:
         self._started: float | None = None
 
     def add(self, token_id: int, logprob: float) -> bool:
-        """Take the next token and its ln p; say whether the answer is over."""
+        """Take the next token and its ln p; say whether the answer is over.
+
+        What comes after its end, as from a row of a padded batch that waits for the others, is
+        nothing to it.
+        """
+        if self.reason is not None or self.failure is not None:
+            return True
         if self._started is None:
             self._started = time.monotonic()
         if math.isnan(logprob):
             self.failure = "the decoder computed nan"
         elif math.isinf(logprob):
             self.failure = "no token is allowed"
-        elif self.reason is None:
-            if token_id in self._stop_ids:
-                self.reason = "stop"
-            else:
-                self.token_ids.append(token_id)
-                self._logprob_sum += logprob
-                self.reason = self._verdict(time.monotonic() - self._started)
+        elif token_id in self._stop_ids:
+            self.reason = "stop"
+        else:
+            self.token_ids.append(token_id)
+            self._logprob_sum += logprob
+            self.reason = self._verdict(time.monotonic() - self._started)
         return self.reason is not None or self.failure is not None
 
     def cancel(self) -> None:

@@ -188,6 +188,24 @@ def test_what_overflows_is_an_error_and_no_text(load: Load) -> None:
         assert list(reply.token_ids) == reference(requests[index])
 
 
+def test_an_answer_that_is_over_stays_what_it_is_whatever_its_row_computes_then(
+    load: Load,
+) -> None:
+    model = FakeModel(stops=False)
+    engine = load(model, a_config())
+    short, long = a_request("short", new=3), a_request("long", new=20)
+
+    def overflow(_module: object, _args: object, scores: torch.Tensor) -> None:
+        if model.num_forwards == 10 and scores.shape[0] == 2:  # a padded batch computes both rows
+            scores[0] = torch.nan
+
+    model.decoder.lm_head.register_forward_hook(overflow)
+    completions = complete(engine, [short, long])
+
+    expected = [reference(request, stops=False) for request in (short, long)]
+    assert [list(completion.token_ids) for completion in completions] == expected
+
+
 def test_seeds_decide_the_sampling_whatever_the_batch(load: Load) -> None:
     engine = load(FakeModel(), a_config())
     sampled = [a_request("q", new=20, temperature=0.9, seed=seed) for seed in (1, 2)]
