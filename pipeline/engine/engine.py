@@ -41,7 +41,7 @@ class Request:
         max_new_tokens: Upper bound of the answer, tokens.
         temperature: 0 is greedy.
         seed: Of the sampling; the answer does not depend on what else is in the batch.
-        stop: Texts that end the answer; not part of it.
+        stop: Texts that end the answer; not part of it. None beside a guide.
         guide: What the answer has to match.
         no_repeat_ngram: No so many tokens of the answer come twice in it; 0: they may.
     """

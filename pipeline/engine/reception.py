@@ -127,6 +127,7 @@ class Reception:
         _check_sampling(request)
         try:
             if request.guide is not None:
+                _check_stop(request)
                 self._matcher(request, request.guide)
             with self._lock:
                 prompt = self._model.tokenize(request.turns)
@@ -170,6 +171,14 @@ class Reception:
     def _decode(self, token_ids: Sequence[int]) -> str:
         with self._lock:
             return self._model.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def _check_stop(request: Request) -> None:
+    if any(request.stop):
+        raise RequestRefused(
+            f"{request.request_id}: stop texts {list(request.stop)} beside a guide: they would cut"
+            " answers that have to match it, and it ends them itself"
+        )
 
 
 def _check_sampling(request: Request) -> None:

@@ -140,6 +140,19 @@ def test_guides_that_are_not_valid_are_refused_and_hurt_nobody(load: Load) -> No
     assert list(complete(engine, [good])[0].token_ids) == reference(good)
 
 
+def test_stop_texts_beside_a_guide_are_refused_as_they_would_tear_the_answer(load: Load) -> None:
+    engine = load(FakeModel(), a_config())
+    whole, torn = guided(0, DATE), replace(guided(0, DATE), stop=("never", "-"))
+
+    replies = ask(engine, [whole, torn, replace(whole, stop=("",))])
+
+    assert isinstance(replies[1], RequestRefused)
+    assert "stop" in str(replies[1])
+    for reply in (replies[0], replies[2]):
+        assert isinstance(reply, Completion)
+        assert (reply.finish_reason, len(reply.text)) == ("stop", 10)
+
+
 def test_a_model_without_stop_ids_cannot_be_guided(load: Load) -> None:
     engine = load(FakeModel(stops=False), a_config())
 
