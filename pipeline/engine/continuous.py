@@ -30,7 +30,13 @@ from pipeline.engine.job import Job
 from pipeline.engine.lobby import TURN_FACTOR, Lobby
 from pipeline.engine.memory import KV_SHARE
 from pipeline.engine.reception import Reception
-from pipeline.engine.recovery import Pulse, Recovery, is_device_lost, news_of_lost_device
+from pipeline.engine.recovery import (
+    MIN_HANG_S,
+    Pulse,
+    Recovery,
+    is_device_lost,
+    news_of_lost_device,
+)
 from pipeline.engine.sampling import Steering
 from pipeline.models.model import Model
 
@@ -49,11 +55,14 @@ class ContinuousEngine:
     Args:
         model: Loaded, on its device.
         config: Sizes and limits.
+        min_hang_s: Within this no pass is taken for one that hangs, however short `deadline_s` is.
     """
 
     capabilities = CONTINUOUS
 
-    def __init__(self, model: Model, config: EngineConfig) -> None:
+    def __init__(
+        self, model: Model, config: EngineConfig, *, min_hang_s: float = MIN_HANG_S
+    ) -> None:
         self._model = model
         self._config = config
         self._reception = Reception(model, config, kv_share=KV_SHARE)
@@ -98,6 +107,7 @@ class ContinuousEngine:
         self._closing: str | None = None
         self._loop_failed = False
         self._pulse = Pulse()
+        self._longest_pass_s = max(config.deadline_s, min_hang_s)
         self._thread = threading.Thread(target=self._run, name="phicorpus-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -183,8 +193,8 @@ class ContinuousEngine:
         if self._loop_failed or (self._running and not self._loop.is_alive):
             self._recover()
         silent_s = self._pulse.silent_s(self._embedding.num_tokens, busy=bool(self._running))
-        if silent_s > self._config.deadline_s:
-            self._stop(f"the decoder hangs: no step in engine.deadline_s {self._config.deadline_s}")
+        if silent_s > self._longest_pass_s:
+            self._stop(f"the decoder hangs: no step in {self._longest_pass_s:g} s")
 
     def _recover(self) -> None:
         """Replace the dead loop, and run again what it had."""

@@ -12,6 +12,7 @@ from pipeline.config import EngineConfig
 
 MAX_FAILURES_IN_ROW = 4  # of the decoding loop, without a completion between
 LEAST_BATCH_TOKENS = 64
+MIN_HANG_S = 120.0  # one pass of a large model on a CPU may take a minute, a first one on a GPU too
 
 _ALLOCATOR = re.compile(r"out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
 

@@ -194,17 +194,28 @@ def test_callers_of_several_event_loops_are_answered(start: Start) -> None:
         assert answers[number] == list(map(reference, requests[number::3]))
 
 
-def test_a_decoder_that_hangs_is_given_up(start: Start) -> None:
+def test_a_decoder_that_hangs_is_given_up() -> None:
     model = FakeModel()
     released = threading.Event()
     model.decoder.model.register_forward_pre_hook(lambda *_: (released.wait(30), None)[1])
-    engine = start(model, a_config(deadline_s=0.2))
+    engine = ContinuousEngine(model, a_config(deadline_s=0.2), min_hang_s=0.1)
 
     (reply,) = ask(engine, [a_request("q")])
     released.set()
+    engine.close()
 
     assert isinstance(reply, EngineDied)
     assert "hangs" in str(reply)
+
+
+def test_a_pass_that_takes_longer_than_an_answer_may_is_no_hang(start: Start) -> None:
+    model = FakeModel()
+    model.decoder.register_forward_pre_hook(lambda *_: time.sleep(0.6))
+    engine = start(model, a_config(deadline_s=0.1, batch_tokens=16))
+
+    (reply,) = complete(engine, [a_request("q" * 20, new=8)])
+
+    assert reply.finish_reason == "deadline"
 
 
 def test_the_model_is_given_back_and_can_be_used_again() -> None:

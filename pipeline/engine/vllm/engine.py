@@ -30,7 +30,7 @@ from pipeline.engine.intake import Intake
 from pipeline.engine.job import Job
 from pipeline.engine.lobby import TURN_FACTOR, Lobby
 from pipeline.engine.reception import Reception
-from pipeline.engine.recovery import Pulse, is_device_lost, news_of_lost_device
+from pipeline.engine.recovery import MIN_HANG_S, Pulse, is_device_lost, news_of_lost_device
 from pipeline.engine.vllm.rows import FeatureRows
 from pipeline.engine.vllm.servers import Servers
 from pipeline.errors import EngineDied, InferError
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 BLOCK_TOKENS = 32  # vLLM's KV blocks are of a multiple of this on every device
 IN_FLIGHT = 1.1  # times those that decode: so many more wait inside vLLM, so that none is awaited
 _STOP_TIMEOUT_S = 60.0
-_MIN_HANG_S = 120.0
 _WATCH_S = 1.0
 _LAST_ROW = 1 << 62  # rows are not named by ids here: they never run out
 
@@ -220,7 +219,7 @@ class VllmEngine:
 
     def _watch(self) -> None:
         """Look now and then whether vLLM hangs: no step of any request, though some run."""
-        longest_s = max(self._config.deadline_s, _MIN_HANG_S)
+        longest_s = max(self._config.deadline_s, MIN_HANG_S)
         if self._pulse.silent_s(self._num_steps, busy=self._following > 0) > longest_s:
             self._die(f"vLLM hangs: no token in {longest_s:g} s")
         if not self._callers.has_ended:
