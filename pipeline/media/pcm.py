@@ -6,7 +6,9 @@ Telephony is left at 8 kHz: the models have features of their own for it.
 from __future__ import annotations
 
 import io
+import re
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Final, cast
 
@@ -51,6 +53,11 @@ DEMUXERS: Mapping[str, str] = {
 }
 """FFmpeg's demuxer for each media type: the only one it may use."""
 
+# Frames and nothing else: their length is nowhere stated, and FFmpeg's guess, from the bit rate of
+# the first ones, may be wrong by any factor. It counts their time stamps, from 0.
+_BARE = {"audio/aac", "audio/amr"}
+_MP3_TOTAL = re.compile(rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f]|VBRI")
+_MP3_HEAD_BYTES = 4096  # behind ID3 tags: padding, and the first frame, which has at most 1441
 _STEREO = 2
 _MAX_CHANNELS = 16  # one by one, each with a detector and windows of its own
 _OGG_TAIL_BYTES = 128 * 1024  # a page has at most 65,307
@@ -71,7 +78,7 @@ class Recording:
     """An open recording; use it in a `with`.
 
     Attributes:
-        declared_s: Length that the container announces; None where it does not.
+        declared_s: Length that the file states; None where it does not.
         rate_hz: Of the blocks; known with the first.
 
     Raises:
@@ -107,7 +114,10 @@ class Recording:
             self._container.close()
             raise DecodeError(f"an unknown audio codec in {media_type}, {len(content)} bytes")
         self._codec = codec
-        self.declared_s = _declared_s(self._container, self._stream, content, media_type)
+        self._bare = media_type in _BARE or (media_type == "audio/mpeg" and not _mp3_total(content))
+        self.declared_s = (
+            None if self._bare else _declared_s(self._container, self._stream, content, media_type)
+        )
         self._lacks_end = media_type == "audio/ogg" and not _ogg_ends(content)
         self.rate_hz = RATE_HZ
         self._num_samples = 0
@@ -155,7 +165,8 @@ class Recording:
                     self._check_channels(converter, frame)
                 elif frame.sample_rate == NARROW_HZ:
                     self.rate_hz = NARROW_HZ
-                converter = _Converter(frame, self.rate_hz, mixed=self._mixed)
+                next_s = self._start_s if converter is None else None
+                converter = _Converter(frame, self.rate_hz, mixed=self._mixed, next_s=next_s)
             yield from self._counted(converter.convert(frame, self._num_hidden(frame)))
         if converter is not None:
             yield from self._counted(converter.end())
@@ -172,11 +183,21 @@ class Recording:
                 f"{frame.layout.nb_channels}"
             )
 
+    @property
+    def _start_s(self) -> float | None:
+        """The time stamp at which the sound begins, whether its first packets are whole or not."""
+        if self._stream.start_time is None or self._stream.time_base is None:
+            return 0.0 if self._bare else None
+        return float(self._stream.start_time * self._stream.time_base)
+
     def _num_hidden(self, frame: AudioFrame) -> int:
         """Count the lost samples that may be hidden before a frame: to the announced end at most.
 
-        A wrong time stamp then cannot turn seconds into hours of silence.
+        A wrong time stamp then cannot turn seconds into hours of silence. Those of bare frames are
+        counted, not read.
         """
+        if self._bare:
+            return sys.maxsize
         if self.declared_s is None:
             return 0
         left_s = self.declared_s - self._num_samples / self.rate_hz
@@ -232,7 +253,7 @@ class _InPlace:
 class _Converter:
     """Turns frames of one sample format, layout and rate into one rate, mixed or by channel."""
 
-    def __init__(self, first: AudioFrame, to_hz: int, *, mixed: bool) -> None:
+    def __init__(self, first: AudioFrame, to_hz: int, *, mixed: bool, next_s: float | None) -> None:
         self._kind = _kind(first)
         self._rate_hz = first.sample_rate
         if not _MIN_RATE_HZ <= self._rate_hz <= _MAX_RATE_HZ:
@@ -264,7 +285,7 @@ class _Converter:
                 self._rate_hz, to_hz, self.num_channels, dtype="float32", quality="HQ"
             )
         )
-        self._next_s: float | None = None
+        self._next_s = next_s
 
     def fits(self, frame: AudioFrame) -> bool:
         return _kind(frame) == self._kind
@@ -339,6 +360,12 @@ def _declared_s(
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return None if container.duration is None else container.duration / av.time_base
+
+
+def _mp3_total(content: Bytes) -> bool:
+    """Tell whether an MP3 states its number of frames, as encoders write it into the first one."""
+    start = sniff.id3_bytes(content)
+    return _MP3_TOTAL.search(bytes(content[start : start + _MP3_HEAD_BYTES])) is not None
 
 
 def _wav_s(content: Bytes, rate_hz: int) -> float | None:

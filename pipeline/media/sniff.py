@@ -301,12 +301,24 @@ def _is_gsm(content: Bytes) -> bool:
     return len(starts) >= _GSM_LEAST_FRAMES and all(byte >> 4 == _GSM_MARK for byte in starts)
 
 
-def _sniff_after_id3(content: Bytes) -> str:
-    """Look behind an ID3v2 tag, whose size is four bytes of seven bits."""
+def id3_bytes(content: Bytes) -> int:
+    r"""Give the length of the ID3v2 tag that content begins with; 0 if there is none.
+
+    Example:
+        >>> id3_bytes(b"ID3\x04\0\0\0\0\x01\x02" + bytes(130)), id3_bytes(b"RIFF")
+        (140, 0)
+    """
     size = 0
-    for byte in content[6:10]:
-        size = size << 7 | byte & 0x7F
-    behind = bytes(content[10 + size : 10 + size + 4])
+    if bytes(content[:3]) == b"ID3":
+        for byte in content[6:10]:  # of seven bits
+            size = size << 7 | byte & 0x7F
+        size += 10
+    return size
+
+
+def _sniff_after_id3(content: Bytes) -> str:
+    size = id3_bytes(content)
+    behind = bytes(content[size : size + 4])
     if behind == b"fLaC":
         return "audio/flac"
     return "audio/aac" if behind[:2] in {b"\xff\xf1", b"\xff\xf9"} else "audio/mpeg"

@@ -1,5 +1,7 @@
 import io
 import tracemalloc
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import av
 import av.audio.stream
@@ -36,12 +38,20 @@ def joined(pieces: list[Piece]) -> Samples:
     return np.concatenate([piece.samples for piece in pieces if piece.samples is not None])
 
 
-def encoded(samples: Samples, *, container: str, codec: str, rate_hz: int = 16_000) -> bytes:
+def encoded(
+    samples: Samples,
+    *,
+    container: str,
+    codec: str,
+    rate_hz: int = 16_000,
+    kbits: int = 64,
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
     target = io.BytesIO()
-    with av.open(target, "w", format=container) as output:
+    with av.open(target, "w", format=container, options=dict(options)) as output:
         stream = output.add_stream(codec, rate=rate_hz, layout="mono")
         assert isinstance(stream, av.audio.stream.AudioStream)
-        stream.bit_rate = 64_000
+        stream.bit_rate = 1000 * kbits
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="flt", layout="mono")
         frame.sample_rate = rate_hz
         for packet in stream.encode(frame):
@@ -284,6 +294,43 @@ def test_a_hole_in_a_recording_keeps_the_times_after_it() -> None:
     pieces = decode(bytes(content))
 
     assert pieces[-1].end_s == pytest.approx(20.0, abs=0.2)
+
+
+def test_what_is_broken_at_the_start_keeps_the_times_after_it() -> None:
+    whole = encoded(a_tone(s=10.0), container="mp4", codec="aac")
+    content = bytearray(whole)
+    start = content.index(b"mdat") + 4
+    content[start : start + 20_000] = b"\x5a" * 20_000
+
+    pieces = decode(bytes(content))
+
+    assert pieces[0].samples is not None
+    assert not pieces[0].samples[:48_000].any()
+    assert pieces[-1].end_s == decode(whole)[-1].end_s
+
+
+@pytest.mark.parametrize("order", ["01", "101", "1010101"])
+def test_pauses_that_a_telephone_did_not_send_keep_the_times_after_them(order: str) -> None:
+    second = {"1": 50 * (b"\x3c" + bytes(31)), "0": 50 * b"\x7c"}  # speech; nothing was sent
+
+    pieces = decode(b"#!AMR\n" + b"".join(second[kind] for kind in order))
+
+    assert pieces[-1].end_s == pytest.approx(len(order))
+    assert pieces[-1].flags == ("corrupt_audio",)
+
+
+def test_a_length_that_no_one_states_refuses_and_flags_nothing() -> None:
+    silence, noise = np.zeros(80_000, "f4"), a_voice(s=5.0)
+    bare = {"write_xing": "0", "id3v2_version": "0"}
+    mp3 = encoded(silence, container="mp3", codec="libmp3lame", kbits=8, options=bare)
+    mp3 += encoded(noise, container="mp3", codec="libmp3lame", kbits=160, options=bare)
+    aac = encoded(np.concatenate([silence, noise]), container="adts", codec="aac")
+
+    for content in (mp3, aac):  # the bit rate of their first frames makes minutes of them
+        pieces = decode(content, AudioConfig(vad=False, max_hours=30 / 3600))
+
+        assert pieces[-1].end_s == pytest.approx(10.0, abs=0.3)
+        assert not pieces[-1].flags
 
 
 def test_a_wrong_time_stamp_does_not_become_hours_of_silence() -> None:
