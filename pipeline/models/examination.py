@@ -28,6 +28,7 @@ from pipeline.models.checkpoint import (
 )
 from pipeline.models.model import Modality
 from pipeline.models.phi3.prompt import ChatFormat
+from pipeline.models.phi3_vision import layout as phi3_vision_layout
 from pipeline.models.phi4_multimodal import native
 from pipeline.models.phi4_multimodal.image import ImagePreparation
 from pipeline.models.phi4_multimodal.layout import ADAPTERS, in_hub_layout
@@ -213,6 +214,8 @@ def _check_tensors(found: Examination, folder: Path, config: dict[str, Any]) -> 
     tensors = shards.tensors(folder)
     if found.architecture == "phi4_multimodal":
         config, tensors = in_hub_layout(found.name, folder, config, tensors)
+    elif found.architecture == "phi3_vision":
+        tensors = phi3_vision_layout.in_hub_layout(tensors)
     found.num_parameters = inventories.count(tensor.shape for tensor in tensors.values())
     found.dtypes = dict(Counter(tensor.dtype for tensor in tensors.values()).most_common())
     architecture = found.architecture or "phi3"

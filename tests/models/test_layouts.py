@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from safetensors.numpy import save_file
 from pipeline.engine.backend import phi_backend
 from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint import Resolved, load, resolve
+from pipeline.models.examination import examine
 from pipeline.models.model import Model
+from pipeline.models.parity.pack import Pack
+from pipeline.models.phi3_vision.layout import EMBEDDING, SECOND_NAME
+from pipeline.models.phi3_vision.model import Phi3Vision
 from pipeline.models.phi4_multimodal.model import Phi4Multimodal
 from pipeline.models.phi4_multimodal.native import hub_name, native_name
 from tests.builders import a_config
@@ -28,6 +33,7 @@ from tests.models.builders import (
     write_native,
 )
 
+PHI3_PACK = Path(__file__).parents[1] / "goldens/phi3_vision"
 DOWN = "model.layers.1.mlp.down_proj"  # 64 x 96 in the tiny checkpoint
 QUERY = "model.embed_tokens_extend.audio_embed.encoder.encoders.0.self_attn.linear_q"
 
@@ -71,6 +77,39 @@ def test_names_of_both_layouts_map_onto_each_other(tiny_folder: Path) -> None:
     assert sum(name != native for name, native in natives.items()) > 40
     assert all(hub_name(native) == name for name, native in natives.items())
     assert all(hub_name(name) == name for name in base)
+
+
+@pytest.fixture(scope="module")
+def phi3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phi3_vision")
+    Pack.read(PHI3_PACK).write_checkpoint(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda whole: whole | {SECOND_NAME: whole[EMBEDDING].copy()},
+        lambda whole: {SECOND_NAME if k == EMBEDDING else k: v for k, v in whole.items()},
+        lambda whole: {name.replace(".vision_model.", "."): v for name, v in whole.items()},
+    ],
+    ids=["the embedding twice", "under its second name", "CLIP without a level"],
+)
+def test_a_phi_3_vision_is_the_same_model_however_training_saved_it(
+    phi3_folder: Path, tmp_path: Path, saved: Callable[[Arrays], Arrays]
+) -> None:
+    folder = Path(shutil.copytree(phi3_folder, tmp_path / "saved"))
+    save_file(saved(all_tensors(phi3_folder)), folder / "model.safetensors")
+
+    found = examine(str(folder))
+    model, original = load_for(folder, "vision"), load_for(phi3_folder, "vision")
+
+    assert not found.problems
+    assert isinstance(model, Phi3Vision)
+    assert isinstance(original, Phi3Vision)
+    for part in ("decoder", "image_encoder"):
+        ours, theirs = (getattr(m, part).state_dict() for m in (model, original))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("modality", ["vision", "speech"])

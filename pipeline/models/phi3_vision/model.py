@@ -16,6 +16,7 @@ from pipeline.models.loading import Placement, Source
 from pipeline.models.model import Canvas, Modality, Slot
 from pipeline.models.phi3.prompt import ChatFormat
 from pipeline.models.phi3_vision.image import ImagePreparation
+from pipeline.models.phi3_vision.layout import in_hub_layout, in_hub_names
 from pipeline.models.phi3_vision.vision import ImageEncoder, TowerConfig
 from pipeline.models.weights import Plan, Target, fill
 
@@ -55,7 +56,7 @@ class Phi3Vision(LanguageModel):
 
 
 def load(source: Source, modality: Modality, placement: Placement) -> LanguageModel:
-    """Load a checkpoint in the hub's original layout.
+    """Load a checkpoint in the hub's layout, or as training programs save it.
 
     Raises:
         CheckpointError: config, tensors or tokenizer are not those of this architecture.
@@ -78,9 +79,9 @@ def load(source: Source, modality: Modality, placement: Placement) -> LanguageMo
             re.escape(f"{tower}post_layernorm."),
         ),
         tied=decoders.tied(config),
-        on_top=source.adapters,
+        on_top=tuple(map(in_hub_names, source.adapters)),
     )
-    fill(source.tensors, plan, device=placement.device, dtype=placement.dtype)
+    fill(in_hub_layout(source.tensors), plan, device=placement.device, dtype=placement.dtype)
     decoders.finish(decoder, placement.device)
     if modality == "text":
         return LanguageModel(source, modality, decoder, prompt)
