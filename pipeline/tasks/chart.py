@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import zip_longest
 
 from pipeline.errors import AnswerError
 from pipeline.media.piece import Native
 from pipeline.tasks import markdown
 from pipeline.tasks.task import Answer, Task
+
+_DIGITS = 15  # that office programs show of a number, and that a double always keeps
 
 
 def parse(text: str) -> Answer:
@@ -56,18 +59,16 @@ def from_native(native: Native) -> Answer | None:
     tables: list[str] = []
     for chart in native.charts:
         columns = ["", *(name for name, _ in chart.series)]
-        rows = [
-            [label, *(_cell(points, i) for _, points in chart.series)]
-            for i, label in enumerate(chart.categories)
-        ]
+        cells = [[_cell(point) for point in points] for _, points in chart.series]
+        # Points need no label, and series may differ in length.
+        rows = [list(row) for row in zip_longest(chart.categories, *cells, fillvalue="")]
         charts.append({"kind": chart.kind, "title": chart.title, "columns": columns, "rows": rows})
         tables.append(markdown.table(columns, rows))
     return Answer(text="\n\n".join(tables), value={"charts": charts})
 
 
-def _cell(points: tuple[float | None, ...], i: int) -> str:
-    point = points[i] if i < len(points) else None
-    return "" if point is None else f"{point:g}"
+def _cell(point: float | None) -> str:
+    return "" if point is None else f"{point:.{_DIGITS}g}"
 
 
 def _strings(most: int, longest: int) -> dict[str, object]:

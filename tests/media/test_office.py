@@ -1,3 +1,4 @@
+import datetime
 import io
 
 import pytest
@@ -22,6 +23,12 @@ from tests.media.builders import (
 A = "http://schemas.openxmlformats.org/drawingml/2006/main"
 SLIDE = "ppt/slides/slide1.xml"
 CHART_PART = "ppt/charts/chart{}.xml"
+
+
+def chart_part(content: bytes) -> str:
+    """The first chart's name."""
+    names = (CHART_PART.format(number) for number in range(1, 99))
+    return next(name for name in names if _has(content, name))
 
 
 def the_native(content: bytes) -> Native:
@@ -182,13 +189,50 @@ def test_scatter_series_over_different_x_are_charts_of_their_own() -> None:
     ]
 
 
+def test_a_gap_in_a_scatter_moves_no_point() -> None:
+    deck = Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[TITLE_ONLY])
+    data = XyChartData()
+    series = data.add_series("a")
+    for point in ((1, 10), (2, 20), (3, 30)):
+        series.add_data_point(*point)
+    box = (Inches(1), Inches(2), Inches(4), Inches(3))
+    slide.shapes.add_chart(XL_CHART_TYPE.XY_SCATTER, *box, chart_data(data))
+    content = deck_bytes(deck)
+    part = chart_part(content)
+    before, _, after = member(content, part).partition(b'<c:pt idx="1">')
+    gap = before + after.partition(b"</c:pt>")[2]
+
+    (found,) = the_native(with_members(content, {part: gap})).charts
+
+    assert found.categories == ("1", "", "3")
+    assert found.series == (("a", (10.0, 20.0, 30.0)),)
+
+
+@pytest.mark.parametrize("calendar", [1900, 1904])
+def test_dates_on_an_axis_are_dates_and_not_numbers_of_days(calendar: int) -> None:
+    deck = Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[TITLE_ONLY])
+    data = CategoryChartData()
+    data.categories = [datetime.date(2020, 1, 1), datetime.date(2020, 2, 1)]
+    data.add_series("Sales", (1, 2))
+    box = (Inches(1), Inches(2), Inches(4), Inches(3))
+    slide.shapes.add_chart(XL_CHART_TYPE.LINE, *box, chart_data(data))
+    content = deck_bytes(deck)
+    part = chart_part(content)
+    markup = member(content, part)
+    if calendar == 1904:
+        markup = markup.replace(b'date1904 val="0"', b'date1904 val="1"')
+        markup = markup.replace(b"43831", b"42369").replace(b"43862", b"42400")
+
+    (found,) = the_native(with_members(content, {part: markup})).charts
+
+    assert found.categories == ("2020-01-01", "2020-02-01")
+
+
 def test_a_broken_chart_loses_neither_its_slide_nor_the_others() -> None:
     content = a_deck("One", "Two", chart=True)
-    part = next(
-        CHART_PART.format(number)
-        for number in range(1, 99)
-        if _has(content, CHART_PART.format(number))
-    )
+    part = chart_part(content)
     broken = member(content, part).replace(b"<c:v>2.0</c:v>", b"<c:v>two</c:v>")
     broken = broken.replace(b"<c:v>2</c:v>", b"<c:v>two</c:v>")
 

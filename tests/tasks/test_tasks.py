@@ -57,6 +57,26 @@ def test_a_decks_own_charts_become_tables_with_gaps() -> None:
     assert answer.value["charts"][0]["rows"] == [["x", "1", "2.5"], ["y", "", ""]]
 
 
+def test_a_decks_own_numbers_keep_all_of_their_digits() -> None:
+    sales = (1234567.0, 1234.5678, 0.1, 2e9)
+    own = Chart(kind="bar", title=None, categories=tuple("abcd"), series=(("s", sales),))
+
+    answer = chart.from_native(Native(charts=(own,)))
+
+    assert answer is not None
+    cells = [cell for _, cell in answer.value["charts"][0]["rows"]]
+    assert cells == ["1234567", "1234.5678", "0.1", "2000000000"]
+
+
+def test_a_decks_own_points_need_no_labels() -> None:
+    own = Chart(kind="bar", title=None, categories=("x",), series=(("s", (1.0, 2.0)),))
+
+    answer = chart.from_native(Native(charts=(own,)))
+
+    assert answer is not None
+    assert answer.value["charts"][0]["rows"] == [["x", "1"], ["", "2"]]
+
+
 def test_a_page_without_charts_gives_no_chart() -> None:
     assert chart.from_native(Native(text=("words",))) is None
 
