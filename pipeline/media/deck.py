@@ -88,7 +88,9 @@ def _rendered_page(
     count = document.num_pages
     slide = own if isinstance(own, Slide) else None
     try:
-        page = document.page(index, with_fonts=slide is not None)
+        # Text beside the slide was not dropped by the renderer.
+        is_checked = slide is not None
+        page = document.page(index, with_fonts=is_checked, with_unseen=is_checked)
     except DecodeError as error:
         return _piece(index, count, slide, package, error=error)
     if isinstance(own, odp.Extras):

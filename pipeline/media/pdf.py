@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +34,8 @@ class Page:
 
     Attributes:
         image: RGB.
-        lines: The page's own text in the file's order, without empty lines; () for a scan.
+        lines: The page's own text in the file's order, without empty lines; () for a scan. What is
+            filled into a form's fields is among it.
         fonts: Names of the fonts its text is set in, where asked for.
     """
 
@@ -56,7 +58,8 @@ class Document:
         with _PDFIUM:
             self._document = _open(content)
             self.num_pages = len(self._document)
-            if self._document.get_formtype() != pdfium_c.FORMTYPE_NONE:
+            self._has_form = self._document.get_formtype() != pdfium_c.FORMTYPE_NONE
+            if self._has_form:
                 self._document.init_forms()  # else filled-in fields stay blank
         if not 0 < self.num_pages <= config.max_pages:
             self.close()
@@ -86,22 +89,38 @@ class Document:
                     return bytes(attached.get_data())
         return None
 
-    def page(self, index: int, *, with_fonts: bool = False) -> Page:
+    def page(self, index: int, *, with_fonts: bool = False, with_unseen: bool = False) -> Page:
         """Render the page at `index`, from 0, at `decks.dpi` within `decks.max_side_px`.
+
+        Args:
+            index: Of the page.
+            with_fonts: Name the fonts of its text.
+            with_unseen: Give text outside of the page too: beside it, or cropped away.
 
         Raises:
             DecodeError: the page is broken or without area.
         """
         try:
             with _PDFIUM:
-                page = self._document[index]
-                try:
+                with self._opened(index) as page:
+                    image = self._render(page)
                     fonts = _fonts(page) if with_fonts else frozenset[str]()
-                    return Page(image=self._render(page), lines=_lines(page), fonts=fonts)
-                finally:
-                    page.close()
+                    lines = _lines(page, with_unseen=with_unseen)
+                    filled = self._has_form and _flattened(page)
+                if filled:
+                    with self._opened(index) as page:
+                        lines = _lines(page, with_unseen=with_unseen)
+                return Page(image=image, lines=lines, fonts=fonts)
         except _BROKEN as error:
             raise DecodeError(f"broken page {index + 1}: {error}") from error
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[pdfium.PdfPage]:
+        page = self._document[index]
+        try:
+            yield page
+        finally:
+            page.close()
 
     def _render(self, page: pdfium.PdfPage) -> Image.Image:
         width, height = page.get_size()
@@ -126,7 +145,8 @@ def pieces(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Itera
     """Decode a PDF page by page, from the page at `first_index`.
 
     Yields:
-        One piece per page, with image and `native` text. A broken page is a piece with an error.
+        One piece per page, with image and `native` text, as far as it is on the page. A broken page
+        is a piece with an error.
 
     Raises:
         PasswordRequired, DecodeError, LimitExceeded: as `Document` does.
@@ -164,12 +184,32 @@ def _open(content: bytes) -> pdfium.PdfDocument:
         raise DecodeError(f"not a readable PDF: {len(content)} bytes, {error}") from error
 
 
-def _lines(page: pdfium.PdfPage) -> tuple[str, ...]:
+def _flattened(page: pdfium.PdfPage) -> bool:
+    """Make what is filled in a part of the page, which shows when it is opened anew."""
+    try:
+        page.flatten()
+    except pdfium.PdfiumError:
+        return False
+    return True
+
+
+def _lines(page: pdfium.PdfPage, *, with_unseen: bool) -> tuple[str, ...]:
     textpage = page.get_textpage()
     try:
-        return clean_lines(textpage.get_text_range().splitlines())
+        if with_unseen or _is_seen(textpage, page.get_bbox()):
+            return clean_lines(textpage.get_text_range().splitlines())
+        return clean_lines(textpage.get_text_bounded().splitlines())
     finally:
         textpage.close()
+
+
+def _is_seen(textpage: pdfium.PdfTextPage, page: tuple[float, float, float, float]) -> bool:
+    """Tell whether all text touches the page; boxes are left, bottom, right, top."""
+    boxes = (textpage.get_rect(number) for number in range(textpage.count_rects()))
+    return all(
+        box[0] <= page[2] and box[1] <= page[3] and box[2] >= page[0] and box[3] >= page[1]
+        for box in boxes
+    )
 
 
 def _fonts(page: pdfium.PdfPage) -> frozenset[str]:

@@ -1,5 +1,8 @@
+import io
+
 import numpy as np
 import pytest
+from reportlab.pdfgen import canvas
 
 from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError, LimitExceeded, PasswordRequired
@@ -28,6 +31,37 @@ def test_each_page_has_pixels_and_its_own_text() -> None:
         assert (piece.image.mode, piece.image.size) == ("RGB", (1500, 844))
         assert np.asarray(piece.image).min() < 50
         assert np.asarray(piece.image).mean() > 250
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_text_that_is_cropped_away_or_beside_the_page_is_not_the_page_s(rotation: int) -> None:
+    target = io.BytesIO()
+    document = canvas.Canvas(target, pagesize=(800, 400))
+    document.setPageRotation(rotation)
+    document.setCropBox((0, 0, 300, 400))
+    for at, text in ((50, "seen"), (320, "cropped"), (900, "beside")):
+        document.drawString(at, 200, text)
+    document.showPage()
+    document.save()
+
+    (piece,) = decode(target.getvalue())
+
+    assert piece.native is not None
+    assert piece.native.text == ("seen",)
+
+
+def test_what_is_filled_into_a_form_is_seen_and_read() -> None:
+    target = io.BytesIO()
+    document = canvas.Canvas(target, pagesize=(400, 200))
+    document.drawString(50, 150, "Name:")
+    document.acroForm.textfield(value="Ada", x=50, y=50, width=200, height=30)
+    document.showPage()
+    document.save()
+
+    (piece,) = decode(target.getvalue())
+
+    assert piece.native is not None
+    assert piece.native.text == ("Name:", "Ada")
 
 
 def test_a_large_page_is_capped_in_pixels() -> None:
