@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,6 +23,7 @@ _ENDS: Final = tuple(
         r"\s+",
     )
 )
+_JOINER = "\u200d"  # of emoji, and of letters in some scripts
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -29,7 +31,8 @@ def pieces(content: bytes, config: TextConfig) -> Iterator[Piece]:
     """Cut a UTF-8 text into passages that cover it exactly.
 
     Each is as long as `texts.max_passage_bytes` allows and ends with a paragraph; where a
-    paragraph alone is longer, with a line, a sentence, a word or, at last, a character.
+    paragraph alone is longer, with a line, a sentence, a word or, at last, a character with its
+    accents.
 
     Yields:
         Pieces with `text`, `start_char` and `end_char`, which count characters from the text's
@@ -117,4 +120,10 @@ def _best_end(text: str, start: int, reach: int) -> int:
         ends = [found.end() for found in pattern.finditer(text, least, reach)]
         if ends:
             return ends[-1]
-    return reach
+    inside = (end for end in range(reach, least, -1) if not _joins(text[end - 1 : end + 1]))
+    return next(inside, reach)
+
+
+def _joins(pair: str) -> bool:
+    """Tell whether two code points are parts of one character, as one reads it."""
+    return _JOINER in pair or unicodedata.category(pair[-1]).startswith("M")

@@ -42,6 +42,16 @@ def test_a_long_paragraph_is_cut_at_the_best_end_there_is(text: str, end: str) -
     assert max(map(len, found)) <= 64
 
 
+@pytest.mark.parametrize(
+    ("unit", "size"), [("e\u0301", 2), ("\u0e01\u0e34\u0e48", 3), ("\U0001f468\u200d\U0001f467", 3)]
+)
+def test_no_cut_takes_an_accent_from_its_letter(unit: str, size: int) -> None:
+    found = passages(unit * 100)
+
+    assert "".join(found) == unit * 100
+    assert all(len(passage) % size == 0 for passage in found)
+
+
 @given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=400))
 def test_passages_cover_every_text_exactly_and_keep_the_limit(text: str) -> None:
     text = text.removeprefix("\ufeff")
