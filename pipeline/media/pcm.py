@@ -61,6 +61,8 @@ _MP3_HEAD_BYTES = 4096  # behind ID3 tags: padding, and the first frame, which h
 _STEREO = 2
 _MAX_CHANNELS = 16  # one by one, each with a detector and windows of its own
 _OGG_TAIL_BYTES = 128 * 1024  # a page has at most 65,307
+# WAVE_FORMAT_PCM, IEEE_FLOAT, ALAW, MULAW and EXTENSIBLE (RFC 2361): so many bits per sample.
+_WAV_SAMPLES = {0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE}
 _STREAMED_BYTES = 0x7FFFFF00  # the size that programs write into a pipe, or RF64's marker
 _SURROUND_GAIN = 0.5  # swresample adds a 5.1 mix up to 3.1 times full scale in float
 _JITTER_S = 0.1  # time stamps of containers are rounded; only a longer hole is one
@@ -354,7 +356,7 @@ def _declared_s(
 ) -> float | None:
     """Read the announced length: of the sound if the container knows it, else of the whole."""
     if media_type == "audio/wav":
-        announced_s = _wav_s(content, stream.codec_context.sample_rate)
+        announced_s = _wav_s(content)
         if announced_s is not None:
             return announced_s
     if stream.duration is not None and stream.time_base is not None:
@@ -368,16 +370,20 @@ def _mp3_total(content: Bytes) -> bool:
     return _MP3_TOTAL.search(bytes(content[start : start + _MP3_HEAD_BYTES])) is not None
 
 
-def _wav_s(content: Bytes, rate_hz: int) -> float | None:
+def _wav_s(content: Bytes) -> float | None:
     """Read a RIFF's length from its own header; FFmpeg trusts the file's size instead."""
     position, bytes_per_s = 12, 0
     while position + 8 <= len(content):
         name, size = struct.unpack_from("<4sI", content, position)
-        if name == b"fmt " and position + 20 <= len(content):
-            (bytes_per_s,) = struct.unpack_from("<I", content, position + 16)
+        if name == b"fmt " and position + 24 <= len(content):
+            form, channels, rate_hz, bytes_per_s, _, bits = struct.unpack_from(
+                "<HHIIHH", content, position + 8
+            )
+            if form in _WAV_SAMPLES:  # of these the figure is superfluous, and often wrong
+                bytes_per_s = rate_hz * channels * -(-bits // 8)
         if name == b"data":
             streamed = size == 0 or size >= _STREAMED_BYTES
-            return None if streamed or not bytes_per_s or not rate_hz else size / bytes_per_s
+            return None if streamed or not bytes_per_s else size / bytes_per_s
         position += 8 + size + size % 2
     return None
 

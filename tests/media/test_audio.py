@@ -1,4 +1,5 @@
 import io
+import struct
 import tracemalloc
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -331,6 +332,19 @@ def test_a_length_that_no_one_states_refuses_and_flags_nothing() -> None:
 
         assert pieces[-1].end_s == pytest.approx(10.0, abs=0.3)
         assert not pieces[-1].flags
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+def test_a_wrong_byte_rate_in_a_wav_refuses_and_flags_nothing(subtype: str) -> None:
+    content = bytearray(a_recording(a_tone(s=2.0), subtype=subtype))
+    cut = len(content) // 2
+
+    for bytes_per_s in (0, 1, 10**9):
+        struct.pack_into("<I", content, 28, bytes_per_s)
+        (piece,) = decode(bytes(content))
+
+        assert (piece.end_s, piece.flags) == (2.0, ())
+        assert decode(bytes(content[:cut]))[-1].flags == ("truncated",)
 
 
 def test_a_wrong_time_stamp_does_not_become_hours_of_silence() -> None:
