@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline.errors import CheckpointError
-from pipeline.models import peft, shards
+from pipeline.models import decoder_shape, peft, shards
 from pipeline.models.catalog import CATALOG
 from pipeline.models.model import Modality
 from pipeline.models.phi3_vision import image as phi3_vision_image
@@ -195,11 +195,14 @@ def describe(name: str, folder: Path, *, digest: str, is_local: bool = True) -> 
         is_local: The folder is the user's; not the hub's cache.
 
     Raises:
-        CheckpointError: config.json is missing, damaged, or of an architecture not supported.
+        CheckpointError: config.json is missing, damaged, or of an architecture not supported; or it
+            describes a decoder that is not Phi's.
     """
     architecture = _architecture(name, folder)
     prepare = PREPARATIONS.get(architecture)
     config = native.hub_config(shards.read_json(folder / "config.json"))
+    decoder_shape.sizes(config)
+    decoder_shape.rope_parameters(config)
     return Resolved(
         name=name,
         path=folder if is_local else None,

@@ -11,38 +11,26 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from pipeline.errors import CheckpointError
+from pipeline.models import decoder_shape
 from pipeline.models.inventory import sliding_window
 
 Regime = Literal["short", "long"]
-LONGROPE_NAMES = ("longrope", "su")
 # generate() drops its cache at this length to change factors; with a pinned regime it never must.
 NEVER = 1 << 30
-SHAPE_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "max_position_embeddings",
-)
 
 
 def decoder_config(config: Mapping[str, Any]) -> Phi3Config:
     """Make the decoder's config from a Phi checkpoint's config.json, of whatever model type.
 
     Raises:
-        CheckpointError: a key is missing, or the rotary embedding is of an unknown type.
+        CheckpointError: as `decoder_shape.sizes` and `decoder_shape.rope_parameters`.
     """
-    missing = [key for key in SHAPE_KEYS if config.get(key) is None]
-    if missing:
-        raise CheckpointError(f"config.json lacks {', '.join(missing)}")
+    sizes = decoder_shape.sizes(config)
     window = sliding_window(config)
     limits: dict[str, Any] = {} if window is None else {"sliding_window": window}
-    rope = _rope_parameters(config)
+    rope = decoder_shape.rope_parameters(config)
     return Phi3Config(
-        **{key: config[key] for key in SHAPE_KEYS},
+        **sizes,
         **limits,
         rope_parameters=rope,
         # transformers copies this into the rotary parameters, so it has to be the true one here.
@@ -148,35 +136,6 @@ def pin_regime(decoder: Phi3ForCausalLM, regime: Regime) -> None:
 
 def _rope(config: Phi3Config) -> dict[str, Any]:
     return cast("dict[str, Any]", config.rope_parameters)
-
-
-def _rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    parameters = {
-        "rope_theta": float(scaling.get("rope_theta", config.get("rope_theta", 10_000.0))),
-        "partial_rotary_factor": scaling.get(
-            "partial_rotary_factor", config.get("partial_rotary_factor", 1.0)
-        ),
-    }
-    if kind == "default":
-        return {"rope_type": "default", **parameters}
-    original = scaling.get(
-        "original_max_position_embeddings", config.get("original_max_position_embeddings")
-    )
-    if kind not in LONGROPE_NAMES or original is None:
-        raise CheckpointError(
-            f"config.json: rotary embedding of type {kind!r}, original length {original};"
-            " supported: default, and longrope with original_max_position_embeddings"
-        )
-    return {
-        "rope_type": "longrope",
-        "short_factor": scaling["short_factor"],
-        "long_factor": scaling["long_factor"],
-        "original_max_position_embeddings": original,
-        "factor": config["max_position_embeddings"] / original,
-        **parameters,
-    }
 
 
 def _attention_scaling(config: Phi3Config) -> float:

@@ -100,7 +100,7 @@ def weight_files(folder: Path) -> list[Path]:
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{folder / INDEX} has no weight_map")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
+        files = [folder / name for name in sorted(set(map(str, weight_map.values())))]
         missing = [file.name for file in files if not file.is_file() or file.parent != folder]
         if missing:
             raise CheckpointError(f"{folder} lacks shards that its index names: {few(missing)}")
@@ -171,19 +171,21 @@ def header(file: Path) -> dict[str, Tensor]:
         if header_bytes > min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointError(f"{file} is not a safetensors file, or is cut short")
         try:
-            entries = json.loads(stream.read(header_bytes))
-        except ValueError as error:
-            raise CheckpointError(f"{file}: its safetensors header is damaged: {error}") from error
-    entries.pop("__metadata__", None)
-    end = (
-        8 + header_bytes + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    )
+            entries = dict(json.loads(stream.read(header_bytes)))
+            entries.pop("__metadata__", None)
+            ends = [int(entry["data_offsets"][1]) for entry in entries.values()]
+            found = {
+                name: Tensor(file, name, tuple(map(int, entry["shape"])), str(entry["dtype"]))
+                for name, entry in entries.items()
+            }
+        except (ValueError, TypeError, LookupError) as error:
+            raise CheckpointError(
+                f"{file}: its safetensors header is damaged: {error!r}"
+            ) from error
+    end = 8 + header_bytes + max(ends, default=0)
     if end != size:
         raise CheckpointError(f"{file} has {size} bytes, its header says {end}: cut short?")
-    return {
-        name: Tensor(file, name, tuple(entry["shape"]), entry["dtype"])
-        for name, entry in entries.items()
-    }
+    return found
 
 
 def few(names: Iterable[str], limit: int = 8) -> str:

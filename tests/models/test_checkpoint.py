@@ -2,7 +2,9 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint import Resolved, load, resolve
+from pipeline.models.examination import examine
 from pipeline.models.tiny import write_tiny
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -239,6 +242,38 @@ def test_a_config_of_something_else_is_refused(
 
     with pytest.raises(CheckpointError, match=complaint):
         load(resolve(str(folder)), modality="vision", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"partial_rotary_factor": None}, r"6 short_factor for 8 frequencies"),
+        ({"rope_scaling": {"type": "longrope"}}, "no short_factor for 6 frequencies"),
+        ({"rope_scaling": "longrope"}, "expected an object"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"num_attention_heads": 0}, "expected numbers above 0"),
+    ],
+)
+def test_a_decoder_that_is_not_phi_s_is_refused_before_any_worker_starts(
+    folder: Path, changes: dict[str, object], complaint: str
+) -> None:
+    change_config(folder, **changes)
+
+    with pytest.raises(CheckpointError, match=complaint):
+        resolve(str(folder))
+    (problem,) = examine(str(folder)).problems
+    assert re.search(complaint, problem)
+
+
+@pytest.mark.parametrize(
+    "entries", [[1], {"a": 1}, {"a": {"shape": [1], "dtype": "F32"}}, {"a": {"data_offsets": [0]}}]
+)
+def test_a_damaged_header_of_a_shard_is_named(folder: Path, entries: object) -> None:
+    header = json.dumps(entries).encode()
+    (folder / SECOND).write_bytes(struct.pack("<Q", len(header)) + header)
+
+    with pytest.raises(CheckpointError, match=f"{SECOND}: its safetensors header is damaged"):
+        load_text(folder)
 
 
 def test_a_tokenizer_without_the_special_tokens_is_refused(folder: Path) -> None:
