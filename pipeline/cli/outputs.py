@@ -112,6 +112,8 @@ def report(
     from pipeline.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
     options = storage_options_of(storage_options)
+    with writing(page):
+        pass  # refused before a large output is read
     fetch = FetchConfig(storage_options=options) if pictures else None
     findings = gather(open_store(output, options), output, fetch=fetch)
     if not findings.runs and not findings.counts:
