@@ -23,19 +23,21 @@ def an_s3_server() -> Iterator[str]:
     with subprocess.Popen(  # noqa: S603 - our own interpreter
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
-        endpoint = f"http://127.0.0.1:{port}"
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(endpoint, timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(
-            Bucket="bucket"
-        )
-        yield endpoint
-        server.terminate()
+        try:
+            endpoint = f"http://127.0.0.1:{port}"
+            for _ in range(200):
+                try:
+                    urllib.request.urlopen(endpoint, timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+            boto3.client(
+                "s3", endpoint_url=endpoint, region_name="us-east-1", **keys
+            ).create_bucket(Bucket="bucket")
+            yield endpoint
+        finally:  # leaving Popen waits for its end
+            server.terminate()
 
 
 def s3_options(endpoint: str) -> dict[str, dict[str, object]]:
