@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _ANSWERS_WITHIN_S = 20.0
 _NOTED_WITHIN_S = 5.0
+_TRACEBACK = "Traceback (most recent call last):"
 _BLOCK_BYTES = 32 * 1024**2
 """Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
 
@@ -38,7 +39,8 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
-        WorkersLost: there is no such cluster, or a local one does not start.
+        WorkersLost: there is no such cluster, it refuses this process, or a local one does not
+            start.
     """
     started = not ray.is_initialized()
     if started:
@@ -66,13 +68,14 @@ def connect(config: ClusterConfig) -> None:
     """Start a local cluster, unless the config or a submitted job's environment names one.
 
     Raises:
-        WorkersLost: there is no such cluster, or a local one does not start.
+        WorkersLost: there is no such cluster, it refuses this process, or a local one does not
+            start.
     """
     address = config.address or os.environ.get("RAY_ADDRESS", "local")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of the driver's own console only
     local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
-    _check_answers(address)
+    answers = _answers(address)
     try:
         ray.init(
             address=address,
@@ -81,20 +84,45 @@ def connect(config: ClusterConfig) -> None:
             **(local if address == "local" else {}),
         )
     except Exception as error:  # Ray raises just that where a node does not start
-        where = "did not start on this machine" if address == "local" else f"is not at {address}"
-        why = str(error).partition("\n")[0]
-        raise WorkersLost(f"Ray {where}: {why}") from error
+        where = f"at {address} cannot be joined" if answers else f"is not at {address}"
+        where = "did not start on this machine" if address == "local" else where
+        raise WorkersLost(f"Ray {where}: {cause(error)}") from error
 
 
-def _check_answers(address: str) -> None:
-    """Refuse an address at which nothing answers: Ray itself tries for minutes."""
+def cause(error: BaseException) -> str:
+    r"""Say on one line why Ray failed, as it is in the error and in those that it came from.
+
+    The two versions of a mismatch stand in the lines after the first; a token that was refused
+    stands in a cause alone, in the last line of a traceback.
+
+    Example:
+        >>> cause(RuntimeError("Version mismatch: the cluster has\n  Ray: 2.9.0\n"))
+        'Version mismatch: the cluster has Ray: 2.9.0'
+    """
+    told: list[str] = []
+    found: BaseException | None = error
+    while found is not None:
+        text, traceback, rest = str(found).partition(_TRACEBACK)
+        if traceback:
+            text += (rest.splitlines() or [""])[-1]
+        told.append(" ".join(text.split()))
+        found = found.__cause__
+    return ": ".join(filter(None, told))
+
+
+def _answers(address: str) -> bool:
+    """Refuse an address at which nothing answers: Ray itself tries for minutes.
+
+    False where there is no host and port to ask, as in `local` and `auto`.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():  # local, auto
-        return
+    if not host or not port.isdigit():
+        return False
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN_S).close()
     except OSError as error:
         raise WorkersLost(f"Ray is not at {address}: {error}; see cluster.address") from error
+    return True
 
 
 def _check_room(config: ClusterConfig, resources: Mapping[str, float]) -> None:

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import os
+import platform
 import re
+import socket
+import subprocess
+import sys
 import time
+import traceback
 import urllib.request
 from collections import defaultdict
 from dataclasses import replace
@@ -10,8 +16,10 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.utils import check_version_info
+from ray.exceptions import AuthenticationError
 
-from pipeline.cluster import EngineMetrics, connect
+from pipeline.cluster import EngineMetrics, cause, connect
 from pipeline.config import ClusterConfig
 from pipeline.engine.engine import EngineStats
 from pipeline.errors import WorkersLost
@@ -27,6 +35,60 @@ def test_a_cluster_that_is_not_there_ends_the_run_with_6_and_is_named(address: s
         connect(ClusterConfig(address=address))
 
     assert raised.value.exit_code == 6
+
+
+def test_a_cluster_of_another_version_names_both() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        check_version_info({"ray_version": "2.9.0", "python_version": "3.10.1"}, "node 10.0.0.7")
+
+    assert cause(raised.value) == (
+        "Version mismatch: The cluster was started with: Ray: 2.9.0 Python: 3.10.1 "
+        f"This process on node 10.0.0.7 was started with: Ray: {ray.__version__} "
+        f"Python: {platform.python_version()}"
+    )
+
+
+def test_a_cluster_that_refuses_the_token_says_so() -> None:
+    """Ray repeats the refusal as a traceback, in the cause of what it raises."""
+    refused = AuthenticationError("RPC error: InvalidAuthToken")
+    inner = "".join(traceback.format_exception(refused))
+    raised = ConnectionError("Failed to connect to Ray cluster at 10.0.0.7:6379")
+    raised.__cause__ = RuntimeError(f"Failed to connect to GCS. Last connection error: {inner}")
+
+    assert cause(raised).startswith(
+        "Failed to connect to Ray cluster at 10.0.0.7:6379: Failed to connect to GCS. Last "
+        "connection error: ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken"
+    )
+    assert "RAY_AUTH_TOKEN" in cause(raised)
+
+
+def test_a_cluster_that_answers_and_cannot_be_joined_is_not_said_to_be_absent(
+    tmp_path: Path,
+) -> None:
+    """A process of its own, as Ray reads once whether there are tokens."""
+    script = """
+import sys
+from pipeline.cluster import connect
+from pipeline.config import ClusterConfig
+from pipeline.errors import WorkersLost
+try:
+    connect(ClusterConfig(address=sys.argv[1]))
+except WorkersLost as error:
+    print(error)
+"""
+    env = os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        ended = subprocess.run(  # noqa: S603 - our own interpreter
+            [sys.executable, "-c", script, address],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=env,
+        )
+
+    assert ended.stdout.startswith(f"Ray at {address} cannot be joined: Token authentication is")
+    assert "no authentication token was found" in ended.stdout
 
 
 def test_metrics_grow_by_what_an_engine_counted_however_often_it_tells() -> None:
