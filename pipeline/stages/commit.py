@@ -19,6 +19,8 @@ from schemas.error import error_columns
 
 log = logging.getLogger(__name__)
 
+_NAMING = ["asset_id", "uri", "media_type", "sha256"]  # what a row says of its asset, read or not
+
 Shield = Callable[[], AbstractContextManager[None]]
 Assemble = Callable[[str, Iterable[Mapping[str, Any]]], list[dict[str, Any]]]
 
@@ -197,9 +199,7 @@ class Commit:
         """Close every open unit, its missing rows as errors, so that nothing is lost in silence."""
         closed: list[Unit] = []
         for opened in list(self._open.values()):
-            for asset_id in opened.wanted:
-                if not (asset := opened.asset(asset_id)).is_whole:
-                    _fill(opened.unit, asset_id, asset, attempts)
+            _fill(opened, attempts)
             self._close(self._open.pop(opened.unit.unit_id))
             closed.append(opened.unit)
         return closed
@@ -313,25 +313,32 @@ def _annotation(row: dict[str, Any], asset: _OpenAsset, model: str) -> dict[str,
     return {**row, "segment_count": asset.count, "model": answered}
 
 
-def _fill(unit: Unit, asset_id: str, asset: _OpenAsset, attempts: int) -> None:
-    """Put an error in the place of every row of an asset that did not come.
+def _fill(opened: _OpenUnit, attempts: int) -> None:
+    """Put an error in the place of every row of a unit that did not come."""
+    lost = LostInFlight(f"did not come back in {attempts} attempts")
+    for known in opened.unit.rows.select(_NAMING).to_pylist():
+        if known["asset_id"] in opened.wanted:
+            asset = opened.asset(known["asset_id"])
+            if not asset.is_whole:
+                _fill_asset(asset, known | {"unit_id": opened.unit.unit_id}, lost)
 
-    Of one that never said how many segments it has, at least the one after the last did not.
+
+def _fill_asset(asset: _OpenAsset, known: dict[str, Any], lost: LostInFlight) -> None:
+    """Do so for an asset; `known` tells of it what the manifest does.
+
+    Of one that never said how many segments it has, at least the one after the last did not come.
     """
     seen = {index for index, _ in asset.rows}
     count = asset.count if asset.count is not None else max(seen, default=-1) + 2
-    lost = LostInFlight(f"did not come back in {attempts} attempts")
     error = asset.failure or error_columns(lost)
-    known = unit.rows.select(["asset_id", "uri", "media_type", "sha256"]).to_pylist()
-    manifest_row = next(row for row in known if row["asset_id"] == asset_id)
     asset.count = count
     for index in range(count):
         for task in asset.tasks:
             asset.rows.setdefault(
                 (index, task),
                 dict.fromkeys(ANNOTATION.names)
-                | manifest_row
-                | {"unit_id": unit.unit_id, "task": task, "segment_index": index}
+                | known
+                | {"task": task, "segment_index": index}
                 | {"segment_count": count, "segment_kind": "asset", "status": "error"}
                 | {name: error[name] for name in error_columns(lost)},
             )
