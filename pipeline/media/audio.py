@@ -33,12 +33,14 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
     last may be shorter. With `audio.channels: each` every channel has windows of its own; they come
     in the order in which they end.
 
+    Of several tracks, as a film has one per language, the first is decoded.
+
     Yields:
         Pieces with `samples`, shape (n,), float32 mono in [-1, 1] of `rate_hz`, which is 8,000 for
         a recording of 8 kHz and else 16,000; `start_s` and `end_s`; and `channel` where channels
         are apart. Only the last knows `count`. Flags: on a channel's last, "truncated" (the file
         announces more than it holds); on any, "corrupt_audio" (packets in or before it could not be
-        decoded).
+        decoded); on all, "first_of_N_tracks" (the others are not given).
 
     Raises:
         DecodeError: not a recording, no sound in it, or nothing of it can be decoded.
@@ -55,7 +57,8 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
             if not cutters:
                 numbers = [None] if mixed else range(1, len(block) + 1)
                 rate_hz = recording.rate_hz
-                cutters = [_Cutter(config, number, indices, rate_hz) for number in numbers]
+                flags = _tracks(recording.num_tracks)
+                cutters = [_Cutter(config, number, indices, rate_hz, flags) for number in numbers]
             _check_hours(cutters[0].end_s + block.shape[1] / recording.rate_hz, config)
             corrupt = recording.take_corrupt()
             for cutter, samples in zip(cutters, block, strict=True):
@@ -64,6 +67,10 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
         for cutter in cutters:
             last = cutter is cutters[-1]
             yield from cutter.finish(corrupt=corrupt, truncated=recording.truncated, last=last)
+
+
+def _tracks(num_tracks: int) -> tuple[str, ...]:
+    return (f"first_of_{num_tracks}_tracks",) if num_tracks > 1 else ()
 
 
 def _check_hours(length_s: float, config: AudioConfig) -> None:
@@ -85,6 +92,7 @@ class _Cutter:
     channel: int | None
     indices: Iterator[int]
     rate_hz: int
+    flags: tuple[str, ...]
     detector: vad.SpeechDetector = field(default_factory=vad.SpeechDetector)
     doubler: vad.Doubler = field(default_factory=vad.Doubler)
     waiting: list[Samples] = field(default_factory=list)
@@ -171,7 +179,7 @@ class _Cutter:
             rate_hz=self.rate_hz,
             start_s=self.start / self.rate_hz,
             end_s=(self.start + size) / self.rate_hz,
-            flags=("truncated",) * truncated + ("corrupt_audio",) * self.corrupt,
+            flags=(*self.flags, *["truncated"] * truncated, *["corrupt_audio"] * self.corrupt),
             skip_reason=None if spoken else "no_speech",
         )
         self.samples, self.probabilities = self.samples[size:], self.probabilities[frames:]

@@ -82,6 +82,7 @@ class Recording:
     Attributes:
         declared_s: Length that the file states; None where it does not.
         rate_hz: Of the blocks; known with the first.
+        num_tracks: Of sound in the file, as a film has one per language; the first is read.
 
     Raises:
         UnsupportedMedia: the content is no recording.
@@ -111,6 +112,7 @@ class Recording:
             self._container.close()
             raise DecodeError(f"no audio stream in {media_type}, {len(content)} bytes")
         self._stream = streams[0]
+        self.num_tracks = len(streams)
         codec = _codec_name(self._stream)
         if codec is None:
             self._container.close()

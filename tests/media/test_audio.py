@@ -386,6 +386,30 @@ def test_memory_is_bounded_by_the_window() -> None:
     assert peak_bytes < 12 * 1024**2  # the whole would be 38 MB
 
 
+@pytest.mark.parametrize(("num_tracks", "flags"), [(1, ()), (3, ("first_of_3_tracks",))])
+def test_of_several_tracks_of_sound_the_first_is_read_and_every_window_says_so(
+    num_tracks: int, flags: tuple[str, ...]
+) -> None:
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as output:
+        tracks = [
+            output.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(num_tracks)
+        ]
+        for number, track in enumerate(tracks, start=1):
+            assert isinstance(track, av.audio.stream.AudioStream)
+            samples = (a_tone(hz=440 * number, s=3.0) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
+            frame.sample_rate = 16_000
+            output.mux([*track.encode(frame), *track.encode(None)])
+    config = AudioConfig(vad=False, max_window_s=2.0, min_window_s=1.0)
+
+    first, last = decode(target.getvalue(), config)
+
+    assert (first.flags, last.flags) == (flags, flags)
+    assert first.samples is not None
+    assert int(np.abs(np.fft.rfft(first.samples[:16_000])).argmax()) == 440
+
+
 def test_a_film_without_sound_is_an_error() -> None:
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as output:
