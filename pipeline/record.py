@@ -66,7 +66,7 @@ def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
     paths = sorted(store.list_files("runs"), key=lambda path: (_run_id(path), path.count("/") == 1))
     if not paths:
         raise NothingRecorded(
-            "no run is recorded there: not an output of phicorpus, or none began yet"
+            f"no run is recorded in {store}: not an output of phicorpus, or none began yet"
         )
     fields: Fields = json.loads(store.read(paths[-1]))
     values = json.loads(fields["config"])

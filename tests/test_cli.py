@@ -337,6 +337,15 @@ def test_a_report_of_what_is_no_output_is_refused_and_written_nowhere(
     assert not page.exists()
 
 
+@pytest.mark.parametrize("command", ["status", "verify", "retry"])
+def test_where_no_run_is_recorded_the_output_is_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(command, str(tmp_path / "typo")) == 2
+
+    assert f"no run is recorded in {tmp_path / 'typo'}: " in capsys.readouterr().err
+
+
 def test_with_log_json_standard_error_is_json_lines_even_where_the_command_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

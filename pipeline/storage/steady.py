@@ -47,6 +47,9 @@ class SteadyStore:
             reraise=True,
         )
 
+    def __str__(self) -> str:
+        return str(self._store)
+
     def create(self, path: str, data: bytes) -> bool:
         """See `Store.create`; True also if the file that is there holds these very bytes."""
         return self._again(lambda: self._store.create(path, data)) or self.read(path) == data

@@ -43,7 +43,7 @@ def how_to_install(uri: str) -> str:
 
 
 class Store(Protocol):
-    """A folder or prefix with "create if absent"."""
+    """A folder or prefix with "create if absent"; its `str` is its name in messages."""
 
     def create(self, path: str, data: bytes) -> bool:
         """Publish a file if it is absent.
@@ -121,6 +121,9 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def __str__(self) -> str:
+        return str(self._root)
 
     def create(self, path: str, data: bytes) -> bool:
         target = self._root / path
@@ -200,6 +203,9 @@ class ObjectStore:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._failures = (OSError, *foreign)
+
+    def __str__(self) -> str:
+        return self._filesystem.unstrip_protocol(self._root)
 
     def create(self, path: str, data: bytes) -> bool:
         target = f"{self._root}/{path}"

@@ -71,6 +71,11 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(tmp_path: Path
         list(open_store(str(tmp_path)).list_files("annotations"))
 
 
+@pytest.mark.parametrize("uri", ["/data/out", "s3://bucket/out"])
+def test_a_store_tells_its_name_as_it_was_given(uri: str) -> None:
+    assert str(open_store(uri)) == uri
+
+
 def test_reading_what_is_not_there_says_so(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         store.read("none")
