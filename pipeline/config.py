@@ -6,7 +6,7 @@ One model per section, which holds its own checks. No environment reads, no glob
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -422,6 +422,16 @@ def _suggestion(location: tuple[int | str, ...]) -> str:
             below = section.model_fields[str(part)].annotation
             if isinstance(below, type) and issubclass(below, BaseModel):
                 section = below
-    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1, cutoff=0.5)
-    known = ", ".join(section.model_fields)
-    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {known}"
+    return nearest(str(location[-1]), section.model_fields, "keys")
+
+
+def nearest(wrong: str, known: Iterable[str], kind: str) -> str:
+    """End a message about an unknown word: with the nearest known one, or with all of them.
+
+    Example:
+        >>> nearest("urll", ["uri", "task"], "columns"), nearest("x", ["uri", "task"], "columns")
+        ("; did you mean 'uri'?", '; known columns: uri, task')
+    """
+    words = list(known)
+    near = difflib.get_close_matches(wrong, words, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known {kind}: {', '.join(words)}"

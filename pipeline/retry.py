@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from pipeline import errors
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, nearest
 from pipeline.engine.backend import Backend
 from pipeline.errors import ChecksumMismatch, ConfigError, SegmentError
 from pipeline.holdings import FileKey
@@ -38,6 +38,7 @@ from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
 from pipeline.storage.store import probe
 from pipeline.unit import Share, Unit, in_waves
+from schemas import ANNOTATION
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,21 @@ class Choice:
         return all(
             fnmatch.fnmatchcase(str(row.get(name)), like) for name, like in self.where.items()
         )
+
+    def check(self, passed_through: Iterable[str]) -> None:
+        """Refuse a condition on a column that no row has: nothing would fit it, without a word.
+
+        Args:
+            passed_through: The manifest's further columns.
+
+        Raises:
+            ConfigError: an unknown column (with the nearest known one).
+        """
+        known = [*ANNOTATION.names, "task", *passed_through]
+        for name in self.where:
+            if name not in known:
+                why = nearest(name, known, "columns")
+                raise ConfigError(f"--where: unknown column {name!r}{why}")
 
 
 def choose(kinds: str, where: Iterable[str] = ()) -> Choice:
@@ -286,9 +302,11 @@ def retry(
     bytes by now: name its new `sha256` or `etag` in the manifest, and `annotate` answers all of it.
 
     Raises:
-        As `annotate`.
+        As `annotate`, and
+        ConfigError: `choice` names a column that there is not.
     """
     job = prepare(config, backend)
+    choice.check(job.manifest.passed_through.names)
     started = datetime.now(UTC)
     run_id = name_run(config, started)
     publisher = RoundPublisher(job, run_id)

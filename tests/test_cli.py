@@ -337,6 +337,25 @@ def test_a_report_of_what_is_no_output_is_refused_and_written_nowhere(
     assert not page.exists()
 
 
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("urll=/a*", "--where: unknown column 'urll'; did you mean 'uri'?"),
+        ("ownr=me", "--where: unknown column 'ownr'; did you mean 'owner'?"),
+        ("xyzzy=1", "--where: unknown column 'xyzzy'; known columns: asset_id, uri, "),
+    ],
+)
+def test_a_retry_of_rows_by_a_column_that_there_is_not_ends_with_2(
+    condition: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "deck.pdf", "owner": "me"}])
+    job = a_job(tmp_path, model="tiny", tasks={"native": {}})
+
+    assert exit_code("retry", str(job), "--where", condition) == 2
+
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["status", "verify", "retry"])
 def test_where_no_run_is_recorded_the_output_is_named(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -229,6 +229,14 @@ def test_an_output_without_errors_has_nothing_to_retry(tmp_path: Path) -> None:
     assert again(config).status == "nothing_to_do"
 
 
+def test_rows_are_chosen_by_any_column_that_they_have(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "a.png", "owner": "me"}])
+    config = a_config(tmp_path, tasks=["ocr"])
+
+    for condition in ("uri=*", "task=ocr", "error_message=*", "round=0", "owner=me"):
+        assert again(config, "all", condition).status == "nothing_to_do"
+
+
 @pytest.mark.parametrize(("kinds", "where"), [("singing", []), ("", []), ("all", ["uri"])])
 def test_a_choice_that_is_none_is_refused(kinds: str, where: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"--(errors|where)"):
