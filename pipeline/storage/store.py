@@ -5,6 +5,7 @@ That one operation, `create`, is the commit protocol. No rename, no delete, no l
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from pipeline.storage.faults import foreign_errors, says_exists, translated
 from pipeline.storage.steady import SteadyStore
 
 _TEMPORARY = ".tmp-"
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}  # link(2), and FUSE
 _ONE_SLASH = re.compile(r"^(?!file:)([a-z0-9]{2,}):/(?!/)(.*)")
 _EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 
@@ -135,7 +137,7 @@ class LocalStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.link(temporary, target)
+                self._publish(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
@@ -146,6 +148,25 @@ class LocalStore:
         except OSError as error:
             raise translated(error, f"write {target}") from error
         return True
+
+    def _publish(self, temporary: Path, target: Path) -> None:
+        """Give a whole file its name: of what every disk offers, only a link refuses a name taken.
+
+        Writing under the name itself would leave half a file there after a crash.
+        """
+        try:
+            self._link(temporary, target)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise StoreError(
+                    f"cannot write {target}: its file system has no hard links ({error.strerror}), "
+                    "without which no file appears whole and only if absent. Use ext4, XFS, APFS "
+                    "or NFS, or an object store; exFAT and some FUSE mounts will not do"
+                ) from error
+            raise
+
+    def _link(self, temporary: Path, target: Path) -> None:
+        os.link(temporary, target)
 
     def read(self, path: str) -> bytes:
         try:

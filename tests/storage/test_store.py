@@ -1,3 +1,5 @@
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.storage.steady import SteadyStore
 from pipeline.storage.store import LocalStore, Store, open_store, probe
 from tests.storage.server import s3_options
 
@@ -50,6 +53,34 @@ def test_the_probe_refuses_a_store_that_overwrites(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="create if absent"):
         probe(Overwriting(tmp_path))
+
+
+class WithoutLinks(LocalStore):
+    """A disk whose file system has no hard links, as exFAT and some of FUSE have none."""
+
+    def __init__(self, root: Path, number: int) -> None:
+        super().__init__(root)
+        self.number = number
+        self.num_links = 0
+
+    def _link(self, temporary: Path, target: Path) -> None:
+        self.num_links += 1
+        raise OSError(self.number, os.strerror(self.number), str(temporary), None, str(target))
+
+
+@pytest.mark.parametrize("name", ["EPERM", "EOPNOTSUPP", "ENOTSUP", "ENOSYS"])
+def test_a_file_system_without_hard_links_is_refused_at_once_with_cause_and_remedy(
+    name: str, tmp_path: Path
+) -> None:
+    disk = WithoutLinks(tmp_path, getattr(errno, name))
+
+    with pytest.raises(StoreError, match=r"no hard links .* Use ext4, .* or an object store") as no:
+        probe(SteadyStore(disk, first_wait_s=0.001))
+
+    assert type(no.value) is StoreError
+    assert disk.num_links == 1
+    assert str(tmp_path) in str(no.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_the_listing_gives_published_files_only(store: Store) -> None:
