@@ -1,4 +1,3 @@
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -164,21 +163,6 @@ def test_what_never_comes_ends_as_an_error_row(tmp_path: Path) -> None:
         ("b", "ocr", 0, "ok"),
     ]
     assert rows[1]["error_type"] == "LostInFlight"
-
-
-def test_a_unit_that_never_comes_is_closed_in_time_that_grows_with_its_assets_alone(
-    tmp_path: Path,
-) -> None:
-    def closing_s(num_assets: int) -> float:
-        commit = a_commit(tmp_path / str(num_assets))
-        commit.expect(a_unit({f"asset{i}": ("ocr",) for i in range(num_assets)}))
-        started = time.process_time()
-        commit.give_up(attempts=3)
-        return time.process_time() - started
-
-    few_s = min(closing_s(128 + i) for i in range(3))
-
-    assert closing_s(4096) < 100 * few_s  # 32 times as many
 
 
 def test_a_recording_that_never_says_how_many_windows_it_has_ends_as_an_error(
