@@ -144,7 +144,8 @@ class ContinuousEngine:
 
     def _take_messages(self) -> None:
         with contextlib.suppress(queue.Empty):
-            message = self._inbox.get(timeout=_POLL_S if self._running else None)
+            is_busy = self._running or self._encoder.is_busy
+            message = self._inbox.get(timeout=_POLL_S if is_busy else None)
             while True:
                 message()
                 message = self._inbox.get_nowait()
@@ -189,12 +190,14 @@ class ContinuousEngine:
             action()
 
     def _check_loop(self) -> None:
-        """Replace a loop that died; give up on one that hangs."""
+        """Replace a loop that died; give up on one that hangs, and on an encoder that does."""
         if self._loop_failed or (self._running and not self._loop.is_alive):
             self._recover()
         silent_s = self._pulse.silent_s(self._embedding.num_tokens, busy=bool(self._running))
         if silent_s > self._longest_pass_s:
             self._stop(f"the decoder hangs: no step in {self._longest_pass_s:g} s")
+        if self._encoder.silent_s() > self._longest_pass_s:
+            self._stop(f"the encoder hangs: no batch of media in {self._longest_pass_s:g} s")
 
     def _recover(self) -> None:
         """Replace the dead loop, and run again what it had."""

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.engine.busy import BusyTime
 from pipeline.engine.features import Features
+from pipeline.engine.recovery import Pulse
 from pipeline.models.model import Canvas, Slot
 
 _CROP_PIXELS = 448 * 448  # of CLIP's 336 and SigLIP's 448 the larger; a canvas is cut into such
@@ -52,12 +53,26 @@ class EncoderThread:
         self._busy = busy
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._left: Work | None = None
+        self._pulse = Pulse()
+        self._num_put = 0  # written by who puts; the next two by the thread
+        self._num_done = 0
+        self._num_moves = 0  # batches begun and ended
         self._thread = threading.Thread(target=self._run, name="phicorpus-encode", daemon=True)
         self._thread.start()
 
     def put(self, slot: Slot, features: Features) -> None:
         """Queue a slot, whose rows go to the place that `features` names."""
+        self._num_put += 1
         self._queue.put((slot, features))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a slot that it has not answered."""
+        return self._num_done < self._num_put
+
+    def silent_s(self) -> float:
+        """Seconds since a batch last began or ended, or nothing was to do; asked now and then."""
+        return self._pulse.silent_s(self._num_moves, busy=self.is_busy)
 
     def close(self, *, timeout_s: float) -> bool:
         """End the thread after the batch under way; False if it does not end in time."""
@@ -77,6 +92,7 @@ class EncoderThread:
         else:  # find who is to blame
             errors = [self._try([work]) for work in works]
         for (_, features), error in zip(works, errors, strict=True):
+            self._num_done += 1
             self._done(features, error)
 
     def _next_batch(self) -> list[Work]:
@@ -101,6 +117,7 @@ class EncoderThread:
 
     def _try(self, works: Sequence[Work]) -> Exception | None:
         """Encode works together; say what went wrong."""
+        self._num_moves += 1
         try:
             with self._busy:
                 with torch.no_grad():
@@ -111,6 +128,8 @@ class EncoderThread:
         except Exception as error:  # noqa: BLE001 an encoder may raise anything: its requests fail
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
             return error
+        finally:
+            self._num_moves += 1
         return None
 
 

@@ -29,6 +29,8 @@ from tests.engine.builders import (
     engine_threads,
     reference,
 )
+from tests.engine.test_callers import Gated
+from tests.engine.test_contract import SlowEyes
 
 Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
 
@@ -206,6 +208,47 @@ def test_a_decoder_that_hangs_is_given_up() -> None:
 
     assert isinstance(reply, EngineDied)
     assert "hangs" in str(reply)
+
+
+def test_an_encoder_that_hangs_is_given_up() -> None:
+    model = Gated()
+    engine = ContinuousEngine(model, a_config(deadline_s=1), min_hang_s=0.1)
+
+    complete(engine, [a_request("nothing to see", new=2)])
+    replies = ask(engine, [a_request(an_image("a"), "q"), a_request(an_image("b"), "q")])
+    model.may_go_on.set()
+    engine.close()
+
+    assert [type(reply) for reply in replies] == [EngineDied] * 2
+    assert "the encoder hangs: no batch of media in 1 s" in str(replies[0])
+
+
+def test_an_encoder_that_hangs_is_given_up_though_the_decoder_goes_on() -> None:
+    model = Gated()
+    engine = ContinuousEngine(model, a_config(deadline_s=1), min_hang_s=0.1)
+
+    async def run() -> Completion | BaseException:
+        seeing = asyncio.create_task(engine.submit(a_request(an_image("a"), "q")))
+        while not seeing.done():
+            await asyncio.gather(engine.submit(a_request("q")), return_exceptions=True)
+        return (await asyncio.gather(seeing, return_exceptions=True))[0]
+
+    reply = asyncio.run(run())
+    model.may_go_on.set()
+    engine.close()
+
+    assert isinstance(reply, EngineDied)
+    assert "the encoder hangs" in str(reply)
+
+
+def test_many_media_that_take_longer_together_than_one_may_are_no_hang() -> None:
+    config = a_config(deadline_s=1).model_copy(update={"encode_batch": 1})
+    engine = ContinuousEngine(SlowEyes(), config, min_hang_s=0.1)
+
+    completions = complete(engine, [a_request(an_image(f"{n}"), new=1) for n in range(7)])
+    engine.close()
+
+    assert len(completions) == 7
 
 
 def test_a_pass_that_takes_longer_than_an_answer_may_is_no_hang(start: Start) -> None:

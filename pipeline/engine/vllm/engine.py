@@ -218,10 +218,12 @@ class VllmEngine:
                 stats.prefill_tokens += job.num_tokens - cached_tokens
 
     def _watch(self) -> None:
-        """Look now and then whether vLLM hangs: no step of any request, though some run."""
+        """Look now and then whether vLLM hangs, with no step of any request, or the encoder."""
         longest_s = max(self._config.deadline_s, MIN_HANG_S)
         if self._pulse.silent_s(self._num_steps, busy=self._following > 0) > longest_s:
             self._die(f"vLLM hangs: no token in {longest_s:g} s")
+        if self._encoder.silent_s() > longest_s:
+            self._die(f"the encoder hangs: no batch of media in {longest_s:g} s")
         if not self._callers.has_ended:
             self._loop.call_later(_WATCH_S, self._watch)
 
