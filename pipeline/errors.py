@@ -189,6 +189,10 @@ class InferError(SegmentError):
     retryable = True
 
 
+class Cancelled(InferError):
+    """The request was ended by `Engine.cancel`: what it has is no answer."""
+
+
 class AnswerError(SegmentError):
     """The model's answer is not what the task asks for, and could not be repaired."""
 

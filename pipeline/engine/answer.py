@@ -88,7 +88,6 @@ class Answer:
 
     def _verdict(self, elapsed_s: float) -> FinishReason | None:
         if self._cancelled:
-            self.failure = "cancelled"
             return "cancelled"
         verdict = self._guard.check(self.token_ids)
         if verdict is not None:

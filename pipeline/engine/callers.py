@@ -60,19 +60,33 @@ class Callers:
             leave(job)
             raise
 
+    def cancel(self, request_id: str, end: Callable[[Job], None]) -> bool:
+        """Have all requests of an id ended; see `Engine.cancel`.
+
+        Args:
+            request_id: Of any number of requests.
+            end: Called for each that is open; may come before its `arrive`. The job tells it too.
+        """
+        with self._lock:
+            jobs = [job for job in self._open if job.request.request_id == request_id]
+            for job in jobs:
+                job.is_cancelled = True
+        for job in jobs:
+            end(job)
+        return bool(jobs)
+
     def complete(self, job: Job) -> None:
-        """Answer a job whose answer is over, with that or with why there is none."""
-        answer, name = job.answer, job.request.request_id
-        if answer is None or (answer.reason is None and answer.failure is None):
-            self.fail(job, InferError(f"{name}: the engine ended it early"))
+        """Answer a job that is over or cancelled, with what it has or with why there is nothing."""
+        failure = _failure(job)
+        if failure is not None:
+            self.fail(job, InferError(f"{job.request.request_id}: {failure}"))
             return
-        if answer.failure is not None:
-            self.fail(job, InferError(f"{name}: {answer.failure}"))
-            return
-        completion = answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
+        completion = _completion(job)
         with self._lock:
             if not self._close(job):
                 return
+            if job.is_cancelled:  # though it may just have ended by itself: `cancel` said so
+                completion = replace(completion, finish_reason="cancelled")
             self._stats.num_completed += 1
             self._stats.prompt_tokens += job.num_tokens
             self._stats.completion_tokens += len(completion.token_ids)
@@ -121,3 +135,26 @@ class Callers:
             return False
         self._open.discard(job)
         return True
+
+
+def _failure(job: Job) -> str | None:
+    """Say why a job gets no completion, if it gets none."""
+    answer = job.answer
+    if answer is not None and answer.failure is not None:
+        return answer.failure
+    if job.is_cancelled or (answer is not None and answer.reason not in (None, "cancelled")):
+        return None
+    return "cancelled" if job.future.done() else "the engine ended it early"
+
+
+def _completion(job: Job) -> Completion:
+    if job.answer is not None:
+        return job.answer.completion(prompt_tokens=job.num_tokens, regime=job.regime)
+    return Completion(
+        text="",
+        token_ids=(),
+        prompt_tokens=job.num_tokens,
+        finish_reason="cancelled",
+        mean_logprob=None,
+        regime=job.regime,
+    )

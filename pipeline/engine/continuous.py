@@ -116,6 +116,10 @@ class ContinuousEngine:
         """Answer one request; see `Engine.submit`. From any event loop, of any thread."""
         return await self._lobby.submit(request)
 
+    def cancel(self, request_id: str) -> bool:
+        """End requests with what they have; see `Engine.cancel`."""
+        return self._lobby.cancel(request_id)
+
     def stats(self) -> EngineStats:
         """Counters and gauges."""
         stats = self._callers.stats()
@@ -218,8 +222,8 @@ class ContinuousEngine:
         waiting = self._lobby.admission
         for job in reversed(self._running.values()):
             waiting.release(job)
-            if job.future.done():
-                self._lobby.fail(job, "cancelled")
+            if job.is_unwanted:
+                self._lobby.drop(job)
             elif verdict == "smaller":
                 job.attempts -= 1  # no fault of its own
                 waiting.add_first(job)

@@ -64,7 +64,8 @@ class Completion:
         text: Without special tokens and stop texts.
         token_ids: As generated, the stop id excluded.
         prompt_tokens: Ids and feature rows of the prompt.
-        finish_reason: "loop" and "deadline" are the guard's; the text is what was there by then.
+        finish_reason: "loop" and "deadline" are the guard's, "cancelled" is `Engine.cancel`'s; the
+            text is what was there by then.
         mean_logprob: Mean of ln p of the generated tokens; None if none was generated.
         regime: The LongRoPE factors that the whole request was run with.
     """
@@ -120,6 +121,18 @@ class Engine(Protocol):
             RequestRefused: the request cannot be run by this model; nothing else is hurt.
             InferError: this request failed; nothing else is hurt.
             EngineDied: the engine is lost with all it had.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> bool:
+        """End all requests of an id with what they have; from any thread.
+
+        Their `submit` returns a completion that ends by "cancelled", or raises. It returns at once
+        where a request waits or its media are encoded, else at its next token, which is part of
+        the answer. Nobody else's answer changes.
+
+        Returns:
+            Whether there were any. Ids that are unknown or answered already do nothing.
         """
         ...
 

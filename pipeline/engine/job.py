@@ -29,6 +29,7 @@ class Job:
         missing: Of these, what is not encoded yet.
         attempts: Times it was given to the decoder.
         answer: Of the attempt under way.
+        is_cancelled: Its end was asked for by its id: its caller waits for what it has.
     """
 
     request: Request
@@ -42,6 +43,12 @@ class Job:
     missing: set[Features] = field(default_factory=set)
     attempts: int = 0
     answer: Answer | None = None
+    is_cancelled: bool = False
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody wants more of its answer: cancelled, left by its caller, or answered."""
+        return self.is_cancelled or self.future.done()
 
     @property
     def slots(self) -> list[Slot]:

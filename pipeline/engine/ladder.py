@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.config import RetryConfig
 from pipeline.engine.engine import Completion, Engine, Request
-from pipeline.errors import AnswerError, SegmentError
+from pipeline.errors import AnswerError, Cancelled, SegmentError
 from pipeline.tasks.question import Question
 from pipeline.tasks.task import Answer
 
@@ -37,6 +37,7 @@ async def ask(engine: Engine, request: Request, question: Question) -> Reply:
 
     Raises:
         AnswerError: the task could read none of the answers; the first one's.
+        Cancelled: one of the requests was, whatever the others gave: their best might have come.
         SegmentError: the first request failed.
     """
     found: list[tuple[int, int, Completion, Answer]] = []
@@ -45,8 +46,10 @@ async def ask(engine: Engine, request: Request, question: Question) -> Reply:
     for attempt in _attempts(request, question.retry):
         attempts += 1
         try:
-            completion = await engine.submit(attempt)
+            completion = await _completion(engine, attempt)
             answer = question.task.parse(completion.text)
+        except Cancelled:
+            raise
         except SegmentError as error:
             failure = failure or error
             if not isinstance(error, AnswerError):
@@ -60,6 +63,14 @@ async def ask(engine: Engine, request: Request, question: Question) -> Reply:
         raise failure or AnswerError(f"{request.request_id}: not asked")
     badness, _, completion, answer = min(found, key=lambda one: one[:2])
     return Reply(completion=completion, answer=answer, attempts=attempts, is_degenerate=badness > 0)
+
+
+async def _completion(engine: Engine, request: Request) -> Completion:
+    completion = await engine.submit(request)
+    if completion.finish_reason == "cancelled":
+        count, most = len(completion.token_ids), request.max_new_tokens
+        raise Cancelled(f"{request.request_id}: cancelled after {count} of at most {most} tokens")
+    return completion
 
 
 def _attempts(request: Request, retry: RetryConfig) -> Iterator[Request]:

@@ -19,7 +19,7 @@ TURN_FACTOR = 2  # times an engine's `max_requests` may overtake the other regim
 class Lobby:
     """What stands before a decoder that answers many requests at once.
 
-    Held by one thread, the engine's coordinator; only `submit` is for any.
+    Held by one thread, the engine's coordinator; only `submit` and `cancel` are for any.
 
     Args:
         callers: Who is answered.
@@ -48,6 +48,12 @@ class Lobby:
             leave=lambda job: self._post(partial(self._on_cancel, job)),
         )
 
+    def cancel(self, request_id: str) -> bool:
+        """End requests with what they have; see `Engine.cancel`. From any thread."""
+        return self._callers.cancel(
+            request_id, end=lambda job: self._post(partial(self._on_cancel, job))
+        )
+
     def on_encoded(self, features: Features, error: Exception | None) -> None:
         """A medium is encoded, or could not be."""
         for job in self._intake.on_encoded(features, failed=error is not None):
@@ -74,6 +80,12 @@ class Lobby:
         self._publish()
         self._callers.complete(job)
 
+    def drop(self, job: Job) -> None:
+        """Answer an unwanted request that is nowhere any more with what it has."""
+        self._intake.release(job)
+        self._publish()
+        self._callers.complete(job)
+
     def fail(self, job: Job, why: str) -> None:
         """Answer a request that is nowhere any more with an error."""
         self._intake.release(job)
@@ -81,7 +93,9 @@ class Lobby:
         self._callers.fail(job, InferError(f"{job.request.request_id}: {why}"))
 
     def _on_arrival(self, job: Job) -> None:
-        if job.slots:
+        if job.is_unwanted:
+            self.drop(job)
+        elif job.slots:
             self._intake.add(job)
         else:
             self.admission.add(job)
@@ -91,7 +105,7 @@ class Lobby:
             if job.answer is not None:
                 job.answer.cancel()  # ends at its next token
         elif self._intake.remove(job) or self.admission.remove(job):
-            self.fail(job, "cancelled")
+            self.drop(job)
 
     def _publish(self) -> None:
         if self._callers.has_ended:

@@ -145,7 +145,7 @@ class Reception:
             decode=self._decode,
             deadline_s=self._deadline_s,
         )
-        if job.future.done():  # its caller left before there was an answer to cancel
+        if job.is_unwanted:  # since before there was an answer to cancel
             job.answer.cancel()
         return Attempt(job.answer, self._chooser(request), on_first)
 

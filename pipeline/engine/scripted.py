@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +46,7 @@ class Script:
         die_when: Raise EngineDied, now and at every later submit.
         exit_when: End the process at once, with `exit_code`.
         kill_when: End the process with SIGKILL.
-        hang_when: Never answer; cancelling and closing still work.
+        hang_when: Never answer; cancelling, which gives no word then, and closing still work.
         exit_code: Of `exit_when`.
         strikes_path: A folder that counts disasters (die, exit, kill, hang) over processes; None:
             they strike each time.
@@ -68,6 +70,8 @@ class Script:
 class ScriptedEngine:
     """The `Engine` protocol by rule.
 
+    A cancelled request has as much of its answer as of its delay has passed.
+
     Example:
         >>> from pipeline.models.model import Turn
         >>> engine = ScriptedEngine(Script(answer={"caption": "a cat", "": "nothing"}))
@@ -85,6 +89,7 @@ class ScriptedEngine:
         self._stats = EngineStats()
         self._busy = BusyTime()  # while it answers, which is when it waits
         self._lock = threading.Lock()
+        self._open: dict[Future[None], str] = {}  # done where the request of that id is cancelled
         self._dead = False
         self._closed = False
         self._media: set[str] = set()
@@ -94,15 +99,32 @@ class ScriptedEngine:
         if self._dead or self._closed:
             raise EngineDied("the scripted engine is closed" if self._closed else "by the script")
         self._count(num_requests=1, num_running=1)
+        cancelled = Future[None]()
+        with self._lock:
+            self._open[cancelled] = request.request_id
         try:
             with self._busy:
-                completion = await self._answer(request)
+                completion = await self._answer(request, cancelled)
         except BaseException:
             self._count(num_failed=1, num_running=-1)
             raise
+        finally:
+            with self._lock:
+                del self._open[cancelled]
+        if cancelled.done():  # though it may just have ended by itself: `cancel` said so
+            completion = replace(completion, finish_reason="cancelled")
         self._count(num_completed=1, num_running=-1)
         self._count_tokens(request, completion)
         return completion
+
+    def cancel(self, request_id: str) -> bool:
+        """End requests with what they have; see `Engine.cancel`."""
+        with self._lock:
+            found = [one for one, name in self._open.items() if name == request_id]
+            for one in found:
+                if not one.done():
+                    one.set_result(None)
+        return bool(found)
 
     def stats(self) -> EngineStats:
         """Counters and gauges."""
@@ -119,19 +141,20 @@ class ScriptedEngine:
         """Refuse what comes; requests that hang end with EngineDied."""
         self._closed = True
 
-    async def _answer(self, request: Request) -> Completion:
+    async def _answer(self, request: Request, cancelled: Future[None]) -> Completion:
         script = self._script
-        await self._strike(request)
+        await self._strike(request, cancelled)
         delay_s = script.delay_s + script.delay_spread_s * _fraction(request)
-        if delay_s > 0:
-            await asyncio.sleep(delay_s)
+        share = await _wait(delay_s, cancelled)
+        if share < 1:
+            return _part(_completion(request, _text(script.answer, request)), share)
         if _matches(script.refuse_when, request):
             raise RequestRefused(f"{request.request_id}: refused by the script")
         if _matches(script.fail_when, request):
             raise InferError(f"{request.request_id}: failed by the script")
         return _completion(request, _text(script.answer, request))
 
-    async def _strike(self, request: Request) -> None:
+    async def _strike(self, request: Request, cancelled: Future[None]) -> None:
         script = self._script
         if _matches(script.exit_when, request) and self._may_strike(request, "exit"):
             os._exit(script.exit_code)
@@ -143,6 +166,8 @@ class ScriptedEngine:
         if _matches(script.hang_when, request) and self._may_strike(request, "hang"):
             while not self._closed:
                 await asyncio.sleep(_HANG_POLL_S)
+                if cancelled.done():
+                    return
             raise EngineDied(f"{request.request_id}: closed while it hung")
 
     def _may_strike(self, request: Request, kind: str) -> bool:
@@ -233,10 +258,20 @@ def _text(answer: Answer | None, request: Request) -> str:
     return answer(request)
 
 
+async def _wait(delay_s: float, cancelled: Future[None]) -> float:
+    """Wait, though not for who is cancelled; the share of the delay that has passed."""
+    if cancelled.done():
+        return 0.0
+    if delay_s <= 0:
+        return 1.0
+    began = time.monotonic()
+    done, _ = await asyncio.wait([asyncio.wrap_future(cancelled)], timeout=delay_s)
+    return min(1.0, (time.monotonic() - began) / delay_s) if done else 1.0
+
+
 def _completion(request: Request, text: str) -> Completion:
     cuts = [text.index(stop) for stop in request.stop if stop and stop in text]
-    text = text[: min(cuts)] if cuts else text
-    words = re.findall(r"\s*\S+|\s+$", text)
+    words = _words(text[: min(cuts)] if cuts else text)
     reason: FinishReason = "stop"
     if len(words) > request.max_new_tokens:
         words, reason = words[: request.max_new_tokens], "length"
@@ -251,3 +286,19 @@ def _completion(request: Request, text: str) -> Completion:
         mean_logprob=_LOGPROB if words else None,
         regime="short",
     )
+
+
+def _part(completion: Completion, share: float) -> Completion:
+    """Cut an answer to a share of its words."""
+    num_words = int(share * len(completion.token_ids))
+    return replace(
+        completion,
+        text="".join(_words(completion.text)[:num_words]),
+        token_ids=completion.token_ids[:num_words],
+        finish_reason="cancelled",
+        mean_logprob=_LOGPROB if num_words else None,
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s*\S+|\s+$", text)

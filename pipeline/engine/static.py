@@ -59,7 +59,7 @@ class StaticEngine:
         model.decoder.generation_config = GenerationConfig(pad_token_id=0)  # nothing hidden in it
         self._callers = Callers(self._reception, EngineStats())
         self._busy = BusyTime()
-        self._changed = threading.Condition()  # guards the next three
+        self._changed = threading.Condition()  # guards the next three, and that answers begin
         self._waiting: deque[Job] = deque()
         self._running: set[Job] = set()
         self._closing = False
@@ -70,6 +70,10 @@ class StaticEngine:
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`."""
         return await self._callers.submit(request, self._on_arrival, _cancel)
+
+    def cancel(self, request_id: str) -> bool:
+        """End requests with what they have; see `Engine.cancel`."""
+        return self._callers.cancel(request_id, self._on_cancel)
 
     def stats(self) -> EngineStats:
         """Counters and gauges."""
@@ -92,6 +96,16 @@ class StaticEngine:
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
+
+    def _on_cancel(self, job: Job) -> None:
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+            if job.answer is None:  # waits, or is encoded
+                self._running.discard(job)
+                self._callers.complete(job)
+            else:
+                job.answer.cancel()
 
     def _end_soon(self) -> None:
         with self._changed:
@@ -127,8 +141,8 @@ class StaticEngine:
             job = self._waiting.popleft()
             length = max(longest, job.pages * self._config.page_size)
             fits = length * (len(jobs) + 1) <= self._config.kv_cache_tokens
-            if job.future.done():
-                self._callers.fail(job, InferError("cancelled"))
+            if job.is_unwanted:
+                self._callers.complete(job)
             elif jobs and (job.regime != jobs[0].regime or not fits):
                 later.append(job)
             else:
@@ -159,17 +173,20 @@ class StaticEngine:
 
     def _try(self, jobs: Sequence[Job]) -> Exception | None:
         """Run a batch; say what went wrong."""
+        jobs = [job for job in jobs if not job.is_unwanted]
+        if not jobs:
+            return None
         try:
             if self._model.regime_length:
                 self._model.set_regime(jobs[0].regime)
             with self._busy:
                 rows = self._encode(jobs)
-                self._generate(jobs, rows)
+                answered = self._generate(jobs, rows)
         except Exception as error:  # noqa: BLE001 encoder and decoder may raise anything
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
             return error
         with self._callers.counting() as stats:
-            stats.prefill_tokens += sum(job.num_tokens for job in jobs)
+            stats.prefill_tokens += sum(job.num_tokens for job in answered)
             stats.media_encoded += len(rows)
             stats.media_reused += sum(len(job.slots) for job in jobs) - len(rows)
         return None
@@ -187,7 +204,13 @@ class StaticEngine:
         return rows
 
     @torch.no_grad()
-    def _generate(self, jobs: Sequence[Job], rows: Rows) -> None:
+    def _generate(self, jobs: Sequence[Job], rows: Rows) -> list[Job]:
+        """Answer those who still want it, and give them."""
+        with self._changed:
+            jobs = [job for job in jobs if not job.is_unwanted]
+            attempts = [self._reception.attempt(job) for job in jobs]
+        if not jobs:
+            return []
         decoder = cast("Any", self._model.decoder)  # its stubs do not know `generate`
         prompts = [self._embed(job, rows) for job in jobs]
         longest = max(job.num_tokens for job in jobs)
@@ -196,7 +219,7 @@ class StaticEngine:
         for row, prompt in enumerate(prompts):
             embedded[row, longest - prompt.shape[0] :] = prompt
             mask[row, longest - prompt.shape[0] :] = 1
-        watch = _Watch(self._steering, [self._reception.attempt(job) for job in jobs])
+        watch = _Watch(self._steering, attempts)
         decoder.generate(
             inputs_embeds=embedded,
             attention_mask=mask,
@@ -208,6 +231,7 @@ class StaticEngine:
             logits_processor=LogitsProcessorList([watch.steer]),
             stopping_criteria=StoppingCriteriaList([watch.stop]),
         )
+        return jobs
 
     def _embed(self, job: Job, rows: Rows) -> torch.Tensor:
         """The prompt's embeddings, shape (tokens, hidden)."""

@@ -8,7 +8,7 @@ from pipeline.engine import ladder
 from pipeline.engine.capabilities import Capabilities
 from pipeline.engine.engine import Completion, EngineStats, FinishReason, Request
 from pipeline.engine.ladder import Reply
-from pipeline.errors import AnswerError, InferError
+from pipeline.errors import AnswerError, Cancelled, InferError
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import Question, questions
 from pipeline.tasks.task import Answer, Task
@@ -36,6 +36,9 @@ class Answers:
             text=text, token_ids=tuple(text.encode()), prompt_tokens=1, finish_reason=reason,
             mean_logprob=-1.0, regime="short",
         )  # fmt: skip
+
+    def cancel(self, request_id: str) -> bool:
+        return request_id in {request.request_id for request in self.asked}
 
     def stats(self) -> EngineStats:
         return EngineStats()
@@ -124,6 +127,19 @@ def test_a_request_that_fails_at_once_is_not_repeated() -> None:
         ask(engine, a_question())
 
     assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["caption", "number"])
+def test_a_cancelled_request_is_not_asked_again_whatever_is_there(name: str) -> None:
+    engine = Answers(("1", "loop"), ("seven", "cancelled"), ("7", "stop"))
+    at_once = Answers(("", "cancelled"), ("7", "stop"))
+
+    with pytest.raises(Cancelled, match="request 1: cancelled after 5 of at most 12 tokens"):
+        ask(engine, a_question(name))
+    with pytest.raises(Cancelled, match="after 0"):
+        ask(at_once, a_question(name))
+
+    assert (len(engine.asked), len(at_once.asked)) == (2, 1)
 
 
 def test_retries_can_be_switched_off() -> None:

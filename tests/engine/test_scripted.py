@@ -101,6 +101,31 @@ def test_a_hanging_request_ends_when_the_engine_is_closed() -> None:
         asyncio.run(hang())
 
 
+def test_a_cancelled_request_ends_with_as_many_words_as_its_delay_had_time_for() -> None:
+    whole = " ".join(f"word{number}" for number in range(16))
+    engine = load_scripted(Script(answer=whole, delay_s=1.0, hang_when=("hang",)))
+
+    async def cancel() -> list[Completion]:
+        questions = [a_question("slow"), a_question("slow"), a_question("hang")]
+        tasks = [asyncio.create_task(engine.submit(question)) for question in questions]
+        await asyncio.sleep(0.3)
+        assert not engine.cancel("unknown")
+        assert all([await asyncio.to_thread(engine.cancel, name) for name in ("slow", "hang")])
+        return await asyncio.gather(*tasks)
+
+    *parts, nothing = asyncio.run(cancel())
+
+    for part in parts:
+        assert 0 < len(part.token_ids) < 16
+        assert whole.startswith(part.text)
+        assert len(part.text.split()) == len(part.token_ids)
+    assert (nothing.text, nothing.token_ids, nothing.mean_logprob) == ("", (), None)
+    assert {part.finish_reason for part in (*parts, nothing)} == {"cancelled"}
+    assert not engine.cancel("slow")
+    stats = engine.stats()
+    assert (stats.num_completed, stats.num_failed, stats.num_running) == (3, 0, 0)
+
+
 def test_stats_add_up() -> None:
     engine = load_scripted(Script(fail_when=("bad",), delay_spread_s=0.01))
 

@@ -137,6 +137,28 @@ def test_an_empty_answer_is_flagged_and_the_segments_own_flags_stay() -> None:
     assert row["flags"] == ["animation", "empty"]
 
 
+def test_a_cancelled_request_is_a_named_error_row_and_hurts_no_other() -> None:
+    engine = ScriptedEngine(Script(answer="words", hang_when=("slow",)))
+    rows = segments(a_segment(), a_segment(segment_index=1, asset_id="slow", sha256="slow"))
+
+    async def collect() -> list[pa.Table]:
+        return [table async for table in Infer(lambda: engine, ASKED)(rows)]
+
+    async def run() -> list[pa.Table]:
+        collecting = asyncio.create_task(collect())
+        while not engine.cancel("slow/1/ocr"):
+            await asyncio.sleep(0.01)
+        return await collecting
+
+    replies = pa.concat_tables(asyncio.run(run())).to_pylist()
+    fine, cancelled = sorted(replies, key=lambda row: row["segment_index"])
+
+    assert (fine["status"], fine["text"]) == ("ok", "words")
+    assert (cancelled["status"], cancelled["text"]) == ("error", None)
+    assert (cancelled["error_stage"], cancelled["error_type"]) == ("infer", "Cancelled")
+    assert "slow/1/ocr: cancelled after 0 of at most" in cancelled["error_message"]
+
+
 def test_a_dead_engine_ends_the_stage() -> None:
     with pytest.raises(EngineDied):
         answered(a_segment(), die_when=("",))

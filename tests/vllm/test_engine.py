@@ -212,6 +212,35 @@ def test_cancelled_requests_make_room_and_hurt_nobody(
     assert stats.num_requests == stats.num_completed + stats.num_failed
 
 
+def test_requests_cancelled_by_their_ids_end_with_the_beginning_of_their_answers(
+    engine: VllmEngine, static: StaticEngine
+) -> None:
+    media = [(an_image(f"{index % 5}"),) if index % 3 == 0 else () for index in range(48)]
+    requests = [
+        a_request(*medium, "q" * (1 + index), new=60, name=str(index))
+        for index, medium in enumerate(media)
+    ]
+
+    async def cancel_some() -> tuple[list[bool], list[Completion]]:
+        tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
+        await asyncio.sleep(0.2)
+        told = [index % 2 == 0 and engine.cancel(str(index)) for index in range(48)]
+        return told, await asyncio.gather(*tasks)
+
+    told, answers = asyncio.run(cancel_some())
+
+    assert any(told)
+    for was_told, answer, whole in zip(told, answers, complete(static, requests), strict=True):
+        assert (answer.finish_reason == "cancelled") == was_told
+        count = len(answer.token_ids) if was_told else None
+        assert answer.token_ids == whole.token_ids[:count]
+    assert not engine.cancel("unknown")
+    stats = engine.stats()
+    held = (stats.extra["kv_pages"], stats.extra["feature_rows"])
+    assert (stats.num_running, stats.num_waiting, *held) == (0, 0, 0, 0)
+    assert stats.num_requests == stats.num_completed + stats.num_failed
+
+
 def test_a_defect_of_ours_leaves_nobody_waiting(engine: VllmEngine, model: FakeModel) -> None:
     model.tokenizer = Unreadable()
 

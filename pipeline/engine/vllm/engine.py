@@ -114,6 +114,10 @@ class VllmEngine:
         """Answer one request; see `Engine.submit`. From any event loop, of any thread."""
         return await self._lobby.submit(request)
 
+    def cancel(self, request_id: str) -> bool:
+        """End requests with what they have; see `Engine.cancel`."""
+        return self._lobby.cancel(request_id)
+
     def stats(self) -> EngineStats:
         """Counters and gauges."""
         stats = self._callers.stats()
@@ -194,6 +198,8 @@ class VllmEngine:
             EngineDied: vLLM died.
         """
         server = await self._servers.get(job.regime)
+        if job.is_unwanted:  # since before it started
+            return
         attempt = self._reception.attempt(job, partial(self._on_first_token, job))
         name = f"{next(self._serials)}:{job.request.request_id}"
         self._following += 1
