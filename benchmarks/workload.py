@@ -211,4 +211,6 @@ def processor() -> str:
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         if line.startswith("model name")
     ]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs, 1 torch thread"
+    name = names[0] if names else platform.processor()
+    instructions = torch.backends.cpu.get_cpu_capability()  # what products and so much else take
+    return f"{name} ({instructions}), {os.cpu_count()} CPUs, 1 torch thread"
