@@ -39,6 +39,6 @@ def train_beside(parts: Sequence[Part], plan: Plan, scale: float) -> None:
     # Not forked: torch's threads do not survive that.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(parts), os.cpu_count() or 1), mp_context=context) as pool:
-        started = [pool.submit(train, part, scaled(plan, part, scale)) for part in parts]
-        for part in started:
-            part.result()
+        trainings = [pool.submit(train, part, scaled(plan, part, scale)) for part in parts]
+        for training in trainings:
+            training.result()
