@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,7 @@ def _countdown(rng: np.random.Generator) -> Iterator[float]:
         yield float(rng.random())
 
 
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_one_command_trains_all_parts_and_writes_a_model_that_loads(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.tiny_phi", "run", str(tmp_path / "model")]
     small = ["--scale", "0.0001"]
