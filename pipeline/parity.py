@@ -93,7 +93,12 @@ def check_engine(run: PackRun, *, seed: int = 0) -> Iterator[Check]:
 
 
 def prompt(run: PackRun, case: Case) -> list[int | Slot]:
-    """Write a case's prompt: the original's ids, with a slot for each run of placeholders."""
+    """Write a case's prompt, as the product does where the pack has its text.
+
+    Else: the original's ids, with a slot for each run of placeholders.
+    """
+    if "prompt" in case:
+        return run.tokenized(case)
     ids = run.pack.golden[f"{case['name']}/input_ids"].astype(np.int64)
     images, sounds = is_image(ids, run.pack.cases), is_audio(ids, run.pack.cases)
     slots = run.slots(case)

@@ -58,9 +58,7 @@ class Job:
     @property
     def wanted(self) -> list[tuple[Hashable, int]]:
         """Key and number of feature rows of each slot."""
-        return [
-            ((slot.media.key, slot.projection, slot.num_rows), slot.num_rows) for slot in self.slots
-        ]
+        return [(slot.key, slot.num_rows) for slot in self.slots]
 
     def token_ids(self, ids_of: Callable[[Features], Sequence[int]]) -> list[int]:
         """The prompt as ids, given the ids of feature rows."""

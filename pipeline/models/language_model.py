@@ -10,7 +10,7 @@ from transformers import Phi3ForCausalLM
 
 from pipeline.models import decoder as decoders
 from pipeline.models.loading import Source
-from pipeline.models.model import Modality, Slot, Tokenizer, Turn
+from pipeline.models.model import Media, Modality, Slot, Tokenizer, Turn
 
 
 class Prompt(Protocol):
@@ -24,6 +24,22 @@ class Prompt(Protocol):
 
         Raises:
             RequestRefused: there is nothing to answer, or the media are not the model's.
+        """
+        ...
+
+    def slots(self, media: Sequence[Media]) -> list[Slot]:
+        """Make the slots of a request's media.
+
+        Raises:
+            RequestRefused: the media are not the model's.
+        """
+        ...
+
+    def read(self, prompt: str, media: Sequence[Media]) -> list[int | Slot]:
+        """Tokenize a prompt in the original processor's notation.
+
+        Raises:
+            RequestRefused: its places do not fit the media, or the media are not the model's.
         """
         ...
 
@@ -62,6 +78,27 @@ class LanguageModel:
             RequestRefused: media that this modality does not take, or nothing to answer.
         """
         return self._prompt.write(turns)
+
+    def slots(self, media: Sequence[Media]) -> list[Slot]:
+        """Make the slots of a request's media, as `tokenize` does.
+
+        Raises:
+            RequestRefused: media that this modality does not take.
+        """
+        return self._prompt.slots(media)
+
+    def tokenize_prompt(self, prompt: str, media: Sequence[Media]) -> list[int | Slot]:
+        """Turn a prompt in the original processor's notation into token ids and slots.
+
+        Args:
+            prompt: Such as `<|user|><|image_1|>What is shown?<|end|><|assistant|>`. Its author
+                writes special tokens: a document's text must not be part of it.
+            media: In the order in which the request lists them.
+
+        Raises:
+            RequestRefused: media that this modality does not take, or that have no place.
+        """
+        return self._prompt.read(prompt, media)
 
     def set_regime(self, regime: Literal["short", "long"]) -> None:
         """Pin the decoder's LongRoPE factors for the forward passes to come."""

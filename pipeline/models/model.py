@@ -6,7 +6,7 @@ This module is light: no torch on import, so that CPU workers can prepare media 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -60,11 +60,23 @@ Media = Canvas | Clip
 
 
 @dataclass(frozen=True, slots=True)
+class Tools:
+    """The functions that a model may call, in a system turn.
+
+    Attributes:
+        definitions: A JSON list: name, description and parameters of each, as the card of
+            Phi-4-mini-instruct describes them.
+    """
+
+    definitions: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation: its role, and its text and media in order."""
+    """One turn of a conversation: its role, and its text, media and tools in order."""
 
     role: Role
-    content: tuple[str | Canvas | Clip, ...]
+    content: tuple[str | Canvas | Clip | Tools, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,11 +88,19 @@ class Slot:
         projection: Which projection its rows go through. By request, never by batch: audio beside
             an image takes "vision_speech".
         num_rows: Exactly how many rows `Model.encode` gives for it.
+        attends_filling: Whether a clip's rows attend to what fills up its last block of rows. By
+            request, never by batch: the original code does so where a request has one clip only.
     """
 
     media: Canvas | Clip
     projection: Projection
     num_rows: int
+    attends_filling: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """What decides the rows: slots of equal keys are encoded once."""
+        return self.media.key, self.projection, self.num_rows, self.attends_filling
 
 
 class Tokenizer(Protocol):

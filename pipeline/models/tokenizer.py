@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class PromptTokenizer:
         self._text = _backend(json.dumps(_without_specials(parts)), source)
         self._added = {token["id"]: token for token in parts.get("added_tokens", [])}
         self.start_ids: tuple[int, ...] = tuple(self.backend.encode("").ids)
+        names = sorted((token["content"] for token in self._added.values()), key=len, reverse=True)
+        self._specials = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptTokenizer:
@@ -77,6 +79,21 @@ class PromptTokenizer:
             if found is not None:
                 return found
         raise CheckpointError(f"{self.source} has no special token {' or '.join(names)}")
+
+    def special_ids(self, *names: str) -> tuple[int, ...] | None:
+        """Find the ids of special tokens that a model has all of, or none of; None: none."""
+        ids = [self.backend.token_to_id(name) for name in names]
+        return tuple(ids) if all(found is not None for found in ids) else None
+
+    def split_at_specials(self, text: str) -> Iterator[str | int]:
+        """Yield a text's pieces, and the ids of the special tokens that it names between them.
+
+        For prompts in the notation of the original processors, never for a document's text.
+        """
+        pieces = self._specials.split(text) if self._specials is not None else [text]
+        for number, piece in enumerate(pieces):
+            if piece:
+                yield self.special_id(piece) if number % 2 else piece
 
     def encode(
         self, text: str, *, after: int | None = None, before: int | None = None

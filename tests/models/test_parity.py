@@ -30,6 +30,21 @@ EXPECTED = {
         "greedy": 20,
         "batch": 92,
     },
+    "phi3_vision_tasks": {
+        "input_ids": 8,
+        "image_embeds.rowproj": 7,
+        "hidden.rowproj": 8,
+        "greedy": 8,
+        "batch": 40,
+    },
+    "phi4_multimodal_tasks": {
+        "input_ids": 14,
+        "image_embeds.rowproj": 6,
+        "audio_embeds.rowproj": 7,
+        "hidden.rowproj": 14,
+        "greedy": 14,
+        "batch": 88,
+    },
 }
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.models.checkpoint import Resolved, load, resolve
-from pipeline.models.model import Canvas, Clip, Modality, Slot
+from pipeline.models.model import Canvas, Clip, Media, Modality, Slot
 from pipeline.models.parity import media, text
 from pipeline.models.parity.compare import Check, compare, mismatches, projection
 from pipeline.models.parity.pack import Pack, is_audio, is_image, max_crops
@@ -120,19 +120,29 @@ class PackRun:
 
     def slots(self, case: Mapping[str, Any]) -> list[Slot]:
         """Prepare a case's media, images before sounds."""
-        canvases = self._canvases(case.get("images", ()), max_crops(case))
-        clips = [self.pack.clip(name) for name in case.get("audios", ())]
-        kind = "vision_speech" if canvases else "speech"
-        images, sounds = case.get("num_img_tokens", ()), case.get("audio_embed_sizes", ())
+        return text.language_model(self.model(self.modality(case))).slots(self._media(case))
+
+    def tokenized(self, case: Mapping[str, Any]) -> list[int | Slot]:
+        """Tokenize the prompt of a case that has one, as the product does."""
+        model = text.language_model(self.model(self.modality(case)))
+        return text.tokenize(model, case["prompt"], self._media(case))
+
+    def _media(self, case: Mapping[str, Any]) -> list[Media]:
         return [
-            *(Slot(canvas, "image", n) for canvas, n in zip(canvases, images, strict=True)),
-            *(Slot(clip, kind, n) for clip, n in zip(clips, sounds, strict=True)),
+            *self._canvases(case.get("images", ()), max_crops(case)),
+            *(self.pack.clip(name) for name in case.get("audios", ())),
         ]
 
     def _case(self, case: Mapping[str, Any]) -> Iterator[Check]:
         name, model = case["name"], self.model(self.modality(case))
         golden = self.pack.golden
         slots = self.slots(case)
+        if "prompt" in case:
+            found = text.runs(self.tokenized(case), case["prompt"], self.pack.cases)
+            expected = text.runs_of(golden[f"{name}/input_ids"].astype(np.int64))
+            yield Check(name, "input_ids", float(found != expected), 0.0)
+        sizes = [*case.get("num_img_tokens", ()), *case.get("audio_embed_sizes", ())]
+        yield mismatches(name, "num_rows", [slot.num_rows for slot in slots], sizes)
         canvases = [slot.media for slot in slots if isinstance(slot.media, Canvas)]
         clips = [slot.media for slot in slots if isinstance(slot.media, Clip)]
         if canvases:

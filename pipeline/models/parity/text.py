@@ -7,77 +7,133 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from pipeline.errors import CheckpointError, RequestRefused
 from pipeline.models.checkpoint import Resolved
-from pipeline.models.model import Canvas, Clip, Modality, Role, Slot, Turn
+from pipeline.models.language_model import LanguageModel
+from pipeline.models.model import Canvas, Clip, Media, Modality, Role, Slot, Tools, Turn
 from pipeline.models.parity.compare import Check
 from pipeline.models.parity.pack import Pack, max_crops
 from pipeline.models.parity.probe import Probed
 
-_TURN = re.compile(r"<\|(system|user|assistant)\|>(.*?)<\|end\|>", re.DOTALL)
-_MEDIUM = re.compile(r"<\|(image|audio)_(\d+)\|>")
+_TURN = re.compile(r"<\|(system|user|assistant)\|>\n?(.*?)<\|end\|>\n?", re.DOTALL)
+_ANSWER = re.compile(r"<\|assistant\|>\n?")
+_PART = re.compile(r"<\|(image|audio)_(\d+)\|>|<\|tool\|>(.*?)<\|/tool\|>", re.DOTALL)
+# Phi-3's turns put a line break between an image and a text.
+_WITHOUT_BREAK = re.compile(r"\A<\|(?:user|system)\|>\n.*<\|image_\d+\|>[^\s<]", re.DOTALL)
 
 
 def check(pack: Pack, resolved: Resolved, model: Callable[[Modality], Probed]) -> Iterator[Check]:
-    """Compare the ids of the pack's prompts, media as runs of placeholders."""
+    """Compare the ids of the pack's prompts, as text and as turns; media are runs of placeholders.
+
+    Raises:
+        CheckpointError: a prompt's places do not fit its media.
+    """
     for number, case in enumerate(pack.tokenization):
-        turns = _turns(case, resolved)
-        kinds = {type(part) for turn in turns for part in turn.content}
-        modality: Modality = "vision" if Canvas in kinds else "speech" if Clip in kinds else "text"
-        found = _runs(model(modality).model.tokenize(turns), pack.cases)
-        expected = [(kind, count) for kind, count in case["ids_runs"]]
-        yield Check("tokenization", str(number), float(found != _joined(expected)), 0.0)
+        media = _media(case, resolved)
+        loaded = language_model(model(_modality(media)))
+        expected = _joined([(kind, count) for kind, count in case["ids_runs"]])
+        found = runs(tokenize(loaded, case["prompt"], media), case["prompt"], pack.cases)
+        yield Check("tokenization", str(number), float(found != expected), 0.0)
+        turns = _turns(case["prompt"], media)
+        if turns is not None:
+            found = runs(loaded.tokenize(turns), case["prompt"], pack.cases)
+            yield Check("tokenization", f"{number}:turns", float(found != expected), 0.0)
 
 
-def _turns(case: Mapping[str, Any], resolved: Resolved) -> list[Turn]:
-    """Read a prompt in the original's notation as turns."""
-    media: dict[tuple[str, int], Canvas | Clip] = {}
-    if resolved.preparation is not None:
-        preparation = resolved.preparation.with_max_crops(max_crops(case))
-        for number, size in enumerate(case["image_sizes"], start=1):
-            media["image", number] = preparation.canvas(Image.new("RGB", tuple(size)))
-    for number, samples in enumerate(case.get("audio_samples", ()), start=1):
-        media["audio", number] = Clip(samples=np.zeros(samples, np.float32), key=str(samples))
-    return [
-        Turn(cast("Role", role), tuple(_content(text.removeprefix("\n"), media)))
-        for role, text in _TURN.findall(case["prompt"])
-    ]
+def tokenize(model: LanguageModel, prompt: str, media: Sequence[Media]) -> list[int | Slot]:
+    """Tokenize a pack's prompt as the product does.
+
+    Raises:
+        CheckpointError: its places do not fit the media.
+    """
+    try:
+        return model.tokenize_prompt(prompt, media)
+    except RequestRefused as error:
+        raise CheckpointError(f"the pack's prompt {prompt!r}: {error}") from error
 
 
-def _content(
-    text: str, media: Mapping[tuple[str, int], Canvas | Clip]
-) -> Iterator[str | Canvas | Clip]:
-    end = 0
-    for medium in _MEDIUM.finditer(text):
-        if medium.start() > end:
-            yield text[end : medium.start()]
-        yield media[medium[1], int(medium[2])]
-        end = medium.end()
-    if text[end:]:
-        yield text[end:]
+def language_model(probed: Probed) -> LanguageModel:
+    """Return the loaded model, which tokenizes raw prompts too."""
+    assert isinstance(probed.model, LanguageModel)  # noqa: S101 - what `load` gives
+    return probed.model
 
 
-def _runs(prompt: Sequence[int | Slot], cases: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Count equal neighbours; a slot is a run of its placeholder: -k for image k, or its id."""
-    runs: list[tuple[int, int]] = []
-    images = 0
+def runs(
+    prompt: Sequence[int | Slot], written: str, cases: Mapping[str, Any]
+) -> list[tuple[int, int]]:
+    """Count equal neighbours of a tokenized prompt.
+
+    Args:
+        prompt: As our code made it.
+        written: As text: Phi-3-vision's original writes image k as id -k.
+        cases: cases.json, which names the placeholders.
+    """
+    numbers = iter([int(n) for kind, n, _ in _PART.findall(written) if kind == "image"])
+    counted: list[tuple[int, int]] = []
     for item in prompt:
         if isinstance(item, int):
-            runs.append((item, 1))
+            counted.append((item, 1))
             continue
         if isinstance(item.media, Clip):
             placeholder = cases["audio_token_id"]
         else:
-            images += 1
-            placeholder = cases.get("image_token_id", -images)
-        runs.append((placeholder, item.num_rows))
-    return _joined(runs)
+            placeholder = cases.get("image_token_id", -next(numbers, 0))
+        counted.append((placeholder, item.num_rows))
+    return _joined(counted)
 
 
-def _joined(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def runs_of(ids: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Count equal neighbours of the original processor's ids."""
+    return _joined([(int(token), 1) for token in ids])
+
+
+def _media(case: Mapping[str, Any], resolved: Resolved) -> list[Media]:
+    """Make media of the sizes that a case of tokenization.json names."""
+    media: list[Media] = []
+    if resolved.preparation is not None:
+        preparation = resolved.preparation.with_max_crops(max_crops(case))
+        media += [preparation.canvas(Image.new("RGB", tuple(size))) for size in case["image_sizes"]]
+    for samples in case.get("audio_samples", ()):
+        media.append(Clip(samples=np.zeros(samples, np.float32), key=str(samples)))
+    return media
+
+
+def _modality(media: Sequence[Media]) -> Modality:
+    kinds = {type(medium) for medium in media}
+    return "vision" if Canvas in kinds else "speech" if Clip in kinds else "text"
+
+
+def _turns(prompt: str, media: Sequence[Media]) -> list[Turn] | None:
+    """Read a prompt as turns; None where no turns are written so."""
+    found = list(_TURN.finditer(prompt))
+    end = found[-1].end() if found else 0
+    whole = "".join(turn[0] for turn in found) == prompt[:end]
+    if not whole or _ANSWER.fullmatch(prompt[end:]) is None or _WITHOUT_BREAK.match(prompt):
+        return None
+    waiting = {
+        "image": [medium for medium in media if isinstance(medium, Canvas)],
+        "audio": [medium for medium in media if isinstance(medium, Clip)],
+    }
+    return [Turn(cast("Role", turn[1]), tuple(_content(turn[2], waiting))) for turn in found]
+
+
+def _content(text: str, waiting: Mapping[str, list[Any]]) -> Iterator[str | Media | Tools]:
+    end = 0
+    for part in _PART.finditer(text):
+        if part.start() > end:
+            yield text[end : part.start()]
+        yield waiting[part[1]].pop(0) if part[1] else Tools(part[3])
+        end = part.end()
+    if text[end:]:
+        yield text[end:]
+
+
+def _joined(counted: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     joined: list[tuple[int, int]] = []
-    for kind, count in runs:
+    for kind, count in counted:
         if joined and joined[-1][0] == kind:
             joined[-1] = (kind, joined[-1][1] + count)
         else:

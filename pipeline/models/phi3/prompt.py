@@ -7,12 +7,12 @@ does. Which one it is shows in the vocabulary: Phi-3's is Llama's, with `<s>`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 from pipeline.errors import RequestRefused
 from pipeline.models.conversation import check_turns
-from pipeline.models.model import Canvas, Clip, Role, Slot, Turn
+from pipeline.models.model import Canvas, Clip, Media, Role, Slot, Tools, Turn
 from pipeline.models.preparation import Preparation
+from pipeline.models.prompt_parts import Part, PartEncoder, Special, parts_of, tool_parts
 from pipeline.models.tokenizer import PromptTokenizer
 
 LLAMA_START = "<s>"
@@ -47,11 +47,18 @@ class ChatFormat:
             "assistant": tokenizer.special_id("<|assistant|>"),
         }
         self._end = tokenizer.special_id("<|end|>")
+        self._tools = tokenizer.special_ids("<|tool|>", "<|/tool|>")
         self._break = LINE_BREAK if tokenizer.has(LLAMA_START) else ""
-        self._start = tokenizer.start_ids
         stops = {tokenizer.special_id(name) for name in STOPS}
         self.stop_ids = frozenset(stops | ({self._roles["assistant"]} if self._break else set()))
         self.banned_ids: frozenset[int] = frozenset()
+        # The original tokenizes the text around images piece by piece, each with its start token.
+        self._encoder = PartEncoder(
+            tokenizer=tokenizer,
+            slots=self.slots,
+            placeholders={},
+            start_ids=tokenizer.start_ids,
+        )
 
     def write(self, turns: Sequence[Turn]) -> list[int | Slot]:
         """Write a conversation, ready for the assistant's answer.
@@ -60,36 +67,33 @@ class ChatFormat:
             RequestRefused: empty, not ending with a user turn, or with media this model lacks.
         """
         check_turns(turns)
-        prompt: list[int | Slot] = [*self._start]
-        for turn in turns:
-            prompt.append(self._roles[turn.role])
-            prompt.extend(self._content(turn))
-            prompt.append(self._end)
-            prompt.extend(self._tokenizer.encode(self._break, after=self._end))
-        answer = self._roles["assistant"]
-        prompt.append(answer)
-        prompt.extend(self._tokenizer.encode(self._break, after=answer))
-        return prompt
+        return self._encoder.encode(self._parts(turns))
 
-    def _content(self, turn: Turn) -> Iterator[int | Slot]:
-        """Yield a turn's content; neighbouring texts are one text to the tokenizer.
+    def read(self, prompt: str, media: Sequence[Media]) -> list[int | Slot]:
+        """Tokenize a prompt in the original processor's notation; see `parts_of`.
 
-        The original tokenizes the text around images piece by piece, so each piece after an image
-        starts with the start token again. An image stands on a line of its own, unless the text
-        behind it begins with white space of its own.
+        Raises:
+            RequestRefused: its places do not fit the media, or the model takes none.
         """
-        text, before = self._break, cast("int | None", self._roles[turn.role])
-        for number, part in enumerate(turn.content):
-            if isinstance(part, str):
-                text += part
-                continue
-            yield from self._tokenizer.encode(text, after=before)
-            yield self._slot(part)
-            yield from self._start
-            text, before = self._after_image(turn.content[number + 1 :]), None
-        yield from self._tokenizer.encode(text, after=before, before=self._end)
+        return self._encoder.encode(parts_of(prompt, media, self._tokenizer))
 
-    def _after_image(self, rest: Sequence[str | Canvas | Clip]) -> str:
+    def _parts(self, turns: Sequence[Turn]) -> Iterator[Part]:
+        for turn in turns:
+            yield Special(self._roles[turn.role])
+            yield self._break
+            for number, part in enumerate(turn.content):
+                if isinstance(part, Tools):
+                    yield from tool_parts(part, self._tools)
+                    continue
+                yield part
+                if not isinstance(part, str):
+                    yield self._after_image(turn.content[number + 1 :])
+            yield Special(self._end)
+            yield self._break
+        yield Special(self._roles["assistant"])
+        yield self._break
+
+    def _after_image(self, rest: Sequence[str | Canvas | Clip | Tools]) -> str:
         """Choose what follows an image: a line break, unless there is white space or nothing."""
         if not rest:
             return ""
@@ -98,7 +102,15 @@ class ChatFormat:
             return ""
         return self._break
 
-    def _slot(self, part: Canvas | Clip) -> Slot:
+    def slots(self, media: Sequence[Media]) -> list[Slot]:
+        """Make the slots of a request's media.
+
+        Raises:
+            RequestRefused: media that this model lacks.
+        """
+        return [self._slot(medium) for medium in media]
+
+    def _slot(self, part: Media) -> Slot:
         if self._preparation is None or isinstance(part, Clip):
             kind = "audio" if isinstance(part, Clip) else "images"
             raise RequestRefused(f"this model does not take {kind}")

@@ -22,6 +22,8 @@ MAX_HZ = 7690
 PREEMPHASIS = 0.97
 SAMPLE_SCALE = 32768
 FRAMES_PER_ROW = 8
+BLOCK_ROWS = 500
+"""Longer audio, of more than 40 s, is encoded in blocks of so many rows."""
 
 
 def num_frames(num_samples: int, rate_hz: int = RATE_HZ) -> int:

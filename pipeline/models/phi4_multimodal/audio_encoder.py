@@ -13,11 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.models.phi4_multimodal.audio import FRAMES_PER_ROW, NUM_MELS
+from pipeline.models.phi4_multimodal.audio import BLOCK_ROWS, FRAMES_PER_ROW, NUM_MELS
 from pipeline.models.phi4_multimodal.conformer import Block, ConformerConfig
 
-# Longer audio is encoded in blocks of so many rows: 40 s.
-BLOCK_ROWS = 500
 NUM_STRIDES = 3
 
 
@@ -95,15 +93,19 @@ class Conformer(nn.Module):
         self.relative_attention_bias_layer = RelativeBias(config)
         self.encoders = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, lengths: torch.Tensor, attends_filling: torch.Tensor
+    ) -> torch.Tensor:
         """Encode a padded batch.
 
-        Clips of more than 500 rows, 40 s, are encoded in blocks of 500. What fills up the last
-        block is masked; the original does so in batches, but lets a lone clip attend it.
+        Clips of more than 500 rows, 40 s, are encoded in blocks of 500; rows of zeros, behind the
+        convolutions, fill up a clip's last block. The original code makes an attention mask only
+        for a request of two clips or more: without one a clip attends to that filling.
 
         Args:
             features: shape (n, frames, 80), float32.
             lengths: shape (n,), real frames of each clip.
+            attends_filling: shape (n,), bool: what a clip of more than 500 rows does.
 
         Returns:
             States, shape (n, ceil(frames / 8), hidden); a clip owns the first ceil(length / 8).
@@ -115,7 +117,11 @@ class Conformer(nn.Module):
         block_rows = num_rows
         if num_rows > BLOCK_ROWS:
             block_rows = BLOCK_ROWS
+            # The stem's last layer has a bias: rows behind a clip are not zero yet.
+            states = states * _is_real(lengths, num_rows)[..., None]
             states = functional.pad(states, (0, 0, 0, -num_rows % BLOCK_ROWS))
+            filled = torch.div(lengths - 1, BLOCK_ROWS, rounding_mode="floor") + 1
+            lengths = lengths.where(~attends_filling | (lengths <= BLOCK_ROWS), filled * BLOCK_ROWS)
         real = _is_real(lengths, states.shape[1]).reshape(-1, block_rows)
         states = states.reshape(-1, block_rows, size)
         bias = self._bias(real, states.dtype)
@@ -152,19 +158,27 @@ class AudioEncoder(nn.Module):
         )
 
     def forward(
-        self, mels: Sequence[torch.Tensor], with_image: Sequence[bool]
+        self,
+        mels: Sequence[torch.Tensor],
+        with_image: Sequence[bool],
+        attends_filling: Sequence[bool],
     ) -> list[torch.Tensor]:
         """Encode a batch of clips, padded to the longest of them.
 
         Args:
             mels: Log-mel features of each clip, shape (frames, 80), float32, on the device.
             with_image: Whether the clip's request has an image, which chooses the projection.
+            attends_filling: See `Slot.attends_filling`.
 
         Returns:
             One tensor (ceil(frames / 8), decoder hidden) per clip.
         """
         lengths = torch.tensor([len(mel) for mel in mels], device=mels[0].device)
-        states = self.encoder(nn.utils.rnn.pad_sequence(list(mels), batch_first=True), lengths)
+        states = self.encoder(
+            nn.utils.rnn.pad_sequence(list(mels), batch_first=True),
+            lengths,
+            torch.tensor(attends_filling, device=mels[0].device),
+        )
         return [
             self.audio_projection["vision" if beside else "speech"](
                 own[: -(-len(mel) // FRAMES_PER_ROW)]

@@ -78,15 +78,16 @@ class Phi4Multimodal(LanguageModel):
             encoded = self.image_encoder(canvases, self._placement.encode_batch)
             rows.update(zip([n for n, _ in images], encoded, strict=True))
         clips = [
-            (n, slot.media, slot.projection == "vision_speech")
-            for n, slot in enumerate(slots)
-            if isinstance(slot.media, Clip)
+            (n, slot.media, slot) for n, slot in enumerate(slots) if isinstance(slot.media, Clip)
         ]
         clips.sort(key=lambda clip: clip[1].samples.size / clip[1].rate_hz)
         for start in range(0, len(clips), self._placement.encode_batch):
             batch = clips[start : start + self._placement.encode_batch]
-            mels = [self._features(clip) for _, clip, _ in batch]
-            encoded = self.audio_encoder(mels, [beside for _, _, beside in batch])
+            encoded = self.audio_encoder(
+                [self._features(clip) for _, clip, _ in batch],
+                [slot.projection == "vision_speech" for _, _, slot in batch],
+                [slot.attends_filling for _, _, slot in batch],
+            )
             rows.update(zip([n for n, _, _ in batch], encoded, strict=True))
         return [rows[n] for n in range(len(slots))]
 

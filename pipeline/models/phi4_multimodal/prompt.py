@@ -7,12 +7,24 @@ by name, so any vocabulary works; what looks like one in a turn's text stays tex
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from pipeline.errors import RequestRefused
 from pipeline.models.conversation import check_turns
-from pipeline.models.model import Canvas, Clip, Modality, Projection, Role, Slot, Turn
+from pipeline.models.model import (
+    Canvas,
+    Clip,
+    Media,
+    Modality,
+    Projection,
+    Role,
+    Slot,
+    Tools,
+    Turn,
+)
 from pipeline.models.phi4_multimodal import audio
 from pipeline.models.phi4_multimodal.image import ImagePreparation
+from pipeline.models.prompt_parts import Part, PartEncoder, Special, parts_of, tool_parts
 from pipeline.models.tokenizer import PromptTokenizer
 
 
@@ -41,11 +53,15 @@ class PromptFormat:
             "assistant": tokenizer.special_id("<|assistant|>"),
         }
         self._end = tokenizer.special_id("<|end|>")
+        self._tools = tokenizer.special_ids("<|tool|>", "<|/tool|>")
         # The hub's tokenizer calls the placeholders by number, the later native one by content.
-        self._image = tokenizer.special_id("<|endoftext10|>", "<|image|>")
-        self._audio = tokenizer.special_id("<|endoftext11|>", "<|audio|>")
+        image = tokenizer.special_id("<|endoftext10|>", "<|image|>")
+        audio = tokenizer.special_id("<|endoftext11|>", "<|audio|>")
         self.stop_ids = frozenset({self._end, tokenizer.special_id("<|endoftext|>")})
-        self.banned_ids = frozenset({self._image, self._audio})
+        self.banned_ids = frozenset({image, audio})
+        self._encoder = PartEncoder(
+            tokenizer=tokenizer, slots=self.slots, placeholders={Canvas: image, Clip: audio}
+        )
 
     def write(self, turns: Sequence[Turn]) -> list[int | Slot]:
         """Write a conversation, ready for the assistant's answer.
@@ -55,50 +71,42 @@ class PromptFormat:
                 adapter was not trained for.
         """
         check_turns(turns)
-        media = [part for turn in turns for part in turn.content if not isinstance(part, str)]
-        self._check_media(media)
-        beside_image = any(isinstance(part, Canvas) for part in media)
-        prompt: list[int | Slot] = []
-        for turn in turns:
-            prompt.append(self._roles[turn.role])
-            prompt.extend(self._content(turn, beside_image=beside_image))
-            prompt.append(self._end)
-        prompt.append(self._roles["assistant"])
-        return prompt
+        return self._encoder.encode(self._parts(turns))
 
-    def slot(self, part: Canvas | Clip, *, beside_image: bool) -> Slot:
-        """Make the slot of a medium.
-
-        Args:
-            part: The medium.
-            beside_image: Whether the request has an image, which chooses a clip's projection.
+    def read(self, prompt: str, media: Sequence[Media]) -> list[int | Slot]:
+        """Tokenize a prompt in the original processor's notation; see `parts_of`.
 
         Raises:
-            RequestRefused: a canvas of another model, or a clip without samples.
+            RequestRefused: its places do not fit the media, or the media the modality.
         """
-        if isinstance(part, Canvas):
-            return Slot(part, "image", self._preparation.num_rows(part))
-        if part.samples.ndim != 1 or not part.samples.size:
-            raise RequestRefused(f"a clip of shape {part.samples.shape}: expected mono samples")
-        if part.rate_hz not in audio.RATES_HZ:
-            raise RequestRefused(f"a clip of {part.rate_hz} Hz: expected 16,000 or 8,000")
-        projection: Projection = "vision_speech" if beside_image else "speech"
-        return Slot(part, projection, audio.num_rows(part.samples.size, part.rate_hz))
+        return self._encoder.encode(parts_of(prompt, media, self._tokenizer))
 
-    def _content(self, turn: Turn, *, beside_image: bool) -> Iterator[int | Slot]:
-        """Yield a turn's content; neighbouring texts are one text to the tokenizer."""
-        text, before = "", self._roles[turn.role]
-        for part in turn.content:
-            if isinstance(part, str):
-                text += part
-                continue
-            placeholder = self._image if isinstance(part, Canvas) else self._audio
-            yield from self._tokenizer.encode(text, after=before, before=placeholder)
-            yield self.slot(part, beside_image=beside_image)
-            text, before = "", placeholder
-        yield from self._tokenizer.encode(text, after=before, before=self._end)
+    def _parts(self, turns: Sequence[Turn]) -> Iterator[Part]:
+        for turn in turns:
+            yield Special(self._roles[turn.role])
+            for part in turn.content:
+                yield from tool_parts(part, self._tools) if isinstance(part, Tools) else [part]
+            yield Special(self._end)
+        yield Special(self._roles["assistant"])
 
-    def _check_media(self, media: Sequence[Canvas | Clip]) -> None:
+    def slots(self, media: Sequence[Media]) -> list[Slot]:
+        """Make the slots of a request's media, which decide together how clips are encoded.
+
+        Raises:
+            RequestRefused: media of another model or modality, or a clip without samples.
+        """
+        self._check_media(media)
+        has_image = any(isinstance(medium, Canvas) for medium in media)
+        is_only_clip = sum(isinstance(medium, Clip) for medium in media) == 1
+        clip_slot = partial(_clip_slot, beside_image=has_image, is_only_clip=is_only_clip)
+        return [
+            Slot(medium, "image", self._preparation.num_rows(medium))
+            if isinstance(medium, Canvas)
+            else clip_slot(medium)
+            for medium in media
+        ]
+
+    def _check_media(self, media: Sequence[Media]) -> None:
         """Refuse media that the merged adapter does not serve: the answer would be wrong."""
         has_image = any(isinstance(part, Canvas) for part in media)
         has_audio = any(isinstance(part, Clip) for part in media)
@@ -108,6 +116,25 @@ class PromptFormat:
                 f"a request with {_describe(has_image=has_image, has_audio=has_audio)} needs the"
                 f" model loaded for {needed}; this one is loaded for {self._modality}"
             )
+
+
+def _clip_slot(clip: Clip, *, beside_image: bool, is_only_clip: bool) -> Slot:
+    """Make a clip's slot.
+
+    Args:
+        clip: The clip.
+        beside_image: Whether its request has an image, which chooses the projection.
+        is_only_clip: Whether its request has no other, which decides what the last of several
+            blocks attends to.
+    """
+    if clip.samples.ndim != 1 or not clip.samples.size:
+        raise RequestRefused(f"a clip of shape {clip.samples.shape}: expected mono samples")
+    if clip.rate_hz not in audio.RATES_HZ:
+        raise RequestRefused(f"a clip of {clip.rate_hz} Hz: expected 16,000 or 8,000")
+    projection: Projection = "vision_speech" if beside_image else "speech"
+    num_rows = audio.num_rows(clip.samples.size, clip.rate_hz)
+    has_filling = num_rows > audio.BLOCK_ROWS and num_rows % audio.BLOCK_ROWS != 0
+    return Slot(clip, projection, num_rows, attends_filling=is_only_clip and has_filling)
 
 
 def _describe(*, has_image: bool, has_audio: bool) -> str:
