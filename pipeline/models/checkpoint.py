@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline.errors import CheckpointError
-from pipeline.models import decoder_shape, peft, shards
+from pipeline.models import config_json, decoder_shape, peft, shards
 from pipeline.models.catalog import CATALOG
 from pipeline.models.model import Modality
 from pipeline.models.phi3_vision import image as phi3_vision_image
@@ -202,7 +202,11 @@ def describe(name: str, folder: Path, *, digest: str, is_local: bool = True) -> 
     prepare = PREPARATIONS.get(architecture)
     config = native.hub_config(shards.read_json(folder / "config.json"))
     decoder_shape.sizes(config)
+    config_json.check_config(config)
     decoder_shape.rope_parameters(config)
+    config_json.check_preprocessor(shards.preprocessor(folder))
+    if (folder / "generation_config.json").exists():
+        config_json.check_generation(shards.read_json(folder / "generation_config.json"))
     return Resolved(
         name=name,
         path=folder if is_local else None,

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.errors import CheckpointError
 from pipeline.models.peft import LowRank
-from pipeline.models.shards import Tensor, preprocessor, read_json, tensors
+from pipeline.models.shards import Tensor, check_regular, preprocessor, read_json, tensors
 from pipeline.models.tokenizer import PromptTokenizer
 
 
@@ -47,6 +47,7 @@ class Source:
             CheckpointError: a part is missing or damaged.
         """
         config = read_json(folder / "config.json")
+        check_regular(folder / "tokenizer.json")
         stop_ids = _stop_ids(config)
         if (folder / "generation_config.json").exists():
             stop_ids |= _stop_ids(read_json(folder / "generation_config.json"))

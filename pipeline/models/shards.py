@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ INDEX = "model.safetensors.index.json"
 ADAPTER_FILES = "*-lora/adapter_*"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+# What safetensors files of Phi models hold.
+_DTYPE_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2"), 1),
+}
 WHOLE_DIGEST_BYTES = 64 * 1024**2
 SAMPLE_BYTES = 64 * 1024
 DESCRIPTIONS = (
@@ -45,15 +53,28 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, unreadable, or not an object.
     """
+    check_regular(path)
     try:
         values: object = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: its JSON is nested too deeply") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected an object, found {type(values).__name__}")
     return values
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is no pipe or device, whose end would be waited for, if it is there.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file")
 
 
 def preprocessor(folder: Path) -> dict[str, Any]:
@@ -106,6 +127,7 @@ def weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(f"{folder} lacks shards that its index names: {few(missing)}")
         return files
     if (folder / SINGLE).exists():
+        check_regular(folder / SINGLE)
         return [folder / SINGLE]
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
@@ -173,19 +195,39 @@ def header(file: Path) -> dict[str, Tensor]:
         try:
             entries = dict(json.loads(stream.read(header_bytes)))
             entries.pop("__metadata__", None)
-            ends = [int(entry["data_offsets"][1]) for entry in entries.values()]
+            end = _end_of_data(entries)
             found = {
                 name: Tensor(file, name, tuple(map(int, entry["shape"])), str(entry["dtype"]))
                 for name, entry in entries.items()
             }
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{file}: its safetensors header is damaged: {error!r}"
             ) from error
-    end = 8 + header_bytes + max(ends, default=0)
-    if end != size:
-        raise CheckpointError(f"{file} has {size} bytes, its header says {end}: cut short?")
+    if 8 + header_bytes + end != size:
+        raise CheckpointError(
+            f"{file} has {size} bytes, its header says {8 + header_bytes + end}: cut short?"
+        )
     return found
+
+
+def _end_of_data(entries: Mapping[str, Any]) -> int:
+    """Return the end of the last tensor, which the format wants to lie one behind the other.
+
+    Raises:
+        ValueError: they overlap, leave gaps, or have other sizes than their shapes.
+    """
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+        start, stop = entry["data_offsets"]
+        num_bytes = _DTYPE_BYTES[entry["dtype"]] * math.prod(entry["shape"])
+        if start != end or stop - start != num_bytes or min(entry["shape"], default=0) < 0:
+            raise ValueError(
+                f"{name} of {entry['dtype']} {entry['shape']} lies at {start} to {stop}, "
+                f"expected {end} to {end + num_bytes}"
+            )
+        end = stop
+    return end
 
 
 def few(names: Iterable[str], limit: int = 8) -> str:

@@ -82,8 +82,9 @@ class PromptTokenizer:
 
     def special_ids(self, *names: str) -> tuple[int, ...] | None:
         """Find the ids of special tokens that a model has all of, or none of; None: none."""
-        ids = [self.backend.token_to_id(name) for name in names]
-        return tuple(ids) if all(found is not None for found in ids) else None
+        found = [self.backend.token_to_id(name) for name in names]
+        ids = tuple(token for token in found if token is not None)
+        return ids if len(ids) == len(names) else None
 
     def split_at_specials(self, text: str) -> Iterator[str | int]:
         """Yield a text's pieces, and the ids of the special tokens that it names between them.

@@ -42,7 +42,11 @@ class TowerConfig:
         Raises:
             CheckpointError: an override that a tower does not know.
         """
-        given = {name: value for name, value in overrides.items() if name != "model_type"}
+        given = {
+            name: value
+            for name, value in overrides.items()
+            if name != "model_type" and value is not None
+        }
         unknown = sorted(set(given) - {field.name for field in fields(cls)})
         if unknown:
             raise CheckpointError(f"config.json: {key} has unknown keys {unknown}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline.errors import CheckpointError
@@ -244,9 +244,19 @@ class _Reader:
         opened = self._open
         if opened is None or tensor.file != self._file:
             self._stack.close()
-            opened = self._stack.enter_context(safe_open(str(tensor.file), framework="pt"))
+            opened = self._stack.enter_context(_open(tensor.file))
             self._file, self._open = tensor.file, opened
-        return opened.get_tensor(tensor.name)
+        try:
+            return opened.get_tensor(tensor.name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{tensor.file}: {tensor.name}: {error}") from error
+
+
+def _open(file: Path) -> safe_open:
+    try:
+        return safe_open(str(file), framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error
 
 
 def _merged(reader: _Reader, value: torch.Tensor, change: Change) -> torch.Tensor:

@@ -7,8 +7,10 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -339,3 +341,128 @@ def test_the_tiny_checkpoint_is_the_same_for_the_same_seed(tiny: Resolved, tmp_p
     assert resolve(str(tmp_path / "same")).digest == tiny.digest
     assert resolve(str(tmp_path / "other")).digest != tiny.digest
     assert sum(file.stat().st_size for file in (tmp_path / "same").iterdir()) < 5_000_000
+
+
+ABSURD: tuple[object, ...] = (
+    0,
+    -1,
+    10**7,
+    10**30,
+    1e308,
+    float("nan"),
+    True,
+    "x",
+    "",
+    [],
+    {},
+    [None],
+    None,
+)
+
+
+def paths_of(config: Mapping[str, Any], *before: str) -> Iterator[tuple[str, ...]]:
+    for key, value in config.items():
+        yield (*before, key)
+        if isinstance(value, dict):
+            yield from paths_of(value, *before, key)
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "preprocessor_config.json", "generation_config.json"]
+)
+def test_no_value_of_a_description_ends_in_anything_but_a_named_error(
+    folder: Path, file: str
+) -> None:
+    whole = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    whole = whole or {"eos_token_id": 3, "dynamic_hd": 4}
+    names = {"model_type"}  # another architecture is another test's
+    unnamed: list[tuple[tuple[str, ...], object, str]] = []
+
+    for path in paths_of(whole):
+        for value in ABSURD:
+            if path[0] in names:
+                continue
+            changed = json.loads(json.dumps(whole))
+            section = reduce(lambda part, key: part[key], path[:-1], changed)
+            section[path[-1]] = value
+            (folder / file).write_text(json.dumps(changed))
+            try:
+                resolve(str(folder))
+                examine(str(folder))
+            except CheckpointError:
+                continue
+            except Exception as error:  # noqa: BLE001 - what this test looks for
+                unnamed.append((path, value, repr(error)))
+
+    assert unnamed == []
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"rope_theta": 0}),
+        ("config.json", {"rope_theta": -1.0}),
+        ("config.json", {"eos_token_id": -1}),
+        ("config.json", {"eos_token_id": [7, "x"]}),
+        ("config.json", {"sliding_window": -1}),
+        ("config.json", {"original_max_position_embeddings": 0}),
+        ("config.json", {"num_hidden_layers": 10**7}),
+        ("config.json", {"partial_rotary_factor": 2}),
+        ("config.json", {"audio_processor": "x"}),
+        ("config.json", {"vision_lora": {"r": 8, "lora_alpha": "x"}}),
+        ("config.json", {"hidden_size": 65}),
+        ("generation_config.json", {"eos_token_id": "x"}),
+        ("preprocessor_config.json", {"dynamic_hd": 0}),
+    ],
+)
+def test_a_value_that_would_load_and_answer_nonsense_is_named_when_the_job_is_planned(
+    folder: Path, file: str, changes: dict[str, object]
+) -> None:
+    path = folder / file
+    values = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(values | changes))
+
+    with pytest.raises(CheckpointError, match=f"{file}.*{next(iter(changes))}"):
+        resolve(str(folder))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": {"shape": [4], "dtype": "F32", "data_offsets": [-16, 0]}},
+        {"a": {"shape": [4], "dtype": "F99", "data_offsets": [0, 16]}},
+        {"a": {"shape": [4], "dtype": "F32", "data_offsets": [0, 16]},
+         "b": {"shape": [4], "dtype": "F32", "data_offsets": [8, 24]}},
+        {"a": {"shape": [-4, -1], "dtype": "F32", "data_offsets": [0, 16]}},
+        {"a": {"shape": [2**62, 2**62], "dtype": "F32", "data_offsets": [0, 16]}},
+        {"a": {"shape": "x", "dtype": "F32", "data_offsets": [0, 16]}},
+        {"a": {"shape": [4], "dtype": ["F32"], "data_offsets": [0, 16]}},
+    ],
+)  # fmt: skip
+def test_tensors_that_overlap_or_do_not_fit_their_shapes_are_named(
+    folder: Path, entries: object
+) -> None:
+    header = json.dumps(entries).encode()
+    (folder / SECOND).write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+
+    with pytest.raises(CheckpointError, match=f"{SECOND}: its safetensors header is damaged"):
+        load_text(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", SECOND, INDEX])
+def test_json_that_is_nested_too_deeply_is_named(folder: Path, file: str) -> None:
+    nested = b'{"a": ' * 100_000 + b"1" + b"}" * 100_000
+    start = struct.pack("<Q", len(nested)) if file == SECOND else b""
+    (folder / file).write_bytes(start + nested)
+
+    with pytest.raises(CheckpointError, match=re.escape(file)):
+        load_text(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", SECOND, INDEX])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+
+    with pytest.raises(CheckpointError, match=re.escape(file)):
+        load_text(folder)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.models.config_json import check_native_sections
 from pipeline.models.tower import SiglipConfig
 
 MODEL_TYPE = "phi4_multimodal"
@@ -97,9 +98,14 @@ def is_native(config: Mapping[str, Any]) -> bool:
 
 
 def hub_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a config.json in the hub's keys; one that is the hub's already stays as it is."""
+    """Write a config.json in the hub's keys; one that is the hub's already stays as it is.
+
+    Raises:
+        CheckpointError: a section is not one.
+    """
     if not is_native(config):
         return dict(config)
+    check_native_sections(config)
     vision = VISION_DEFAULTS | (config.get("vision_config") or {})
     audio = AUDIO_DEFAULTS | (config.get("audio_config") or {})
     return {
