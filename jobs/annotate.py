@@ -31,4 +31,4 @@ def script(config_path: str, *overrides: str) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: script(*sys.argv[1:]))
+    main(lambda: script(*sys.argv[1:]), supervised=True)

@@ -6,20 +6,21 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.data
 from ray.data import DataContext
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ClusterConfig
 from pipeline.engine.engine import EngineStats
 from pipeline.errors import ConfigError, WorkersLost
+from pipeline.interrupt import EXIT_SIGTERM, SIGNALS
 from pipeline.isolation import Casebook, Key
 from pipeline.meter import Ledger, Use
 from pipeline.storage.store import Store
@@ -39,8 +40,8 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
-        WorkersLost: there is no such cluster, it refuses this process, or a local one does not
-            start.
+        WorkersLost: there is no such cluster, it refuses this process, a local one does not start,
+            or it is lost in between.
     """
     started = not ray.is_initialized()
     if started:
@@ -59,9 +60,14 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
         # Ray 2.60 calls max_retries deprecated and has no other name for it yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         yield
+    except RayTaskError:
+        raise  # a stage's own
+    except (RayError, ConnectionError) as error:
+        raise WorkersLost(f"Ray was lost: {cause(error)}") from error
     finally:
         if started:
             ray.shutdown()
+            SIGNALS.reclaim()
 
 
 def connect(config: ClusterConfig) -> None:
@@ -83,10 +89,14 @@ def connect(config: ClusterConfig) -> None:
             log_to_driver=False,
             **(local if address == "local" else {}),
         )
+    except SystemExit as error:  # what Ray's own handler makes of SIGTERM while it starts
+        raise SystemExit(EXIT_SIGTERM) from error
     except Exception as error:  # Ray raises just that where a node does not start
         where = f"at {address} cannot be joined" if answers else f"is not at {address}"
         where = "did not start on this machine" if address == "local" else where
         raise WorkersLost(f"Ray {where}: {cause(error)}") from error
+    finally:
+        SIGNALS.reclaim()
 
 
 def cause(error: BaseException) -> str:
@@ -151,9 +161,27 @@ class _CasebookAndLedger(Casebook):
     def __init__(self, store: Store, folder: str) -> None:
         super().__init__(store, folder)
         self._ledger = Ledger()
+        self._num_signs = 0
+
+    def begin(self, keys: Sequence[Key]) -> list[int]:
+        self._num_signs += 1
+        return super().begin(keys)
+
+    def done(self, keys: Iterable[Key]) -> None:
+        self._num_signs += 1
+        super().done(keys)
 
     def note(self, flow: str, replica: str, counts: EngineStats) -> None:
+        self._num_signs += 1
         self._ledger.note(flow, replica, counts)
+
+    def sign(self) -> int:
+        """Count a worker's sign of life; return how many there were."""
+        self._num_signs += 1
+        return self._num_signs
+
+    def signs(self) -> int:
+        return self._num_signs
 
     def uses(self) -> dict[str, Use]:
         return self._ledger.uses()
@@ -188,6 +216,17 @@ class RemoteWitness:
         """
         replica = ray.get_runtime_context().get_worker_id()
         ray.wait([self._casebook.note.remote(flow, replica, counts)], timeout=_NOTED_WITHIN_S)
+
+    def sign(self) -> None:
+        """Note that a worker is at work; does not wait."""
+        self._casebook.sign.remote()
+
+    def signs(self) -> int | None:
+        """Return how many signs of life workers have given; None if nobody can tell just now."""
+        try:
+            return ray.get(self._casebook.signs.remote(), timeout=_NOTED_WITHIN_S)
+        except (RayError, ConnectionError):
+            return None
 
     def uses(self) -> Mapping[str, Use]:
         """Say what the engines did, by flow; nothing if whoever knows is lost."""

@@ -249,6 +249,11 @@ class ClusterConfig(Section):
     no_progress_timeout_s: Annotated[int, Field(ge=1)] = Field(
         default=900, description="Ends a worker that holds work and finishes nothing of it"
     )
+    driver_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600.0,
+        description="Ends the run, with exit code 6, when nothing has come from any worker for so "
+        "long: from Ray's start on, loading the model included",
+    )
 
 
 class ErrorConfig(Section):

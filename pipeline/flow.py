@@ -133,7 +133,9 @@ class Replica:
         witness: RemoteWitness,
         timeout_s: float,
     ) -> None:
+        witness.sign()
         engine = load() if load else None
+        witness.sign()
         infer = Infer((lambda: engine) if engine else None, questions)
         self._watched = WatchedModel(infer, witness, timeout_s)
         metrics = EngineMetrics(tags["flow"], tags["model"])

@@ -10,7 +10,9 @@ from types import FrameType
 
 EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
-_EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
+EXIT_CODES = {signal.SIGINT: EXIT_SIGINT, signal.SIGTERM: EXIT_SIGTERM}
+START_OF_SIGNALS = 128
+"""A shell's exit code of a process that a signal ended, less the signal's number."""
 
 
 class Signals:
@@ -26,10 +28,15 @@ class Signals:
         self._num_shields = 0
         self._is_installed = False
 
+    @property
+    def received(self) -> int | None:
+        """The first signal that came; None: none did."""
+        return self._received
+
     def install(self) -> None:
         """Answer from now on. Call it in the main thread."""
         self._is_installed = True
-        for number in _EXIT_CODES:
+        for number in EXIT_CODES:
             signal.signal(number, self._on_signal)
 
     def reclaim(self) -> None:
@@ -50,7 +57,7 @@ class Signals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._received is not None:
-            os._exit(_EXIT_CODES[signal.Signals(number)])
+            os._exit(EXIT_CODES[signal.Signals(number)])
         self._received = number
         if not self._num_shields:
             self._raise(number)
@@ -58,7 +65,7 @@ class Signals:
     def _raise(self, number: int) -> None:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(_EXIT_CODES[signal.Signals(number)])
+        raise SystemExit(EXIT_CODES[signal.Signals(number)])
 
 
 SIGNALS = Signals()

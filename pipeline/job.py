@@ -6,11 +6,14 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +24,16 @@ from pipeline.check import checked
 from pipeline.claims import ClaimedWork, Claims
 from pipeline.cluster import RemoteWitness, cluster
 from pipeline.config import EngineName, RunConfig
+from pipeline.driver_watch import DriverWatch
 from pipeline.engine.backend import Backend, phi_backend
 from pipeline.engine.capabilities import CAPABILITIES
 from pipeline.engine.memory import MemoryPlan
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError, WorkersLost
 from pipeline.interrupt import SIGNALS
 from pipeline.manifest import Manifest, open_manifest
 from pipeline.meter import Use
 from pipeline.models.model import Modality
+from pipeline.parent import PARENT
 from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
 from pipeline.record import (
@@ -220,15 +225,30 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     engine: Mapping[str, Use] = {}
     evidence = evidence_folder(job.store, job.plan.fingerprints.values())
     write_start(job.store, record(job, run, "running"))
+    watch = DriverWatch(job.config.cluster.driver_timeout_s, partial(_end_at_once, job, run))
+    PARENT.run_begins(
+        job.config.output, job.config.fetch.storage_options, record(job, run, "running")
+    )
+
+    def tell(commit: Commit) -> None:
+        watch.alive()
+        if on_progress is not None:
+            on_progress(job, commit)
+
     try:
-        with cluster(job.config.cluster):
-            SIGNALS.reclaim()
-            witness = RemoteWitness(job.store, evidence)
-            flows = flow.flows(job.config, job.backend, job.questions, witness)
-            try:
-                flow.run(flows, run.work, run.commit, lambda c: on_progress and on_progress(job, c))
-            finally:
-                engine = witness.uses()
+        with watch.watching():
+            watch.waits_for("Ray to start")
+            with cluster(job.config.cluster):
+                watch.waits_for("the crash log's actor")
+                witness = RemoteWitness(job.store, evidence)
+                watch.ask(witness.signs)
+                flows = flow.flows(job.config, job.backend, job.questions, witness)
+                watch.waits_for("replicas to load and rows to come")
+                try:
+                    flow.run(flows, run.work, run.commit, tell)
+                finally:
+                    watch.waits_for("Ray to end")
+                    engine = witness.uses()
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
@@ -237,7 +257,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
         elapsed_s = time.monotonic() - begun
         ended = {"ended_at": datetime.now(UTC).isoformat(), "elapsed_s": round(elapsed_s, 3)}
         told = {**record(job, run, status), **ended, "engine": json.dumps(engine)}
-        write_end(job.store, told)
+        _close_record(job.store, told)
     return RunReport(
         run_id=run.run_id,
         status="done",
@@ -246,6 +266,32 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
         elapsed_s=elapsed_s,
         engine=engine,
     )
+
+
+def _close_record(store: Store, fields: Mapping[str, Any]) -> None:
+    """Write how a run ended; the error that ended it is what has to be told, not this one's."""
+    try:
+        write_end(store, fields)
+    except StoreError as error:
+        if fields["status"] == "done":
+            raise
+        log.warning("the run's record could not be closed", extra={"why": str(error)})
+    else:
+        PARENT.run_is_recorded()
+
+
+def _end_at_once(job: Prepared, run: Execution, reason: str) -> None:
+    """End a watched driver whose main thread is stuck: its record is closed here.
+
+    In somebody else's process nothing is ended; the log says what is the matter.
+    """
+    if PARENT.is_there:
+        ended = {"ended_at": datetime.now(UTC).isoformat()}
+        write_end(job.store, {**record(job, run, "failed"), **ended})
+        sys.stderr.write(f"WorkersLost: {reason}\n")
+        PARENT.run_is_recorded()
+        PARENT.exits(WorkersLost.exit_code)
+        os._exit(WorkersLost.exit_code)
 
 
 def name_run(config: RunConfig, started: datetime) -> str:

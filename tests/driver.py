@@ -20,4 +20,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, supervised=json.loads(sys.argv[1]).get("supervised", False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +13,8 @@ from pipeline import console
 from pipeline.cli import checks, making, outputs, running
 from pipeline.errors import PhicorpusError
 from pipeline.interrupt import EXIT_SIGINT, SIGNALS
+from pipeline.parent import PARENT
+from pipeline.supervisor import supervise
 from pipeline.telemetry import configure_logging
 
 app = typer.Typer(
@@ -68,9 +70,39 @@ def options(
     configure_logging(verbose=verbose, as_json=log_json)
 
 
-def main(run: Callable[[], None] = app) -> None:
-    """Run the command, and turn this project's errors into one line and an exit code."""
+_STARTS_RAY = ("annotate", "retry", "demo")
+_EXIT_DEFECT = 1
+
+
+def main(run: Callable[[], None] | None = None, *, supervised: bool = False) -> None:
+    """Run the command, and turn this project's errors into one line and an exit code.
+
+    Args:
+        run: What to run; default: the command line.
+        supervised: Start the process's own command line again under a small parent, which
+            keeps the exit codes whatever Ray does. Commands that start Ray are so by themselves.
+    """
+    PARENT.connect()
+    starts_ray = run is None and next(_commands_of(sys.argv), None) in _STARTS_RAY
+    if (supervised or starts_ray) and not PARENT.is_there:
+        sys.exit(supervise())
     SIGNALS.install()
+    code: int | None = _EXIT_DEFECT
+    try:
+        _run(run or app)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int | None) else _EXIT_DEFECT
+        raise
+    finally:
+        PARENT.exits(code or 0)
+
+
+def _commands_of(arguments: Sequence[str]) -> Iterator[str]:
+    return (argument for argument in arguments[1:] if not argument.startswith("-"))
+
+
+def _run(run: Callable[[], None]) -> None:
     try:
         run()
     except PhicorpusError as error:
