@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +46,12 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
             or it is lost in between.
     """
     started = not ray.is_initialized()
+    # Ray prints what it has to say of lost workers to standard output, which is the command's own.
+    with contextlib.redirect_stdout(sys.stderr):
+        yield from _cluster(config, started=started)
+
+
+def _cluster(config: ClusterConfig, *, started: bool) -> Iterator[None]:
     if started:
         connect(config)
     try:
@@ -79,7 +87,9 @@ def connect(config: ClusterConfig) -> None:
     """
     address = config.address or os.environ.get("RAY_ADDRESS", "local")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of the driver's own console only
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # it listens on all interfaces
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")  # of 60: a lost head
     local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
     answers = _answers(address)
     try:
