@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.hashing import hash64
 from pipeline.holdings import FileKey
 from pipeline.plan import Plan
 from pipeline.publish import STATUSES, TOLD, Row, merge, read_share, read_told, told
-from pipeline.record import newest
+from pipeline.record import DamagedRecord, newest, read_record
 from pipeline.standing import plan_again
 from pipeline.storage.store import Store
-from pipeline.storage.tables import TornFile, read_table
+from pipeline.storage.tables import TornFile, read_table, rows_hash
 from pipeline.unit import Share, Unit
 from schemas.paths import OutputPath, document_path, folder_of, parse_path, path_of
 
@@ -42,7 +43,12 @@ class Problem:
 
 @dataclass(slots=True)
 class Verification:
-    """What `verify` found. The identity: announced = ok + error + skipped."""
+    """What `verify` found. The identity: announced = ok + error + skipped.
+
+    Attributes:
+        problems: The first thousand.
+        changed: Files whose rows are not those that were written there.
+    """
 
     run_id: str = ""
     num_files: int = 0
@@ -53,6 +59,7 @@ class Verification:
     num_pending: int = 0
     num_problems: int = 0
     problems: list[Problem] = field(default_factory=list[Problem])
+    changed: list[str] = field(default_factory=list[str])
 
     @property
     def is_right(self) -> bool:
@@ -77,8 +84,13 @@ def verify(store: Store, options: Mapping[str, Any] | None = None) -> Verificati
     """
     recorded = newest(store, options)
     found = Verification(run_id=recorded.fields["run_id"])
+    _check_records(store, found)
     assets = _check_files(store, found)
     _check_plan(store, plan_again(recorded, store), assets, found)
+    told = {problem.path for problem in found.problems}
+    for path in found.changed:
+        if path not in told:  # else it is known what is wrong with them
+            found.note("torn", path, "its rows are not those that were written there")
     return found
 
 
@@ -90,6 +102,14 @@ class _Assets:
     hashes: int
     announced: int
     status: Mapping[str, int]
+
+
+def _check_records(store: Store, found: Verification) -> None:
+    for path in store.list_files("runs"):
+        try:
+            read_record(store, path)
+        except DamagedRecord as error:
+            found.note("torn", path, str(error))
 
 
 def _check_files(store: Store, found: Verification) -> dict[FileKey, _Assets]:
@@ -164,7 +184,8 @@ def _read(store: Store, parsed: OutputPath, found: Verification) -> list[Row] | 
     except TornFile as error:
         found.note("torn", path, str(error))
         return None
-    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    pairs = (table.schema.metadata or {}).items()
+    metadata = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in pairs}
     expected = {"unit_id": parsed.unit_id, "fingerprint": parsed.fingerprint}
     expected |= {"task": parsed.task} if parsed.task else {}
     expected |= {"num_rows": str(table.num_rows)}
@@ -173,8 +194,20 @@ def _read(store: Store, parsed: OutputPath, found: Verification) -> list[Row] | 
             said = metadata.get(f"phicorpus.{name}")
             found.note("foreign", path, f"its description says {name} = {said}, it is {value}")
             return None
+    if not _are_as_written(table, metadata):
+        found.changed.append(path)
     columns = [name for name in table.column_names if name in _COLUMNS]
     return [{**row, "task": parsed.task} for row in table.select(columns).to_pylist()]
+
+
+def _are_as_written(table: pa.Table, metadata: Mapping[str, str]) -> bool:
+    """Check a file's rows against what it says of them; an older release said less."""
+    expected = {"rows_hash": rows_hash(table)}
+    if "segment_index" in table.column_names:
+        status = Counter(table["status"].to_pylist())
+        expected |= {f"num_{name}": str(status[name]) for name in STATUSES}
+    told = {name: metadata.get(f"phicorpus.{name}") for name in expected}
+    return all(told[name] in {None, value} for name, value in expected.items())
 
 
 def _check_unit(

@@ -296,8 +296,10 @@ class RunConfig(Section):
     tasks: Annotated[Mapping[TaskName, TaskConfig], BeforeValidator(_task_sections)] = Field(
         description="Names, or names with settings", min_length=1
     )
-    generation: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Another number answers everything anew, beside what is there"
+    generation: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Another number answers everything anew, beside what is there; default: the "
+        "newest that a run of the output has finished, as --reprocess all leaves it",
     )
     fetch: FetchConfig = FetchConfig()
     images: ImageConfig = ImageConfig()

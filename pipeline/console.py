@@ -243,6 +243,10 @@ def show_status(found: OutputStatus) -> None:
     )
     for flow, use in (found.engine or {}).items():
         out.print(in_words(flow, use), highlight=False)
+    for path in found.torn:
+        out.print(f"not counted, since it is torn: {path}", highlight=False, markup=False)
+    if found.torn:
+        out.print("`phicorpus verify --mend` sets torn files aside; `annotate` makes them again")
 
 
 def status_json(found: OutputStatus) -> str:

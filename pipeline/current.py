@@ -8,6 +8,7 @@ that named this task and kind: two jobs of other tasks in one output do not make
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from pipeline.holdings import AMENDED, FileKey
 from pipeline.publish import Row, merge
 from pipeline.record import every
 from pipeline.storage.store import Store
-from pipeline.storage.tables import read_metadata, read_table
+from pipeline.storage.tables import TornFile, read_metadata, read_table
 from schemas.paths import OutputPath, parse_path, path_of
 
 Outdated = Literal["settings", "content", "retried"]
@@ -28,6 +29,8 @@ MEANINGS: Mapping[Outdated, str] = {
     "content": "of an asset's earlier content",
     "retried": "errors that a retry answered",
 }
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -49,7 +52,11 @@ class Counts:
 
 
 class Current:
-    """An output, seen by what holds of it."""
+    """An output, seen by what holds of it.
+
+    Attributes:
+        torn: Files that could not be read; the others are told of all the same.
+    """
 
     def __init__(self, store: Store) -> None:
         """List the output, and read who ran what.
@@ -58,6 +65,7 @@ class Current:
             StoreError: it cannot be listed or read.
         """
         self._store = store
+        self.torn: set[str] = set()
         self._settings: dict[tuple[str, str], str] = {}
         for fields in every(store):
             for name, fingerprint in json.loads(fields["fingerprints"] or "{}").items():
@@ -139,7 +147,11 @@ class Current:
     def _described(self, key: FileKey) -> Counter[str]:
         counted: Counter[str] = Counter()
         for number in self._rounds[key]:
-            said = read_metadata(self._store, path_of(OutputPath("annotations", *key, number)))
+            try:
+                said = read_metadata(self._store, path_of(OutputPath("annotations", *key, number)))
+            except TornFile as error:
+                self._leave_out(error)
+                continue
             counted.update({name: int(said.get(f"phicorpus.num_{name}", "0")) for name in _STATUS})
         return counted
 
@@ -147,11 +159,25 @@ class Current:
         self, keys: Iterable[FileKey], columns: Collection[str] | None
     ) -> Iterator[tuple[FileKey, list[Row]]]:
         def read(key: FileKey) -> list[Row]:
-            paths = (path_of(OutputPath("annotations", *key, n)) for n in sorted(self._rounds[key]))
-            tables = [read_table(self._store, path, columns) for path in paths]
-            return [{**row, "task": key[0]} for table in tables for row in table.to_pylist()]
+            return [
+                {**row, "task": key[0]}
+                for number in sorted(self._rounds[key])
+                for row in rows_of(path_of(OutputPath("annotations", *key, number)))
+            ]
+
+        def rows_of(path: str) -> list[Row]:
+            try:
+                return read_table(self._store, path, columns).to_pylist()
+            except TornFile as error:
+                self._leave_out(error)
+                return []
 
         return self._in_slices(keys, read)
+
+    def _leave_out(self, error: TornFile) -> None:
+        if error.path not in self.torn:
+            log.warning("a torn file is left out", extra={"why": str(error)})
+        self.torn.add(error.path)
 
     def _in_slices(
         self, keys: Iterable[FileKey], ask: Callable[[FileKey], T]

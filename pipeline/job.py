@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -38,6 +37,7 @@ from pipeline.plan import Plan, PlanSummary, Work
 from pipeline.publish import Publication, Publisher
 from pipeline.record import (
     evidence_folder,
+    name_run,
     next_generation,
     note_settings,
     write_end,
@@ -179,7 +179,7 @@ def annotate(
     """
     job = prepare(config, backend)
     started = datetime.now(UTC)
-    run_id = name_run(config, started)
+    run_id = name_run(job.store, config, started)
     publisher = Publisher(job.store, publication(job, run_id), job.plan.rounds)
     commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
     execution = Execution(run_id=run_id, started=started, work=job.plan, commit=commit)
@@ -197,9 +197,9 @@ def annotate(
 
 
 def with_new_generation(config: RunConfig) -> RunConfig:
-    """Give the config of a run that answers everything anew, or goes on with one that began to."""
+    """Return the config of a run that answers all anew, or goes on with one that began to."""
     number = next_generation(open_store(config.output, config.fetch.storage_options))
-    return config if number is None else config.model_copy(update={"generation": number})
+    return config.model_copy(update={"generation": number})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,12 +292,6 @@ def _end_at_once(job: Prepared, run: Execution, reason: str) -> None:
         PARENT.run_is_recorded()
         PARENT.exits(WorkersLost.exit_code)
         os._exit(WorkersLost.exit_code)
-
-
-def name_run(config: RunConfig, started: datetime) -> str:
-    """Name a run by its start and its config: later runs sort later."""
-    digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=4).hexdigest()
-    return f"{started:%Y%m%dT%H%M%S.%fZ}-{digest}"
 
 
 def publication(job: Prepared, run_id: str) -> Publication:

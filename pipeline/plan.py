@@ -29,6 +29,7 @@ from pipeline.holdings import (
 )
 from pipeline.manifest import Manifest, ManifestPart
 from pipeline.models.model import Modality
+from pipeline.record import finished_generations
 from pipeline.storage.store import Store
 from pipeline.tasks import fits
 from pipeline.tasks.question import Question
@@ -99,8 +100,10 @@ class Plan:
         self._manifest = manifest
         self._questions = questions
         self._check_modalities(backend)
+        self._store = store
+        generations = self._generations(config)
         self.fingerprints: Mapping[tuple[str, str], str] = {
-            (name, kind): fingerprint(question, kind, config, backend.identity)
+            (name, kind): fingerprint(question, kind, generations[name], backend.identity)
             for name, question in questions.items()
             for kind in KINDS
             if fits(question.task, kind)
@@ -109,7 +112,6 @@ class Plan:
             kind: combined(f for (_, k), f in self.fingerprints.items() if k == kind)
             for kind in KINDS
         }
-        self._store = store
         self._files = list_output(store, self._folders())
         self._cutter = Cutter(config.units, self._files.is_known)
         self._holdings = Holdings({}, [])
@@ -191,6 +193,16 @@ class Plan:
                     f"(unit {cut.unit_id} is new); run the same command again to go on with it"
                 )
             yield cut
+
+    def _generations(self, config: RunConfig) -> Mapping[str, RunConfig]:
+        """Return the config of each task, with the generation that it is answered in."""
+        if config.generation is not None:
+            return dict.fromkeys(self._questions, config)
+        held = finished_generations(self._store, self._questions)
+        return {
+            name: config.model_copy(update={"generation": held.get(name, 0)})
+            for name in self._questions
+        }
 
     def _check_modalities(self, backend: Backend) -> None:
         for name, question in self._questions.items():

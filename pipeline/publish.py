@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.holdings import FileKey, claims
 from pipeline.storage.store import Store
-from pipeline.storage.tables import read_table
+from pipeline.storage.tables import read_table, rows_hash
 from pipeline.unit import Share, Unit
 from schemas import ANNOTATION, DOCUMENT
 from schemas.paths import OutputPath, annotation_path, document_path, path_of
@@ -155,11 +155,13 @@ class Publisher:
             **(table.schema.metadata or {}),
             **{f"phicorpus.{name}": value for name, value in described.items()},
             "phicorpus.num_rows": str(table.num_rows),
+            "phicorpus.rows_hash": rows_hash(table),
             "phicorpus.software_version": self._publication.software_version,
             "phicorpus.run_id": self._publication.run_id,
         }
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+        whole = table.replace_schema_metadata(metadata)
+        pq.write_table(whole, sink, compression="zstd", write_page_checksum=True)
         return self._store.create(path, sink.getvalue().to_pybytes())
 
 

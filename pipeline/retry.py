@@ -27,13 +27,13 @@ from pipeline.job import (
     RunReport,
     Status,
     execute,
-    name_run,
     prepare,
     publication,
 )
 from pipeline.models.model import Modality
 from pipeline.plan import PlanSummary
 from pipeline.publish import Publisher, Row, merge, read_told, told
+from pipeline.record import name_run
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
 from pipeline.storage.store import probe
@@ -308,7 +308,7 @@ def retry(
     job = prepare(config, backend)
     choice.check(job.manifest.passed_through.names)
     started = datetime.now(UTC)
-    run_id = name_run(config, started)
+    run_id = name_run(job.store, config, started)
     publisher = RoundPublisher(job, run_id)
     plan = RetryPlan(job, publisher, choice)
     job = replace(job, pending=plan.survey())

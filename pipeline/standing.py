@@ -20,7 +20,7 @@ from pipeline.plan import Plan
 from pipeline.publish import read_share
 from pipeline.record import Recorded, newest
 from pipeline.storage.store import Store
-from pipeline.storage.tables import read_metadata
+from pipeline.storage.tables import TornFile, read_metadata
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import questions
 from pipeline.unit import KINDS, Share
@@ -49,6 +49,7 @@ class OutputStatus:
     Attributes:
         rows_per_s: That the run committed, from its start to its end; None before that.
         engine: What its replicas did, by flow, see `pipeline.meter.summed`; None before its end.
+        torn: Files that cannot be read: their rows are not counted.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class OutputStatus:
     rows_per_s: float | None
     engine: Mapping[str, Use] | None
     tasks: dict[str, TaskStatus] = field(default_factory=dict[str, TaskStatus])
+    torn: list[str] = field(default_factory=list[str])
 
     @property
     def error_ratio(self) -> float:
@@ -90,7 +92,7 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
         engine=uses_of(recorded.fields),
     )
     plan = plan_again(recorded, store)
-    counts = _counts(store, set(plan.fingerprints.values()))
+    counts = _counts(store, set(plan.fingerprints.values()), found.torn)
     for unit in plan.every_unit():
         for task in sorted({*unit.todo, *unit.done}):
             here = found.tasks.setdefault(task, TaskStatus())
@@ -100,7 +102,10 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
             for share in unit.done.get(task, ()):
                 key = (task, plan.fingerprints[task, unit.kind], share.file_id)
                 is_simple = share.is_whole and not plan.rounds_of(key)
-                counted = counts[key] if is_simple else _counted(store, key, share, plan)
+                if is_simple:
+                    counted = counts[key]
+                else:
+                    counted = _counted(store, key, share, plan, found.torn)
                 here.assets_committed += len(share.assets)
                 here.ok += counted["ok"]
                 here.error += counted["error"]
@@ -114,9 +119,14 @@ def _rows_per_s(run: Mapping[str, Any]) -> float | None:
     return round((run["num_ok"] + run["num_error"] + run["num_skipped"]) / run["elapsed_s"], 3)
 
 
-def _counted(store: Store, key: FileKey, share: Share, plan: Plan) -> Counter[str]:
+def _counted(store: Store, key: FileKey, share: Share, plan: Plan, torn: list[str]) -> Counter[str]:
     """Count the rows of a share of a file, of which other rows do not count."""
-    return Counter(row["status"] for row in read_share(store, key, share, plan.rounds_of(key)))
+    try:
+        rows = read_share(store, key, share, plan.rounds_of(key))
+    except TornFile as error:
+        torn.append(error.path)
+        return Counter()
+    return Counter(row["status"] for row in rows)
 
 
 def plan_again(recorded: Recorded, store: Store) -> Plan:
@@ -142,7 +152,9 @@ def _no_model(modality: Modality) -> Engine:
     raise EngineDied(f"a record of a run answers nothing ({modality})")
 
 
-def _counts(store: Store, fingerprints: Set[str]) -> Mapping[FileKey, Counter[str]]:
+def _counts(
+    store: Store, fingerprints: Set[str], torn: list[str]
+) -> Mapping[FileKey, Counter[str]]:
     """Read what first rounds say of themselves; what later ones change is counted by row."""
     keys: list[FileKey] = []
     for path in store.list_files("annotations"):
@@ -150,11 +162,16 @@ def _counts(store: Store, fingerprints: Set[str]) -> Mapping[FileKey, Counter[st
         if parsed is not None and parsed.fingerprint in fingerprints and not parsed.round:
             keys.append((parsed.task, parsed.fingerprint, parsed.unit_id))
     with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(keys, pool.map(lambda key: _described(store, key), keys), strict=True))
+        counts = pool.map(lambda key: _described(store, key, torn), keys)
+        return dict(zip(keys, counts, strict=True))
 
 
-def _described(store: Store, key: FileKey) -> Counter[str]:
-    said = read_metadata(store, path_of(OutputPath("annotations", *key)))
+def _described(store: Store, key: FileKey, torn: list[str]) -> Counter[str]:
+    try:
+        said = read_metadata(store, path_of(OutputPath("annotations", *key)))
+    except TornFile as error:
+        torn.append(error.path)
+        return Counter()
     return Counter(
         {n: int(said.get(f"phicorpus.num_{n}", "0")) for n in ("ok", "error", "skipped")}
     )

@@ -7,8 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from pipeline import console
 from pipeline.audit import Verification, verify
+from pipeline.report import gather, render
 from pipeline.standing import status
 from pipeline.storage.store import open_store
 from tests.builders import a_finished_output
@@ -142,3 +146,52 @@ def test_status_tells_what_is_committed_and_what_is_not(output: Path) -> None:
     rows = [task.ok + task.error + task.skipped for task in found.tasks.values()]
     assert found.error_ratio == sum(task.error for task in found.tasks.values()) / sum(rows) > 0
     assert found.num_pending_units == 1
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_changes_a_row_without_being_found(
+    output: Path, where: float, bit: int
+) -> None:
+    path = a_file(output)
+    before = path.read_bytes()
+    rows = pq.read_table(path, partitioning=None).to_pylist()
+    changed = bytearray(before)
+    changed[int(where * len(changed))] ^= 1 << bit
+    path.write_bytes(changed)
+    try:
+        found = check(output)
+        if found.is_right:
+            assert pq.read_table(path, partitioning=None).to_pylist() == rows
+    finally:
+        path.write_bytes(before)
+
+
+def test_rows_that_were_written_again_with_other_answers_are_found(output: Path) -> None:
+    path = a_file(output)
+    table = pq.ParquetFile(path).read()
+    position = table.column_names.index("text")
+    answers = pa.array(["HACK"] * table.num_rows, pa.string())
+    rewrite(path, table.set_column(position, table.schema.field(position), answers))
+
+    found = check(output)
+
+    assert [(problem.kind, problem.what) for problem in found.problems] == [
+        ("torn", "its rows are not those that were written there")
+    ]
+
+
+def test_a_torn_file_costs_that_file_to_whoever_looks(output: Path) -> None:
+    path = a_file(output)
+    path.write_bytes(path.read_bytes()[:-20])
+    torn = [path.relative_to(output).as_posix()]
+    store = open_store(str(output))
+
+    told = status(store)
+    findings = gather(store, "")
+
+    assert told.torn == findings.torn == torn
+    assert told.tasks["caption"].ok == 4
+    assert told.tasks["ocr"].ok + told.tasks["ocr"].error < 5
+    assert {row["task"] for row in console.sample(store, 3)} == {"ocr", "caption"}
+    assert torn[0] in render(findings)

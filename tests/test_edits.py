@@ -27,7 +27,7 @@ from pipeline.retry import RetryPlan, RoundPublisher, choose
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit
 from pipeline.standing import status
-from pipeline.storage.store import open_store
+from pipeline.storage.store import Store, open_store
 from pipeline.unit import Unit
 from schemas.error import error_columns
 from tests.builders import (
@@ -57,6 +57,10 @@ class Corpus:
     @property
     def config(self) -> RunConfig:
         return a_config(self.folder, **self.settings)
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.config.output)
 
     def run(self, stop_after: int | None = None, failed: Sequence[str] = ()) -> int:
         """Annotate what is pending, or so many units of it; gives the assets that were asked."""

@@ -62,6 +62,10 @@ def annotate(
     settings = load_config(config, set_ or ())
     if reprocess is Reprocess.ALL:
         settings = with_new_generation(settings)
+        console.tell(
+            f"everything is answered in generation {settings.generation}; later runs of this job "
+            "stay with it until their YAML names another one"
+        )
     with console.progress_bar() as on_progress:
         reports = [run(settings, on_progress=on_progress)]
     if reprocess is Reprocess.FAILED:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pipeline.errors import SegmentError
 from pipeline.holdings import FileKey
 from pipeline.media.decode import DecodeConfig, Undecoded, decode_batch
 from pipeline.media.piece import Piece
+from pipeline.record import DamagedRecord, read_record
 from pipeline.storage.assets import read_asset
 from pipeline.storage.store import Store
 
@@ -63,7 +63,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Findings:
-    """What a report shows: rows that hold, and how many others there are."""
+    """What a report shows: rows that hold, how many others there are, and torn files."""
 
     output: str
     runs: list[Row] = field(default_factory=list[Row])
@@ -71,6 +71,7 @@ class Findings:
     outdated: list[OutdatedGroup] = field(default_factory=list[OutdatedGroup])
     errors: list[ErrorGroup] = field(default_factory=list[ErrorGroup])
     samples: list[Sample] = field(default_factory=list[Sample])
+    torn: list[str] = field(default_factory=list[str])
 
 
 def gather(
@@ -89,7 +90,10 @@ def gather(
     """
     findings = Findings(output=output)
     for path in sorted(store.list_files("runs")):
-        findings.runs.append(json.loads(store.read(path)))
+        try:
+            findings.runs.append(dict(read_record(store, path)))
+        except DamagedRecord:
+            findings.torn.append(path)
     current = Current(store)
     keys = current.files()
     counted = dict(current.counts(keys))
@@ -106,6 +110,7 @@ def gather(
                 sampled[row["uri"], row["segment_index"]][row["task"]] = row
     findings.errors = errors.groups()
     findings.samples = _samples(sampled, samples_per_kind, fetch)
+    findings.torn += sorted(current.torn)
     return findings
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
 
 import pyarrow as pa
@@ -12,7 +14,15 @@ from pipeline.storage.store import Store
 
 
 class TornFile(StoreError):
-    """A file of the output is not what was written there: somebody else cut or changed it."""
+    """A file of the output is not what was written there: somebody else cut or changed it.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 def read_table(store: Store, path: str, columns: Collection[str] | None = None) -> pa.Table:
@@ -24,12 +34,24 @@ def read_table(store: Store, path: str, columns: Collection[str] | None = None) 
     """
     content = store.read(path)
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         names: list[str] = file.schema_arrow.names
         wanted = None if columns is None else [name for name in names if name in columns]
         return file.read(columns=wanted, use_threads=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _torn(path, error) from error
+
+
+def rows_hash(table: pa.Table) -> str:
+    """Hash a table's rows by value, so that a file that was written again with others is found.
+
+    Returns:
+        32 hex digits; equal for equal rows, however they lie in memory or in the file.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for row in table.to_pylist():
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def read_metadata(store: Store, path: str) -> dict[str, str]:
@@ -48,4 +70,4 @@ def read_metadata(store: Store, path: str) -> dict[str, str]:
 
 def _torn(path: str, error: Exception) -> TornFile:
     why = " ".join(str(error).split())
-    return TornFile(f"{path} is torn: {why}; take it away, and the next run makes it again")
+    return TornFile(f"{path} is torn: {why}; `phicorpus verify --mend` sets it aside", path)
