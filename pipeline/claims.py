@@ -1,9 +1,10 @@
 """Claims: drivers that share an output leave each other's units alone. They decide nothing else.
 
 Whoever publishes a unit first has published it, claimed or not; a claim only saves the work of
-doing it twice. Claims are a log in the output, `claims/<date>/<number>.json`, each entry created if
+doing it twice. Claims are a log in the output, `claims/<hour>/<number>.json`, each entry created if
 absent: so all drivers read the same entries in the same order. A driver that claims says until when
-it is to be believed, and renews that while it lives; a dead one's claims expire.
+it is to be believed, and renews that while it lives; a dead one's claims expire. In each new hour a
+driver states all of its claims again, so that whoever joins reads two hours of the log and no more.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count, takewhile
 from typing import Any
 
 from pipeline.errors import StoreError
@@ -28,7 +31,10 @@ log = logging.getLogger(__name__)
 
 _RENEWALS = 3
 """Within the time that a claim is believed: two may fail."""
+_LONGEST_RENEWAL_S = 1200.0
+"""So that no driver leaves out an hour."""
 _LONGEST_WAIT_S = 15.0
+_THREADS = 16
 
 Clock = Callable[[], float]
 
@@ -66,7 +72,7 @@ class Claims:
         self._mark = 0
         self._expires: dict[str, float] = {}
         self._claims: dict[str, _Claim] = {}
-        self._stated = _day(clock())
+        self._stated = _hour(clock())
         self.mark()
 
     def mark(self) -> None:
@@ -111,20 +117,20 @@ class Claims:
         renewing.join()
 
     def _renew(self, ended: threading.Event) -> None:
-        while not ended.wait(self._expiry_s / _RENEWALS):
+        while not ended.wait(min(self._expiry_s / _RENEWALS, _LONGEST_RENEWAL_S)):
             try:
                 self.renew()
             except StoreError as error:
                 log.warning("claims were not renewed", extra={"why": str(error)})
 
     def renew(self) -> None:
-        """Say that this driver lives; once a day, also what it claims: older days are not read."""
+        """Say that this driver lives; once an hour, also what it claims, for who joins."""
         with self._lock:
             now = self._clock()
-            day = _day(now)
+            hour = _hour(now)
             mine = [u for u, claim in self._claims.items() if claim.holder == self._holder]
-            self._append(mine if day != self._stated else [], expires=now + self._expiry_s)
-            self._stated = day
+            self._append(mine if hour != self._stated else [], expires=now + self._expiry_s)
+            self._stated = hour
 
     def _is_free(self, unit_id: str) -> bool:
         claim = self._claims.get(unit_id)
@@ -141,35 +147,41 @@ class Claims:
         now = self._clock()
         until = now + self._expiry_s if expires is None else expires
         entry = {"holder": self._holder, "renewed": now, "expires": until, "units": [*unit_ids]}
-        day = _day(now)
-        path = _path(day, self._next.get(day, 0))
+        hour = _hour(now)
+        path = _path(hour, self._next.get(hour, 0))
         if not self._store.create(path, json.dumps(entry).encode()):
             return False
-        self._count(day, entry)
+        self._count(hour, entry)
         return True
 
     def _read(self) -> None:
-        """Read the entries that others added, of yesterday and today."""
-        now = self._clock()
-        for day in (_day(now, -1), _day(now)):
-            there = set(self._store.list_files(f"claims/{day}"))
-            while (path := _path(day, self._next.get(day, 0))) in there:
-                self._count(day, json.loads(self._store.read(path)))
+        """Read the entries that others added, of the hour before and this one.
 
-    def _count(self, day: str, entry: dict[str, Any]) -> None:
-        self._next[day] = self._next.get(day, 0) + 1
+        And of the next: clocks of drivers differ.
+        """
+        now = self._clock()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for hour in (_hour(now, -1), _hour(now), _hour(now, 1)):
+                there = set(self._store.list_files(f"claims/{hour}"))
+                first = self._next.get(hour, 0)
+                paths = takewhile(there.__contains__, (_path(hour, n) for n in count(first)))
+                for content in pool.map(self._store.read, list(paths)):
+                    self._count(hour, json.loads(content))
+
+    def _count(self, hour: str, entry: dict[str, Any]) -> None:
+        self._next[hour] = self._next.get(hour, 0) + 1
         self._expires[entry["holder"]] = entry["expires"]
         for unit_id in entry["units"]:
             self._claims[unit_id] = _Claim(entry["holder"], self._num_read)
         self._num_read += 1
 
 
-def _day(now: float, days: int = 0) -> str:
-    return f"{datetime.fromtimestamp(now, UTC) + timedelta(days=days):%Y-%m-%d}"
+def _hour(now: float, hours: int = 0) -> str:
+    return f"{datetime.fromtimestamp(now, UTC) + timedelta(hours=hours):%Y-%m-%dT%H}"
 
 
-def _path(day: str, number: int) -> str:
-    return f"claims/{day}/{number:06}.json"
+def _path(hour: str, number: int) -> str:
+    return f"claims/{hour}/{number:06}.json"
 
 
 class ClaimedWork:

@@ -21,6 +21,7 @@ from pipeline.plan import Plan
 from pipeline.publish import Publisher
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit
+from pipeline.storage.store import Store
 from tests.builders import a_backend, a_config, a_reply, annotation_rows, replies, write_manifest
 
 NUM_UNITS = 12
@@ -136,6 +137,36 @@ def test_a_driver_that_lives_is_believed_for_as_long_as_it_takes(config: RunConf
         time.sleep(1.0)
         other.mark()
         assert other.take(units[:1]) == []
+
+
+def test_who_joins_reads_two_hours_of_the_log_however_long_it_is(config: RunConfig) -> None:
+    clock = Time()
+    busy = claims(config, "busy", clock)
+    units = list(a_plan(config).units())
+    busy.take(units[:3])
+    for _ in range(5 * 180):
+        clock.now += 20
+        busy.renew()
+    reading = Counting(prepare(config, a_backend()).store)
+
+    newcomer = Claims(reading, "newcomer", 60.0, clock)
+
+    assert names(newcomer.take(units[:5])) == ["3", "4"]
+    assert 180 <= reading.num_read <= 2 * 180 + 1
+
+
+class Counting:
+    """A store that counts what is read of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.num_read = 0
+        self.create = store.create
+        self.list_files = store.list_files
+
+    def read(self, path: str) -> bytes:
+        self.num_read += 1
+        return self._store.read(path)
 
 
 def test_claims_outlive_midnight(config: RunConfig) -> None:
