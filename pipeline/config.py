@@ -65,7 +65,9 @@ class RetryConfig(Section):
 class TaskConfig(Section):
     """How one task is asked."""
 
-    prompt: str | None = Field(default=None, description="Replaces the task's own prompt")
+    prompt: Annotated[str, Field(pattern=r"\S")] | None = Field(
+        default=None, description="Replaces the task's own prompt; not empty"
+    )
     max_new_tokens: Annotated[int, Field(ge=1, le=16384)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
@@ -403,13 +405,21 @@ def _section(name: str, value: object) -> object:
     raise ConfigError(f"--set: {name} is a value, not a section")
 
 
+_HINTS = {
+    ("tasks", "too_short"): "name at least one task, such as ocr or caption",
+    ("prompt", "string_pattern_mismatch"): "is empty; leave it out for the task's own prompt",
+}
+"""By key and pydantic's type of error, where its own words do not help."""
+
+
 def _problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             yield f"unknown key {key!r}{_suggestion(problem['loc'])}"
         else:
-            yield f"{key}: {problem['msg']}{_got(problem)}"
+            hint = _HINTS.get((str(problem["loc"][-1]), problem["type"]), problem["msg"])
+            yield f"{key}: {hint}{_got(problem)}"
 
 
 def _got(problem: ErrorDetails) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,18 +81,28 @@ def progress_bar() -> Iterator[OnProgress]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("assets  {task.fields[rows]} rows  {task.fields[errors]} errors"),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         console=err,
     ) as bar:
-        task = bar.add_task("assets", total=None, rows=0, errors=0)
+        task = bar.add_task("assets", total=None, rows=0, errors=0, rate="starting")
+        first_s: list[float] = []
 
         def update(job: Prepared, commit: Commit) -> None:
+            rows = commit.tally.num_committed + commit.num_open_rows
+            if not rows:
+                rate = "loading the model"
+            else:
+                first_s.append(time.monotonic())
+                del first_s[1:]
+                rate = f"{rows / max(1.0, time.monotonic() - first_s[0]):.1f} rows/s"
             bar.update(
                 task,
                 total=job.pending.num_pending_assets,
                 completed=commit.tally.num_whole_assets,
-                rows=commit.tally.num_committed + commit.num_open_rows,
+                rows=rows,
                 errors=commit.tally.num_error,
+                rate=rate,
             )
 
         yield update
@@ -101,7 +112,7 @@ class _PlainProgress:
     """One line per tenth, for logs and pipes."""
 
     def __init__(self) -> None:
-        self._tenth = 0
+        self._tenth = -1
 
     def __call__(self, job: Prepared, commit: Commit) -> None:
         total = max(1, job.pending.num_pending_assets)

@@ -244,6 +244,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
                 watch.ask(witness.signs)
                 flows = flow.flows(job.config, job.backend, job.questions, witness)
                 watch.waits_for("replicas to load and rows to come")
+                tell(run.commit)
                 try:
                     flow.run(flows, run.work, run.commit, tell)
                 finally:

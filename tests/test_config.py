@@ -129,3 +129,16 @@ def test_an_override_that_is_no_yaml_is_not_repeated(tmp_path: Path) -> None:
         load_config(path, ["fetch.storage_options={s3: {key: SECRET: }"])
 
     assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "complaint"),
+    [
+        ([], "tasks: name at least one task"),
+        ({"ocr": {"prompt": ""}}, r"tasks\.ocr\.prompt: is empty; leave it out"),
+        ({"ocr": {"prompt": " \n"}}, r"tasks\.ocr\.prompt: is empty; leave it out"),
+    ],
+)
+def test_a_task_that_asks_nothing_is_refused(tasks: object, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parse_config({"manifest": "m", "output": "o", "model": "tiny", "tasks": tasks})

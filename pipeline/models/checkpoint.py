@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from pipeline.errors import CheckpointError
@@ -272,12 +276,43 @@ def _snapshot(
 
 def _download(name: str, file: str, revision: str | None) -> Path:
     """Get one file of a hub checkpoint, from the cache where the hub cannot be reached."""
+    has_hub = _has_hub()
     try:
-        return Path(hf_hub_download(name, file, revision=revision))
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=not has_hub))
     except HFValidationError as error:
-        raise CheckpointError(f"{name} is neither a folder nor a hub name") from error
+        raise CheckpointError(
+            f"{name} is neither a folder nor a hub name{_meant(name)}; {_WAYS}"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         at = f" at {revision}" if revision else ""
+        why = str(error).partition("\n")[0] if has_hub else "its name server does not know it"
         raise CheckpointError(
-            f"cannot get {file} of {name}{at}, which is not a folder, from the hub: {error}"
+            f"cannot get {file} of {name}{at}, which is neither a folder nor in the cache, from "
+            f"the hub ({why}){_meant(name)}; {_WAYS}"
         ) from error
+
+
+_WAYS = (
+    "a model is a hub name (owner/name, in the cache where the hub cannot be reached), a folder, "
+    "or tiny, which comes with the package"
+)
+
+
+def _meant(name: str) -> str:
+    """Suggest the known model whose name is nearest to a wrong one."""
+    near = difflib.get_close_matches(name, [*CATALOG, *SHIPPED], n=1, cutoff=0.8)
+    return f"; did you mean {near[0]}?" if near and near[0] != name else ""
+
+
+def _has_hub() -> bool:
+    """Check that the hub's name is known here: its library tries for half a minute otherwise."""
+    host = urlsplit(constants.ENDPOINT).hostname
+    if constants.HF_HUB_OFFLINE or host is None:
+        return False
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True

@@ -315,6 +315,10 @@ def test_a_hub_name_that_is_neither_cached_nor_reachable_is_named(
         resolve("phicorpus/nowhere")
     with pytest.raises(CheckpointError, match="neither a folder nor a hub name"):
         resolve("not a name")
+    with pytest.raises(CheckpointError, match="did you mean microsoft/Phi-4-multimodal-instruct"):
+        resolve("microsoft/Phi-4-multimodal-instrct")
+    with pytest.raises(CheckpointError, match=r"did you mean tiny.*comes with the package"):
+        resolve("tinny")
 
 
 def test_a_hub_name_is_resolved_from_the_cache_to_its_commit(
