@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -132,6 +132,7 @@ def show_report(report: RunReport, output: str) -> None:
         errors = report.left.get("error", 0)
         chosen = "" if errors == 0 else ": none of them is of what --errors and --where choose"
         out.print(f"Nothing to retry: {errors} errors in {output}{chosen}.")
+        _show_errors_left(report)
         return
     if report.status == "nothing_to_do":
         asked = planned.num_assets - sum(planned.not_asked.values())
@@ -154,10 +155,23 @@ def show_report(report: RunReport, output: str) -> None:
     figures += [tally.num_error, tally.num_skipped, tally.num_units]
     table.add_row(*map(str, figures), f"{report.elapsed_s:.1f}")
     out.print(table)
+    if report.left is not None:
+        out.print(
+            f"{tally.num_committed} annotations are new: {tally.num_ok} ok, {tally.num_error} "
+            f"error, {tally.num_skipped} skipped; {report.left.get('error', 0)} errors are left"
+        )
+        _show_errors_left(report)
+        return
     out.print(
         f"announced {tally.num_announced} = ok {tally.num_ok} + error {tally.num_error} "
         f"+ skipped {tally.num_skipped}; in {output}"
     )
+
+
+def _show_errors_left(report: RunReport) -> None:
+    if report.errors_left:
+        kinds = ", ".join(f"{name} {count}" for name, count in report.errors_left.items())
+        out.print(f"Errors that are left, by type, as --errors takes them: {kinds}", soft_wrap=True)
 
 
 def _show_not_asked(planned: PlanSummary) -> None:
@@ -170,6 +184,19 @@ def report_json(*reports: RunReport) -> str:
     """Give the last report as JSON, with its rates; those before it are under `before`."""
     *before, last = ({**asdict(report), **_rates(report)} for report in reports)
     return json.dumps({**last, "before": before} if before else last)
+
+
+def night_json(reports: Sequence[RunReport], standing: OutputStatus, verified: Verification) -> str:
+    """Return all of a night as JSON: what was run, how the output stands, what `verify` found."""
+    annotated, retried = ({**asdict(report), **_rates(report)} for report in reports)
+    return json.dumps(
+        {
+            "annotate": annotated,
+            "retry": retried,
+            "status": json.loads(status_json(standing)),
+            "verify": {**asdict(verified), "is_right": verified.is_right},
+        }
+    )
 
 
 def _rates(report: RunReport) -> dict[str, float]:

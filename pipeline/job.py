@@ -93,6 +93,7 @@ class RunReport:
 
     Attributes:
         left: After a retry, how many annotations of the manifest have which status.
+        errors_left: And how many of the errors are of which type.
         engine: What the engines did, by flow; see `pipeline.meter.summed`.
     """
 
@@ -102,6 +103,7 @@ class RunReport:
     tally: Tally = field(default_factory=Tally)
     elapsed_s: float = 0.0
     left: Mapping[str, int] | None = None
+    errors_left: Mapping[str, int] = field(default_factory=dict[str, int])
     engine: Mapping[str, Use] = field(default_factory=dict[str, Use])
 
     @property

@@ -37,6 +37,7 @@ from pipeline.record import name_run
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, LostInFlight
 from pipeline.storage.store import probe
+from pipeline.storage.tables import TornFile
 from pipeline.unit import Share, Unit, in_waves
 from schemas import ANNOTATION
 
@@ -216,16 +217,28 @@ class RetryPlan:
             self.summary.count(unit)
         return self.summary
 
-    def count_rows(self) -> dict[str, int]:
-        """Count what is committed of the manifest's assets, by status, as it stands now."""
-        counted: Counter[str] = Counter()
-        for counts in self._of_units(self._count):
-            counted.update(counts)
-        return dict(counted)
+    def told(self, report: RunReport) -> RunReport:
+        """Add to a report what is committed of the manifest's assets, as it stands now."""
+        errors: Counter[str] = Counter()
+        left = self.count_rows(errors)
+        return replace(report, left=left, errors_left=dict(errors.most_common()))
 
-    def _count(self, unit: Unit) -> Counter[str]:
-        rows = (self._publisher.read_annotations(unit, task) for task in unit.done)
-        return Counter(row["status"] for read in rows for row in read)
+    def count_rows(self, errors: Counter[str] | None = None) -> dict[str, int]:
+        """Count what is committed of the manifest's assets, by status; errors by type too."""
+        status: Counter[str] = Counter()
+        for counts in self._of_units(self._count):
+            for (name, error), count in counts.items():
+                status[name] += count
+                if errors is not None and error is not None:
+                    errors[error] += count
+        return dict(status)
+
+    def _count(self, unit: Unit) -> Counter[tuple[str, str | None]]:
+        try:
+            rows = [self._publisher.read_annotations(unit, task) for task in unit.done]
+        except TornFile:
+            return Counter()
+        return Counter((row["status"], row["error_type"]) for read in rows for row in read)
 
     def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
         """Read what is committed, and give what has to be run again."""
@@ -245,6 +258,14 @@ class RetryPlan:
                 yield from list(pool.map(ask, taken))
 
     def _cut(self, unit: Unit) -> Unit | None:
+        """Cut a unit down to what was chosen; one of which a file is torn is left alone."""
+        try:
+            return self._chosen(unit)
+        except TornFile as error:
+            log.warning("a unit is not retried", extra={"why": str(error)})
+            return None
+
+    def _chosen(self, unit: Unit) -> Unit | None:
         failed: dict[str, list[str]] = defaultdict(list)
         counted: dict[str, Counter[str]] = defaultdict(Counter)
         touched: set[str] = set()
@@ -314,8 +335,7 @@ def retry(
     job = replace(job, pending=plan.survey())
     if not plan.summary.num_units:
         nothing: Status = "nothing_to_do"
-        left = plan.count_rows()
-        return RunReport(run_id=run_id, status=nothing, planned=plan.summary, left=left)
+        return plan.told(RunReport(run_id=run_id, status=nothing, planned=plan.summary))
     probe(job.store)
     execution = Execution(
         run_id=run_id,
@@ -323,4 +343,4 @@ def retry(
         work=plan,
         commit=Commit(publisher, assemble, shield=SIGNALS.shielded),
     )
-    return replace(execute(job, execution, on_progress), left=plan.count_rows())
+    return plan.told(execute(job, execution, on_progress))

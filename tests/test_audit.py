@@ -155,14 +155,14 @@ def test_no_flipped_bit_changes_a_row_without_being_found(
 ) -> None:
     path = a_file(output)
     before = path.read_bytes()
-    rows = pq.read_table(path, partitioning=None).to_pylist()
+    rows = pq.ParquetFile(path).read().to_pylist()
     changed = bytearray(before)
     changed[int(where * len(changed))] ^= 1 << bit
     path.write_bytes(changed)
     try:
         found = check(output)
         if found.is_right:
-            assert pq.read_table(path, partitioning=None).to_pylist() == rows
+            assert pq.ParquetFile(path).read().to_pylist() == rows
     finally:
         path.write_bytes(before)
 

@@ -18,7 +18,7 @@ from pipeline import cli, console
 from pipeline.job import RunReport
 from pipeline.models.tiny import write_tiny
 from pipeline.plan import PlanSummary
-from tests.builders import a_config, a_corpus, write_manifest
+from tests.builders import a_config, a_corpus, a_pdf, write_files, write_manifest
 
 COMMANDS = [
     ["annotate"],
@@ -373,3 +373,24 @@ def test_with_log_json_standard_error_is_json_lines_even_where_the_command_fails
     (line,) = map(json.loads, capsys.readouterr().err.splitlines())
     assert (line["level"], line["error"], line["exit_code"]) == ("ERROR", "ConfigError", 2)
     assert "none.yaml" in line["message"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_night_s_exit_code_judges_the_output_and_running_it_again_hides_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path, {"deck.pdf": a_pdf(1), "broken.pdf": b"%PDF-1.7 and no more"})
+    write_manifest(tmp_path / "manifest.parquet", [{"uri": "deck.pdf"}, {"uri": "broken.pdf"}])
+    settings = {"tasks": ["native"], "model": "tiny", "errors": {"max_error_ratio": 0.1}}
+    job = str(a_job(tmp_path, **settings))
+
+    first, said = exit_code("night", job, "--json"), json.loads(capsys.readouterr().out)
+    again = exit_code("night", job, "--json")
+
+    assert (first, again) == (3, 3)
+    assert [said[step]["status"] for step in ("annotate", "retry")] == ["done", "nothing_to_do"]
+    assert (said["status"]["num_pending_units"], said["verify"]["is_right"]) == (0, True)
+    for path in tmp_path.glob("output/annotations/*/*/*.parquet"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert exit_code("night", job) == 4

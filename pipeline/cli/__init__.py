@@ -26,7 +26,12 @@ app = typer.Typer(
 manifest_app = typer.Typer(help="Build and check manifests.", no_args_is_help=True)
 
 _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
-    "Run a job": {"plan": running.plan, "annotate": running.annotate, "retry": running.retry},
+    "Run a job": {
+        "plan": running.plan,
+        "annotate": running.annotate,
+        "retry": running.retry,
+        "night": running.night,
+    },
     "Look at an output": {
         "status": outputs.status,
         "show": outputs.show,
@@ -70,7 +75,7 @@ def options(
     configure_logging(verbose=verbose, as_json=log_json)
 
 
-_STARTS_RAY = ("annotate", "retry", "demo")
+_STARTS_RAY = ("annotate", "retry", "night", "demo")
 _EXIT_DEFECT = 1
 
 

@@ -12,6 +12,9 @@ import yaml
 
 from pipeline.errors import ConfigError
 
+EXIT_NOT_RIGHT = 4
+"""`verify`, and a night that ends with it: the output is not as it must be."""
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: key.path=value.")

@@ -11,6 +11,7 @@ import typer
 
 from pipeline import console
 from pipeline.cli.options import (
+    EXIT_NOT_RIGHT,
     JsonFlag,
     OutputArgument,
     StorageOptions,
@@ -18,8 +19,6 @@ from pipeline.cli.options import (
     writing,
 )
 from pipeline.errors import ConfigError
-
-EXIT_NOT_RIGHT = 4
 
 
 def verify(

@@ -11,6 +11,7 @@ import typer
 
 from pipeline import console
 from pipeline.cli.options import (
+    EXIT_NOT_RIGHT,
     ConfigArgument,
     JsonFlag,
     SetOption,
@@ -105,6 +106,45 @@ def retry(
     _finish([report], settings, as_json=as_json)
 
 
+def night(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag = False) -> None:
+    """Run what a schedule runs: annotate, retry what may pass now, and verify the whole output.
+
+    The exit code judges the output as it is in the end, not what this command did: run again, with
+    nothing left to do, it is the same.
+
+    Example: phicorpus --log-json night jobs/annotate.yaml --json
+
+    Exit codes: 0 all right, 3 more errors in the output than errors.max_error_ratio, 4 something is
+    missing, twice, torn, stale or foreign; any other as annotate, and then what follows was not
+    done.
+    """
+    from pipeline.audit import verify  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.job import annotate as run  # noqa: PLC0415  (Ray takes a second to import)
+    from pipeline.retry import choose  # noqa: PLC0415
+    from pipeline.retry import retry as retry_errors  # noqa: PLC0415
+    from pipeline.standing import status  # noqa: PLC0415
+    from pipeline.storage.store import open_store  # noqa: PLC0415
+
+    settings = load_config(config, set_ or ())
+    with console.progress_bar() as on_progress:
+        annotated = run(settings, on_progress=on_progress)
+    with console.progress_bar() as on_progress:
+        retried = retry_errors(settings, choose("retryable"), on_progress=on_progress)
+    options = settings.fetch.storage_options
+    store = open_store(settings.output, options)
+    standing, verified = status(store, options), verify(store, options)
+    if as_json:
+        typer.echo(console.night_json([annotated, retried], standing, verified))
+    else:
+        for report in (annotated, retried):
+            console.show_report(report, settings.output)
+        console.show_status(standing)
+        console.show_verification(verified)
+    if not verified.is_right:
+        raise typer.Exit(EXIT_NOT_RIGHT)
+    _judge(standing.error_ratio, settings)
+
+
 def _job_of(job: str, overrides: Sequence[str], options: Mapping[str, Any]) -> RunConfig:
     """Read a job's YAML, or the config of an output's newest run."""
     from pipeline.record import newest  # noqa: PLC0415  (fsspec)
@@ -124,9 +164,14 @@ def _finish(reports: Sequence[RunReport], settings: RunConfig, *, as_json: bool)
     else:
         for one in reports:
             console.show_report(one, settings.output)
-    if report.error_ratio > settings.errors.max_error_ratio:
+    _judge(report.error_ratio, settings)
+
+
+def _judge(error_ratio: float, settings: RunConfig) -> None:
+    """End with 3 where more annotations are errors than the job allows."""
+    if error_ratio > settings.errors.max_error_ratio:
         console.tell(
-            f"{report.error_ratio:.1%} of the annotations are errors, more than "
+            f"{error_ratio:.1%} of the annotations are errors, more than "
             f"errors.max_error_ratio = {settings.errors.max_error_ratio:.1%}"
         )
         raise typer.Exit(EXIT_ERRORS_ABOVE_THRESHOLD)

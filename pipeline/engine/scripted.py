@@ -19,6 +19,7 @@ from pipeline.engine.busy import BusyTime
 from pipeline.engine.capabilities import Capabilities
 from pipeline.engine.engine import Completion, EngineStats, FinishReason, Request
 from pipeline.errors import EngineDied, InferError, RequestRefused
+from pipeline.models.model import Canvas, Clip
 
 Answer = str | Mapping[str, str] | Callable[[Request], str]
 When = tuple[str, ...] | Callable[[Request], bool]
@@ -223,7 +224,7 @@ def _texts(request: Request) -> Iterator[str]:
 
 def _media_keys(request: Request) -> Iterator[str]:
     for turn in request.turns:
-        yield from (part.key for part in turn.content if not isinstance(part, str))
+        yield from (part.key for part in turn.content if isinstance(part, Canvas | Clip))
 
 
 def _contains(marker: str, request: Request) -> bool:
