@@ -75,7 +75,10 @@ def _plotted(
 
 def _texts(labels: Points) -> list[dict[int, str]]:
     return [
-        {at: one_line(shown(c.text, c.code) if c.code else c.text) for at, c in level.items()}
+        {
+            at: one_line(shown(c.text, c.code, exact=False) if c.code else c.text)
+            for at, c in level.items()
+        }
         for level in labels.levels
     ]
 

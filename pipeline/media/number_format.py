@@ -9,9 +9,12 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, Literal
+
+from pipeline.media.number_text import number_text, plain
 
 Kind = Literal["number", "percent", "date", "time", "datetime", "elapsed"]
 
@@ -20,9 +23,9 @@ DAY_0: Final = {False: datetime(1899, 12, 30), True: datetime(1904, 1, 1)}  # no
 
 The first is moved by the day that 1900 did not have."""
 
-_DIGITS: Final = 15  # that office programs show of a number, and that a double always keeps
 _DAY_S: Final = 86_400
 _MAX_DAYS: Final = 4_000_000  # beyond the year 9999
+_MAX_CODE: Final = 255  # characters of a format code: the rest is no one's
 
 # ECMA-376 part 1, 18.8.31: what is quoted, escaped, or keeps a width or fills a cell.
 _LITERAL: Final = re.compile(r'"[^"]*"?|\\.|[_*].')
@@ -44,14 +47,23 @@ _COMPARED: Final[Mapping[str, Callable[[float, float], bool]]] = {
 }
 
 
-def shown(text: str, code: str | None, day_0: datetime = DAY_0[False]) -> str:
+def shown(text: str, code: str | None, day_0: datetime = DAY_0[False], *, exact: bool) -> str:
     """Write a number, given as text, as a reader of its format sees it; other text stays.
 
+    Args:
+        text: The number.
+        code: Its format code.
+        day_0: Day 0 of dates.
+        exact: Keep all digits of what is no moment, whatever the format rounds or puts around it.
+
     Example:
-        >>> [shown("43831.5", code) for code in ("d. mmm yyyy", "h:mm", "[h]:mm", "Standard")]
+        >>> codes = ("d. mmm yyyy", "h:mm", "[h]:mm", "Standard")
+        >>> [shown("43831.5", code, exact=False) for code in codes]
         ['2020-01-01 12:00', '12:00', '1051956:00', '43831.5']
-        >>> shown("0.125", "0%"), shown("3", '"day" 0'), shown("May", "d. mmm")
-        ('12.5%', '3', 'May')
+        >>> [shown("0.125", code, exact=False) for code in ("0%", '"day" 0.0', "General")]
+        ['13%', 'day 0.1', '0.125']
+        >>> shown("0.125", "0%", exact=True), shown("May", "d. mmm", exact=True)
+        ('12.5%', 'May')
     """
     try:
         value = float(text)
@@ -59,27 +71,19 @@ def shown(text: str, code: str | None, day_0: datetime = DAY_0[False]) -> str:
         return text
     if not math.isfinite(value):
         return text
-    return formatted(value, *_section(code or "", value), day_0)
+    section = _section(code or "", value)
+    if exact or section.kind not in {"number", "percent"}:
+        return formatted(value, section.kind, section.units, day_0)
+    return number_text(value, section.code, is_signed=not section.is_negative)
 
 
-def plain(value: float) -> str:
-    """Write a number with all of its digits.
-
-    Example:
-        >>> plain(1234567.0), plain(0.1 + 0.2)
-        ('1234567', '0.3')
-    """
-    return f"{value:.{_DIGITS}g}"
-
-
-def formatted(value: float, kind: Kind, smallest: str = "m", day_0: datetime = DAY_0[False]) -> str:
+def formatted(value: float, kind: Kind, units: str = "hm", day_0: datetime = DAY_0[False]) -> str:
     """Write a number as one of a kind; as a plain number where it can be none.
 
     Args:
         value: The number; days, where it is a moment.
         kind: What it is.
-        smallest: Of times: "s" to show seconds; of durations also the unit that is counted
-            first, as in "hm", "hs", "ms".
+        units: Of times and durations, the largest and the smallest that is shown: "hm", "hs", "ms".
         day_0: Day 0 of dates.
     """
     if kind == "percent":
@@ -87,8 +91,8 @@ def formatted(value: float, kind: Kind, smallest: str = "m", day_0: datetime = D
     if kind == "number" or abs(value) > _MAX_DAYS:
         return plain(value)
     if kind == "elapsed":
-        return _duration(value, smallest)
-    with_seconds = smallest == "s"
+        return _duration(value, units)
+    with_seconds = units.endswith("s")
     step_s = 1 if with_seconds else 60
     try:
         moment = day_0 + timedelta(seconds=round(value * _DAY_S / step_s) * step_s)
@@ -96,7 +100,7 @@ def formatted(value: float, kind: Kind, smallest: str = "m", day_0: datetime = D
         return plain(value)
     time = moment.time().isoformat("seconds" if with_seconds else "minutes")
     if kind == "time":
-        return time
+        return time if units.startswith("h") else time[3:]
     # A date says its time too, where it has one.
     is_day = kind == "date" and moment.time() == datetime.min.time()
     return moment.date().isoformat() if is_day else f"{moment.date().isoformat()} {time}"
@@ -120,31 +124,39 @@ def _duration(value: float, units: str) -> str:
     return ("-" if value < 0 else "") + ":".join(parts)
 
 
-def _section(code: str, value: float) -> tuple[Kind, str]:
-    """Find what the section of a format code that holds for a value makes of it."""
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """One of the parts of a format code that semicolons divide."""
+
+    code: str
+    is_met: Callable[[float], bool] | None
+    kind: Kind
+    units: str
+    is_negative: bool = False  # it writes the sign itself
+
+
+def _section(code: str, value: float) -> _Section:
+    """Find the section of a format code that holds for a value."""
     sections = _sections(code)
-    for is_met, kind, smallest in sections:
-        if is_met is not None and is_met(value):
-            return kind, smallest
-    if any(is_met is not None for is_met, *_ in sections):
-        others = [section for section in sections if section[0] is None]
-        return others[-1][1:] if others else ("number", "m")
+    for section in sections:
+        if section.is_met is not None and section.is_met(value):
+            return section
+    if any(section.is_met is not None for section in sections):
+        others = [section for section in sections if section.is_met is None]
+        return others[-1] if others else _Section("General", None, "number", "hm")
     negative, zero = 1, 2
-    at = negative if value < 0 and len(sections) > negative else 0
-    at = zero if value == 0 and len(sections) > zero else at
-    return sections[at][1:]
-
-
-_Met = Callable[[float], bool] | None
+    if value < 0 and len(sections) > negative:
+        return replace(sections[negative], is_negative=True)
+    return sections[zero if value == 0 and len(sections) > zero else 0]
 
 
 @lru_cache(maxsize=512)
-def _sections(code: str) -> tuple[tuple[_Met, Kind, str], ...]:
-    parts = [part for part in _SECTION.findall(code[:255]) if part] or [""]
-    return tuple((_condition(part), *_kind(part)) for part in parts[:4])
+def _sections(code: str) -> tuple[_Section, ...]:
+    parts = [part for part in _SECTION.findall(code[:_MAX_CODE]) if part] or [""]
+    return tuple(_Section(part, _condition(part), *_kind(part)) for part in parts[:4])
 
 
-def _condition(section: str) -> _Met:
+def _condition(section: str) -> Callable[[float], bool] | None:
     for inner in _BRACKETS.findall(_LITERAL.sub("", section)):
         found = _CONDITION.fullmatch(inner.strip())
         if found:
@@ -178,14 +190,14 @@ def _kind(section: str) -> tuple[Kind, str]:
         smallest = max([first, *(letter for letter in letters if letter in order)], key=order.index)
         return "elapsed", first + smallest
     if re.search(r"[0#?@]", code) or not words or not all(map(_is_moment, words)):
-        return ("percent" if "%" in code else "number"), "m"
-    smallest = "s" if "s" in letters else "m"
+        return ("percent" if "%" in code else "number"), "hm"
+    units = ("h" if "h" in letters else "m") + ("s" if "s" in letters else "m")
     has_time = bool(letters & set("hs"))
     has_date = bool(letters & set("ydegab")) or ("m" in letters and not has_time)
     has_date = has_date or bool(re.search("mmm", code, re.IGNORECASE))
     if has_date:
-        return ("datetime" if has_time else "date"), smallest
-    return "time", smallest
+        return ("datetime" if has_time else "date"), units
+    return "time", units
 
 
 def _is_moment(word: str) -> bool:

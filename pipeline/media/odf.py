@@ -52,10 +52,11 @@ _TIME_PARTS: Final = {"hours": "h", "minutes": "m", "seconds": "s"}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A table's cell: its text, and its number where it has one."""
+    """A table's cell: its text, its number where it has one, and the items of its list."""
 
     text: str
     number: float | None
+    levels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Style:
     """How numbers are shown: what `number_format.formatted` takes."""
 
     kind: Kind
-    smallest: str
+    units: str
 
 
 def parsed(markup: bytes) -> Any:  # noqa: ANN401 - lxml's element
@@ -93,7 +94,8 @@ def cells(row: Any, most: int) -> Iterator[tuple[int, Cell]]:  # noqa: ANN401 - 
         if cell.tag not in _CELLS:
             continue
         times = whole(cell.get(tag("table:number-columns-repeated")))
-        held = Cell(joined(text_lines(cell)), number(cell.get(tag("office:value"))))
+        items = tuple(joined(text_lines(item)) for item in cell.iter(tag("text:list-item")))
+        held = Cell(joined(text_lines(cell)), number(cell.get(tag("office:value"))), items)
         if held.text or held.number is not None:
             for offset in range(min(times, MAX_REPEATED)):
                 if at + offset < most:
@@ -176,11 +178,11 @@ def _is_comment(paragraph: Any, element: Any) -> bool:  # noqa: ANN401 - lxml's 
 def _style(style: Any, name: str) -> Style:  # noqa: ANN401 - lxml's element
     parts = [etree.QName(part).localname for part in style.iterchildren(etree.Element)]
     units = [_TIME_PARTS[part] for part in parts if part in _TIME_PARTS]
-    smallest = "s" if "s" in units else "m"
+    shown = ("h" if "h" in units else "m") + ("s" if "s" in units else "m")
     if name == "percentage":
-        return Style("percent", smallest)
+        return Style("percent", shown)
     if style.get(tag("number:truncate-on-overflow")) == "false" and units:
         return Style("elapsed", min(units) + max(units, key="hms".index))
     if any(part in _DATE_PARTS for part in parts):
-        return Style("datetime" if units else "date", smallest)
-    return Style("time" if units else "number", smallest)
+        return Style("datetime" if units else "date", shown)
+    return Style("time" if units else "number", shown)

@@ -15,7 +15,8 @@ from pipeline.config import DeckConfig
 from pipeline.media import chart
 from pipeline.media.chart import Plotted, Reading, Titles
 from pipeline.media.lines import joined
-from pipeline.media.number_format import DAY_0, formatted, plain
+from pipeline.media.number_format import DAY_0, formatted
+from pipeline.media.number_text import plain
 from pipeline.media.odf import Cell, Style, cells, styles, tag, text_lines, whole
 from pipeline.media.workbook import column_index
 
@@ -28,6 +29,7 @@ _KINDS: Final[Mapping[str, str]] = {
 _CELL: Final = r"(?:(?:'(?:[^']|'')*'|[^\s.':]*)\.)?\$?([A-Za-z]{1,3})\$?(\d{1,7})"
 _RANGE: Final = re.compile(rf"{_CELL}(?::{_CELL})?")
 _COLUMNS: Final = 2**14
+_HOUR: Final = re.compile(r"^(\d:\d\d(?::\d\d)?)$")  # as LibreOffice writes a label of h:mm
 
 Place = tuple[int, int]
 
@@ -127,6 +129,8 @@ class _Reader:
     def _kind(self, element: Any) -> str:  # noqa: ANN401 - lxml's element
         name = element.get(tag("chart:class")) or self._chart.get(tag("chart:class")) or ""
         local = name.rpartition(":")[2]
+        if self._chart.get(tag("chart:class")) == "chart:ring":
+            local = "ring"  # whose series are called circles
         return _KINDS.get(local, local)
 
     def _named(self, element: Any) -> list[Cell]:  # noqa: ANN401 - lxml's element
@@ -141,25 +145,25 @@ class _Reader:
         """Read labels; those of nested categories lie beside each other, the outermost first."""
         lines = self._ranges(address)
         count = max(map(len, lines), default=0)
-        levels = [
-            {
-                at: label
-                for at, place in enumerate(line)
-                if (label := self._label(self._cells.get(place)))
-            }
-            for line in reversed(lines)
-        ]
+        levels: list[dict[int, str]] = []
+        for line in reversed(lines):
+            found = [self._cells.get(place) for place in line]
+            depth = max((len(cell.levels) for cell in found if cell), default=0)
+            if depth:  # LibreOffice keeps all levels in one cell, the outermost first
+                levels += [_level(found, depth, at) for at in reversed(range(depth))]
+            else:
+                levels.append({at: self._label(cell) for at, cell in enumerate(found)})
         return chart.nested(levels, count)
 
     def _label(self, cell: Cell | None) -> str:
         if cell is None:
             return ""
         if cell.number is None:
-            return "" if cell.text == "NaN" else cell.text
+            return _HOUR.sub(r"0\1", "" if cell.text == "NaN" else cell.text)
         style = self._style
         if style is None:
             return plain(cell.number)
-        return formatted(cell.number, style.kind, style.smallest, self._day_0)
+        return formatted(cell.number, style.kind, style.units, self._day_0)
 
     def _ranges(self, address: str | None) -> list[list[Place]]:
         """Read the cells that an address names, in lines along the longer side of each range."""
@@ -208,6 +212,16 @@ class _Reader:
 
 _VALUES: Final = tag("chart:values-cell-range-address")
 _RANGE_OF: Final = tag("table:cell-range-address")
+
+
+def _level(found: Sequence[Cell | None], depth: int, at: int) -> dict[int, str]:
+    """Take one level of the labels that cells hold in lists."""
+    lists = [cell.levels if cell else () for cell in found]
+    return {
+        position: levels[at]
+        for position, levels in enumerate(lists)
+        if len(levels) == depth and levels[at]
+    }
 
 
 def _is_along(axis: Any) -> bool:  # noqa: ANN401 - lxml's element

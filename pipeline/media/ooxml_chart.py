@@ -199,9 +199,11 @@ class _Reader:
             code = own.get("formatCode")
         is_1904 = self._source.counts_from_1904 or _flag(self._space, "c:date1904", missing=False)
         day_0 = DAY_0[is_1904]
+        # What x values are is a number, and what stands below a category axis is a text.
+        exact = element.tag == tag("c:xVal")
         levels = [
             {
-                at: one_line(number_format.shown(cell.text, code or cell.code, day_0))
+                at: one_line(number_format.shown(cell.text, code or cell.code, day_0, exact=exact))
                 if cell.code is not None
                 else one_line(cell.text)
                 for at, cell in level.items()
