@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from pipeline.media.piece import Chart
 
 _FLAG = "chart_unreadable"
+_BY_PLACE = {"scatter", "bubble"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,12 @@ def charts(series: Sequence[Plotted], titles: Titles) -> tuple[Chart, ...]:
 
     A chart of several kinds is one `Chart` whose kind is joined by "+". Series over different
     categories (scatter, bubble) are a `Chart` each, and the sizes of bubbles a series of their
-    own. What has no value at all is left out.
+    own. A series has a gap where it ends before its categories. What has no value at all is left
+    out.
     """
     kind = "+".join(dict.fromkeys(one.kind for one in series))
     by_labels: dict[tuple[str, ...], list[tuple[str, tuple[float | None, ...]]]] = {}
-    for one in series:
+    for one in map(_evened, series):
         found = by_labels.setdefault(one.labels, [])
         found.append((one.name, one.values))
         if one.sizes is not None:
@@ -75,6 +78,20 @@ def charts(series: Sequence[Plotted], titles: Titles) -> tuple[Chart, ...]:
         for labels, found in by_labels.items()
         if any(value is not None for _, values in found for value in values)
     )
+
+
+def _evened(one: Plotted) -> Plotted:
+    """Give a series as many values as labels; of places without either, the last are left out."""
+    if one.kind in _BY_PLACE:
+        columns = [column for column in (one.labels, one.values, one.sizes) if column]
+        points = list(zip_longest(*columns))
+        while points and not any(value not in {"", None} for value in points[-1]):
+            points.pop()
+        most = len(points)
+        sizes = one.sizes and one.sizes[:most]
+        return replace(one, labels=one.labels[:most], values=one.values[:most], sizes=sizes)
+    missing = (None,) * (len(one.labels) - len(one.values))
+    return replace(one, values=(*one.values, *missing))
 
 
 def nested(levels: Sequence[Mapping[int, str]], count: int) -> tuple[str, ...]:

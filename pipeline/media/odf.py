@@ -40,9 +40,9 @@ def tag(name: str) -> str:
 _WHITE: Final[Mapping[str, str]] = {
     tag("text:line-break"): "\n",
     tag("text:tab"): " ",
-    tag("text:soft-page-break"): " ",
 }
 _SPACES: Final = tag("text:s")
+_PAGE_BREAK: Final = tag("text:soft-page-break")
 _APART: Final = {tag(name) for name in ("office:annotation", "text:p", "text:h", "draw:frame")}
 _PARAGRAPHS: Final = (tag("text:p"), tag("text:h"))
 _CELLS: Final = {tag("table:table-cell"), tag("table:covered-table-cell")}
@@ -161,6 +161,8 @@ def _held(element: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - lxml's e
             yield "white", " " * min(whole(one.get(tag("text:c"))), MAX_REPEATED)
         elif one.tag in _WHITE:
             yield "white", _WHITE[one.tag]
+        elif one.tag == _PAGE_BREAK:
+            yield "said", " "
         elif one.text:
             yield "said", one.text
         open_ += [(child, False) for child in reversed(one)]

@@ -263,7 +263,7 @@ def test_a_series_that_is_lost_is_flagged_and_the_others_stand() -> None:
 
     assert slide.flags == ("chart_unreadable",)
     assert slide.native is not None
-    assert slide.native.charts[0].series == (BOTH[0], ("2024", ()))
+    assert slide.native.charts[0].series == (BOTH[0], ("2024", (None, None)))
 
 
 @pytest.mark.parametrize(
