@@ -11,6 +11,7 @@ from pipeline.errors import DecodeError, LimitExceeded, RenderError, SegmentErro
 from pipeline.media import fonts, hybrid, odp, office, pdf, sniff
 from pipeline.media.lines import joined, lines
 from pipeline.media.office import Slide
+from pipeline.media.ooxml import PartError
 from pipeline.media.package import Package
 from pipeline.media.piece import Native, Piece
 
@@ -54,8 +55,9 @@ def pieces(
     slides: list[Slide] | None = None
     try:
         slides = office.slides(package.content, config) if media_type == sniff.PPTX else None
-    except DecodeError:
-        if rendered is None:
+    except DecodeError as error:
+        # One without slides is an error; one with a damaged part may still have been rendered.
+        if rendered is None or not isinstance(error.__cause__, PartError):
             raise
     _check_count(slides, package, config)
     if rendered is not None:

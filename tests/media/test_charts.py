@@ -180,7 +180,7 @@ def test_titles_of_axes_are_read_and_no_label_has_a_control_character() -> None:
 def test_labels_are_written_as_the_axis_shows_them(code: str, value: float, label: str) -> None:
     data = CategoryChartData()
     data.categories = [value]
-    data.categories.number_format = code
+    data.categories.number_format = code  # type: ignore[attr-defined]
     data.add_series("A", (1,))
     linked = a_chart(data=data)
     own = edited(
@@ -209,7 +209,7 @@ def test_dates_and_nested_categories_come_from_the_workbook_as_from_the_cache() 
     nested.add_series("Sales", (1, 2, 3, None))
     times = CategoryChartData()
     times.categories = [0.375, 0.5, 0.75]
-    times.categories.number_format = "h:mm"
+    times.categories.number_format = "h:mm"  # type: ignore[attr-defined]
     times.add_series("Load", (1, 2, 3))
 
     for data in (nested, times):

@@ -59,7 +59,7 @@ def categories(
     data = CategoryChartData()
     data.categories = labels
     if code is not None:
-        data.categories.number_format = code
+        data.categories.number_format = code  # type: ignore[attr-defined]
     for name, values in series:
         data.add_series(name, values)
     return data
