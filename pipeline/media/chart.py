@@ -6,10 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from pipeline.config import DeckConfig
 from pipeline.media.piece import Chart
 
 _FLAG = "chart_unreadable"
 _BY_PLACE = {"scatter", "bubble"}
+
+
+class ChartError(Exception):
+    """A chart is larger than its limit; says which."""
+
+
+def check_points(num_points: int, config: DeckConfig) -> None:
+    """Refuse a chart of more points than the limit.
+
+    Raises:
+        ChartError: it has more.
+    """
+    if num_points > config.max_chart_points:
+        raise ChartError(
+            f"decks.max_chart_points: {num_points} points, limit {config.max_chart_points}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +68,18 @@ class Reading:
         return () if self.is_whole and self.charts else (_FLAG,)
 
 
-def charts(series: Sequence[Plotted], titles: Titles) -> tuple[Chart, ...]:
+def charts(series: Sequence[Plotted], titles: Titles, config: DeckConfig) -> tuple[Chart, ...]:
     """Put series over the same categories together.
 
     A chart of several kinds is one `Chart` whose kind is joined by "+". Series over different
     categories (scatter, bubble) are a `Chart` each, and the sizes of bubbles a series of their
     own. A series has a gap where it ends before its categories. What has no value at all is left
     out.
+
+    Raises:
+        ChartError: it has more points than `decks.max_chart_points`, gaps included.
     """
+    check_points(sum(max(len(one.labels), len(one.values)) for one in series), config)
     kind = "+".join(dict.fromkeys(one.kind for one in series))
     by_labels: dict[tuple[str, ...], list[tuple[str, tuple[float | None, ...]]]] = {}
     for one in map(_evened, series):

@@ -28,7 +28,8 @@ def read(parts: Parts, name: str, config: DeckConfig) -> Reading:
     """Read a chart's kind, title, categories and series.
 
     Raises:
-        PartError: the part is missing or broken, or larger than `decks.max_chart_points`.
+        PartError: the part is missing or broken.
+        ChartError: it has more points than `decks.max_chart_points`.
     """
     space = parts.markup(name)
     source = Source(parts, name, tag("cx:externalData"), config)
@@ -47,7 +48,7 @@ def read(parts: Parts, name: str, config: DeckConfig) -> Reading:
         plotted += found
         is_whole &= is_known
     titles = Titles(chart=_title(space), **_axis_titles(space))
-    return Reading(charts=chart.charts(plotted, titles), is_whole=is_whole)
+    return Reading(charts=chart.charts(plotted, titles, config), is_whole=is_whole)
 
 
 def _plotted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal, DecimalException, InvalidOperation
 from typing import Final
 
 _DIGITS: Final = 15  # that office programs show of a number, and that a double always keeps
@@ -58,7 +58,7 @@ def number_text(value: float, code: str, *, is_signed: bool) -> str:
     num_percent = len(re.findall("%", before + after))
     try:
         written = _written(Decimal(repr(abs(value))) * 100**num_percent, digits)
-    except InvalidOperation:
+    except DecimalException:
         return plain(value)  # more digits than any format shows
     sign = "-" if value < 0 and is_signed else ""
     return f"{sign}{before}{written}{after}".strip()

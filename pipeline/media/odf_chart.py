@@ -34,10 +34,6 @@ _HOUR: Final = re.compile(r"^(\d:\d\d(?::\d\d)?)$")  # as LibreOffice writes a l
 Place = tuple[int, int]
 
 
-class ChartError(Exception):
-    """A chart is larger than its limit; says which."""
-
-
 def read(root: Any, form: Any, config: DeckConfig) -> Reading:  # noqa: ANN401 - lxml's elements
     """Read the charts of an object.
 
@@ -47,7 +43,7 @@ def read(root: Any, form: Any, config: DeckConfig) -> Reading:  # noqa: ANN401 -
         config: `max_chart_points`.
 
     Raises:
-        ChartError: more points than the limit.
+        ChartError: it has more points than the limit.
     """
     found: list[Any] = []
     is_whole = True
@@ -68,8 +64,8 @@ class _Reader:
         config: DeckConfig,
     ) -> None:
         self._chart = chart_
-        self._most = config.max_chart_points
-        self._left = config.max_chart_points
+        self._config = config
+        self._num_points = 0
         self._day_0 = _day_0(root)
         self._cells = self._table()
         self._x_axis = next((axis for axis in self._axes() if _is_along(axis)), None)
@@ -86,7 +82,7 @@ class _Reader:
                 (t for a in self._axes() if not _is_along(a) and (t := _title(a))), None
             ),
         )
-        return chart.charts(series, titles)
+        return chart.charts(series, titles, self._config)
 
     def _plotted(self, elements: Sequence[Any]) -> Iterator[Plotted]:
         categories = next(self._chart.iter(tag("chart:categories")), None)
@@ -181,11 +177,8 @@ class _Reader:
         return lines
 
     def _spend(self, num_points: int) -> None:
-        self._left -= num_points
-        if self._left < 0:
-            raise ChartError(
-                f"decks.max_chart_points: {self._most - self._left}, limit {self._most}"
-            )
+        self._num_points += num_points
+        chart.check_points(self._num_points, self._config)
 
     def _table(self) -> dict[Place, Cell]:
         table = self._chart.find(tag("table:table"))
@@ -195,8 +188,7 @@ class _Reader:
             for column, cell in cells(row, _COLUMNS):
                 found[at, column] = cell
             at += whole(row.get(tag("table:number-rows-repeated")))
-            if len(found) > self._most:
-                raise ChartError(f"decks.max_chart_points: over {self._most} cells in its table")
+            chart.check_points(len(found), self._config)
         return found
 
     def _axes(self) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no s
 from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError
 from pipeline.media import odf_chart
+from pipeline.media.chart import ChartError
 from pipeline.media.lines import joined
 from pipeline.media.odf import MAX_REPEATED, cells, parsed, tag, text_lines, whole
 from pipeline.media.piece import Chart
@@ -112,7 +113,7 @@ class _Reader:
             if next(root.iter(tag("chart:chart")), None) is None:
                 return (), ()
             reading = odf_chart.read(root, self._styles(folder), self._config)
-        except (*_BROKEN, odf_chart.ChartError):
+        except (*_BROKEN, ChartError):
             return (), ("chart_unreadable",)
         return reading.charts, reading.flags
 

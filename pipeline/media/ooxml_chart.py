@@ -26,6 +26,7 @@ from pipeline.media.workbook import Cell, Grid, Workbook
 _KINDS: Final[Mapping[str, str]] = {"ofPie": "pie"}
 _POINT, _LEVEL, _COUNT = tag("c:pt"), tag("c:lvl"), tag("c:ptCount")
 _GENERAL: Final = "General"
+_MAX_WORKBOOK_BYTES: Final = 32 * 1024**2  # of one of its parts, unpacked
 
 Level = Mapping[int, Cell]
 """Points by position: their text, and, of numbers, their format code."""
@@ -52,7 +53,8 @@ def read(parts: Parts, name: str, config: DeckConfig) -> Reading:
     Labels are written as their axis shows them, dates and times in ISO 8601.
 
     Raises:
-        PartError: the part is missing or broken, or larger than `decks.max_chart_points`.
+        PartError: the part is missing or broken.
+        ChartError: it has more points than `decks.max_chart_points`.
     """
     space = parts.markup(name)
     return _Reader(space, Source(parts, name, tag("c:externalData"), config)).reading()
@@ -73,14 +75,10 @@ class Source:
         """Add to the points of the whole chart.
 
         Raises:
-            PartError: they are too many.
+            ChartError: they are too many.
         """
         self.num_points += num_points
-        if self.num_points > self.config.max_chart_points:
-            raise PartError(
-                f"decks.max_chart_points: {self.num_points} in {self.name}, "
-                f"limit {self.config.max_chart_points}"
-            )
+        chart.check_points(self.num_points, self.config)
 
     def grids(self, formula: str) -> list[Grid]:
         """Read the cells that a formula names in the chart's workbook.
@@ -110,10 +108,20 @@ class Source:
         link = next(iter(root.iter(self.link)), None)
         inside = self.parts.target(self.name, None if link is None else link.get(tag("r:id")))
         try:
-            checked = package.check(self.parts.content(inside), sniff.PPTX, self.config)
+            checked = package.check(self.parts.content(inside), sniff.PPTX, _small(self.config))
             return Workbook(checked.content, self.config.max_chart_points)
         except SegmentError as error:
             raise PartError(f"the chart's workbook {inside} cannot be read: {error}") from error
+
+
+def _small(config: DeckConfig) -> DeckConfig:
+    """Give a chart's workbook smaller limits than a deck: it is read beside one."""
+    return config.model_copy(
+        update={
+            "max_member_bytes": min(config.max_member_bytes, _MAX_WORKBOOK_BYTES),
+            "max_unzipped_bytes": min(config.max_unzipped_bytes, 2 * _MAX_WORKBOOK_BYTES),
+        }
+    )
 
 
 class _Reader:
@@ -136,7 +144,9 @@ class _Reader:
             category_axis=self._axis_title(plots, is_category=True),
             value_axis=self._axis_title(plots, is_category=False),
         )
-        return Reading(charts=chart.charts(series, titles), is_whole=self._is_whole)
+        return Reading(
+            charts=chart.charts(series, titles, self._source.config), is_whole=self._is_whole
+        )
 
     def _plotted(self, plot: Any, earlier: tuple[str, ...]) -> Iterator[Plotted]:  # noqa: ANN401
         all_series = sorted(plot.iterchildren(tag("c:ser")), key=_order)

@@ -24,7 +24,7 @@ class Chart:
     """A chart as its file defines it.
 
     Attributes:
-        kind: bar, line, pie, area, scatter, ... as the file names it.
+        kind: bar, line, pie, area, scatter, ...: alike in all formats; several joined by "+".
         categories: Labels of the category axis, in order.
         series: Name and values of each series; None where the file has a gap.
         category_title, value_title: What stands along the axes.

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pipeline.config import DeckConfig
 from pipeline.media import chartex, diagram, geometry, ooxml_chart
+from pipeline.media.chart import ChartError
 from pipeline.media.drawing_text import Paragraph, paragraphs, text_lines
 from pipeline.media.geometry import Box, Frame
 from pipeline.media.lines import joined
@@ -148,7 +149,7 @@ class Content:
         try:
             part = around.parts.target(around.part, reference.get(tag("r:id")))
             reading = read(around.parts, part, around.config)
-        except PartError:
+        except (PartError, ChartError):
             self.flags.append("chart_unreadable")
         else:
             self.charts += reading.charts

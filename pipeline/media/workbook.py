@@ -139,6 +139,7 @@ class Workbook:
 
     def _read(self, markup: bytes) -> dict[tuple[int, int], Cell]:
         cells: dict[tuple[int, int], Cell] = {}
+        num_before = sum(map(len, self._cells.values()))
         row, column = -1, -1
         events = etree.iterparse(
             io.BytesIO(markup),
@@ -161,7 +162,7 @@ class Workbook:
                         cells[row, column] = cell
                 elif is_row:
                     element.clear()
-                if len(cells) > self._max_cells:
+                if len(cells) + num_before > self._max_cells:
                     raise PartError(f"the chart's workbook has more than {self._max_cells} cells")
         except etree.LxmlError as error:
             raise PartError(f"the chart's workbook has a broken sheet: {error}") from error

@@ -252,6 +252,17 @@ def test_a_chart_of_too_many_points_is_flagged() -> None:
         assert slide.native.charts == ()
 
 
+def test_many_series_over_many_categories_are_too_many_points() -> None:
+    long = (
+        '<c:ser><c:cat><c:strLit><c:ptCount val="50000"/></c:strLit></c:cat><c:val><c:numLit>'
+        '<c:ptCount val="1"/><c:pt idx="0"><c:v>1</c:v></c:pt></c:numLit></c:val></c:ser>'
+    )
+
+    slide = the_slide(edited(a_chart(), (r"<c:ser>.*</c:ser>", long * 3)))
+
+    assert slide.flags == ("chart_unreadable",)
+
+
 def test_a_series_that_is_lost_is_flagged_and_the_others_stand() -> None:
     content = edited(
         a_chart(),
