@@ -19,6 +19,7 @@ _MAX_WORDS = 2000
 _MIN_WORDS = 3
 _LOST_RATIO = 0.5  # below it a page is taken for emptied
 _DIFFERENT_RATIO = 0.9  # below it a page is flagged
+_MAX_CELL_LINES = 20  # of a table's cell that is looked for among a page's lines
 
 
 def pieces(
@@ -190,10 +191,27 @@ def _is_blank(page: pdf.Page) -> bool:
 
 def _read_from_page(printed: Sequence[str], extras: odp.Extras) -> Slide:
     """Take a page's printed text for its own; what stands in its file's tables is not repeated."""
-    rows = [row for table in extras.tables for row in table]
-    cells = {cell for row in rows for cell in row} | {joined(filter(None, row)) for row in rows}
     text = [line for words in printed for line in lines(words)]
-    return _slide(extras, tuple(line for line in text if joined([line]) not in cells))
+    return _slide(extras, tuple(_outside_tables(text, extras.tables)))
+
+
+def _outside_tables(text: Sequence[str], tables: Sequence[odp.Table]) -> Iterator[str]:
+    """Yield the lines that are no cell or row of a table; a cell may be printed on several."""
+    rows = [row for table in tables for row in table]
+    cells = {cell for row in rows for cell in row}
+    said = {_squeezed(cell) for cell in cells} | {_squeezed("".join(row)) for row in rows}
+    at = 0
+    while at < len(text):
+        num_lines = 1 if _squeezed(text[at]) in said else 0
+        for count in range(2, _MAX_CELL_LINES + 1):
+            num_lines = count if joined(text[at : at + count]) in cells else num_lines
+        if not num_lines:
+            yield text[at]
+        at += max(num_lines, 1)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _slide(extras: odp.Extras, text: tuple[str, ...], *flags: str) -> Slide:
