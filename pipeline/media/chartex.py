@@ -12,11 +12,12 @@ from typing import Any, Final
 from pipeline.config import DeckConfig
 from pipeline.media import chart
 from pipeline.media.chart import Plotted, Reading, Titles
+from pipeline.media.chart_source import Points, Source, from_cells
 from pipeline.media.drawing_text import text_lines
 from pipeline.media.lines import joined, one_line
 from pipeline.media.number_format import shown
 from pipeline.media.ooxml import PartError, Parts, children, descendants, is_true, tag
-from pipeline.media.ooxml_chart import Points, Source, from_cells, number
+from pipeline.media.ooxml_chart import number
 from pipeline.media.workbook import Cell
 
 _STRINGS, _NUMBERS = tag("cx:strDim"), tag("cx:numDim")

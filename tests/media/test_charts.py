@@ -217,6 +217,39 @@ def test_dates_and_nested_categories_come_from_the_workbook_as_from_the_cache() 
         assert the_chart(without_caches(content)) == the_chart(content)
 
 
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "Numbers",
+        "Book.xlsx!Numbers",
+        "[0]!Numbers",
+        "Sheet1!$B$2:$B$3",
+        "(Sheet1!$B$2,Sheet1!$B$3)",
+    ],
+)
+def test_values_are_found_by_whatever_names_them(formula: str) -> None:
+    content = without_caches(a_chart())
+    workbook = part_of(content, "ppt/embeddings/")
+    inner = member(content, workbook)
+    names = (
+        '<definedNames><definedName name="Numbers">Sheet1!$B$2:$B$3</definedName></definedNames>'
+    )
+    book = member(inner, "xl/workbook.xml").decode().replace("</sheets>", f"</sheets>{names}")
+    content = with_members(
+        content, {workbook: with_members(inner, {"xl/workbook.xml": book.encode()})}
+    )
+
+    chart = the_chart(edited(content, (r"Sheet1!\$B\$2:\$B\$3", formula)))
+
+    assert chart.series == BOTH
+
+
+def test_a_whole_column_ends_where_its_cells_do() -> None:
+    content = edited(without_caches(a_chart()), (r"\$B\$2:\$B\$3", "$B:$B"))
+
+    assert the_chart(content).series[0] == ("2023", (None, 1.5, 2.0))
+
+
 def test_without_cache_and_workbook_a_chart_is_flagged_and_not_empty() -> None:
     content = without_caches(a_chart())
     workbook = part_of(content, "ppt/embeddings/")
