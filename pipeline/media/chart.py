@@ -102,7 +102,7 @@ def charts(series: Sequence[Plotted], titles: Titles, config: DeckConfig) -> tup
 
 
 def _evened(one: Plotted) -> Plotted:
-    """Give a series as many values as labels; of places without either, the last are left out."""
+    """Fill a series with gaps up to its labels; of places without either, leave the last out."""
     if one.kind in _BY_PLACE:
         columns = [column for column in (one.labels, one.values, one.sizes) if column]
         points = list(zip_longest(*columns))

@@ -88,7 +88,7 @@ class Source:
 
 
 def _small(config: DeckConfig) -> DeckConfig:
-    """Give a chart's workbook smaller limits than a deck: it is read beside one."""
+    """Return a chart's workbook smaller limits than a deck: it is read beside one."""
     return config.model_copy(
         update={
             "max_member_bytes": min(config.max_member_bytes, _MAX_WORKBOOK_BYTES),

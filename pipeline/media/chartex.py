@@ -61,7 +61,8 @@ def _plotted(
     dimensions = [] if data is None else list(children(data))
     labels, values = Points(), Points(is_known=False)
     for dimension in dimensions:
-        if dimension.tag == _STRINGS:
+        # Maps name places for machines too (entityId).
+        if dimension.tag == _STRINGS and dimension.get("type", "cat") == "cat":
             labels = _points(dimension, source)
         elif dimension.tag == _NUMBERS and not values.levels:
             values = _points(dimension, source)

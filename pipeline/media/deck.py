@@ -29,7 +29,7 @@ def pieces(
     rendered: bytes | None,
     first_index: int = 0,
 ) -> Iterator[Piece]:
-    """Give a deck's pages in order, hidden slides too.
+    """Return a deck's pages in order, hidden slides too.
 
     Args:
         package: The deck, checked.
@@ -81,7 +81,7 @@ def unrendered(
     first_index: int = 0,
     end_index: int | None = None,
 ) -> Iterator[Piece]:
-    """Give the pages of a deck that could not be rendered: what its file says, and the error.
+    """Return the pages of a deck that could not be rendered: what its file says, and the error.
 
     Raises:
         DecodeError, LimitExceeded: the file is unreadable, or has more than `decks.max_pages`.
@@ -287,7 +287,7 @@ def _words(texts: Sequence[str]) -> list[str]:
 
 
 def found(words: Sequence[str], printed: Sequence[str]) -> float:
-    """Tell which share of words stands in a page's text, whatever its spacing and line breaks.
+    """Return which share of words stands in a page's text, whatever its spacing and line breaks.
 
     Example:
         >>> found(["annual", "report", "2024"], ["AN NUAL Re", "port"])

@@ -32,7 +32,7 @@ class Box:
     height: float
 
     def is_outside(self, width: float, height: float) -> bool:
-        """Tell whether it lies beside a slide of this size."""
+        """Check whether it lies beside a slide of this size."""
         right, bottom = self.left + self.width, self.top + self.height
         return right < 0 or bottom < 0 or self.left > width or self.top > height
 
@@ -47,7 +47,7 @@ class Frame:
     down: float = 1.0
 
     def placed(self, box: Box) -> Box:
-        """Give the place on the slide of a box in the group."""
+        """Return the place on the slide of a box in the group."""
         return Box(
             self.left + box.left * self.across,
             self.top + box.top * self.down,
@@ -114,7 +114,7 @@ def emu(text: str | None) -> float | None:
 
 
 def _is_upright(rotation: str | None) -> bool:
-    """Tell whether a shape is turned so far that its box is as wide as the shape is high."""
+    """Check whether a shape is turned so far that its box is as wide as the shape is high."""
     try:
         turned = float(rotation or 0)
     except ValueError:

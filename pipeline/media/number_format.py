@@ -173,7 +173,7 @@ def _bound(text: str) -> float:
 
 
 def _kind(section: str) -> tuple[Kind, str]:
-    """Tell what a section of a format code makes of a number; a word is no date.
+    """Return what a section of a format code makes of a number; a word is no date.
 
     Example:
         >>> [_kind(code)[0] for code in ("[$-407]d. mmm yyyy", "Standard", "mm:ss.0", "[h]:mm")]

@@ -95,7 +95,7 @@ class Relationship:
     is_external: bool
 
     def is_a(self, kind: str) -> bool:
-        """Tell whether its type ends in `kind`, transitional or strict."""
+        """Check whether its type ends in `kind`, transitional or strict."""
         return self.kind.rpartition("/")[2] == kind
 
 
@@ -234,7 +234,7 @@ def alternatives(element: Any) -> Any:  # noqa: ANN401 - lxml's element
 
 
 def fallback(alternatives_: Any) -> Any:  # noqa: ANN401 - lxml's element
-    """Give the part of alternatives for readers that understand none; () where there is none."""
+    """Return the part of alternatives for readers that understand none; () where there is none."""
     found = alternatives_.find(_FALLBACK)
     return () if found is None else found
 

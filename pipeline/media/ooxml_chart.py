@@ -235,7 +235,7 @@ def number(text: str) -> float | None:
 
 
 def _is_no_value(text: str) -> bool:
-    """Tell whether a number's place rightly holds none, such as "#N/A"; else it is damaged."""
+    """Check whether a number's place rightly holds none, such as "#N/A"; else it is damaged."""
     return text.startswith("#") or text.strip("+-").casefold() in {"nan", "inf", "infinity"}
 
 

@@ -173,7 +173,7 @@ class Content:
         return (not is_title, box.top // _BAND_EMU, box.left)
 
     def _is_outside(self, shape: Any) -> bool:  # noqa: ANN401 - lxml's element
-        """Tell whether a shape lies beside the slide, where authors leave what none shall see."""
+        """Check whether a shape lies beside the slide, where authors leave what none shall see."""
         box, around = self._box(shape), self.around
         if box is None or not around.width or not around.height:
             return False

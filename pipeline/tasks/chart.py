@@ -49,7 +49,7 @@ def parse_json(text: str) -> Answer:
 
 
 def from_native(native: Native) -> Answer | None:
-    """Give the charts that the deck defines itself; None where the page has none."""
+    """Return the charts that the deck defines itself; None where the page has none."""
     if not native.charts:
         return None
     charts: list[dict[str, object]] = []

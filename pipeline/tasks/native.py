@@ -10,7 +10,7 @@ from pipeline.tasks.task import Answer, Task, parse_text
 
 
 def from_native(native: Native) -> Answer | None:
-    """Give the page's text, tables and charts as the text, and all that is native as the value."""
+    """Return the page's text, tables and charts as text, and all that is native as the value."""
     parts = page_text.parts(native)
     return Answer(
         text="\n\n".join(parts),

@@ -8,7 +8,7 @@ from pipeline.tasks.task import Answer, Task, parse_text
 
 
 def from_native(native: Native) -> Answer:
-    r"""Give the page's own text: title, paragraphs, tables. A title among the text stays there.
+    r"""Return the page's own text: title, paragraphs, tables. A title among the text stays there.
 
     Example:
         >>> from_native(Native(title="Q3", text=("Sales rose.",))).text

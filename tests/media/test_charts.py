@@ -403,6 +403,16 @@ def test_charts_of_the_newer_kind_are_read_and_their_placeholder_is_no_text(
     assert chart.series == (("Cash", (5.0, None, 7.0)),)
 
 
+def test_a_map_s_places_are_its_categories_and_not_their_numbers() -> None:
+    places = LEAVES + '<cx:strDim type="entityId"><cx:lvl ptCount="1"/></cx:strDim>'
+
+    slide = the_slide(with_newer_chart("regionMap", places))
+
+    assert slide.native is not None
+    (chart,) = slide.native.charts
+    assert (chart.kind, chart.categories[0]) == ("regionMap", "One / a")
+
+
 def test_a_chart_of_the_newer_kind_without_numbers_is_flagged() -> None:
     slide = the_slide(with_newer_chart("funnel", "<cx:numDim><cx:f>Sheet1!A1</cx:f></cx:numDim>"))
 
