@@ -131,6 +131,14 @@ class DeckConfig(Section):
     max_unzipped_bytes: Annotated[int, Field(gt=0)] = 512 * 1024**2
     max_members: Annotated[int, Field(gt=0)] = 10_000
     max_zip_ratio: Annotated[float, Field(gt=1)] = 200.0
+    max_chart_points: Annotated[int, Field(gt=0)] = Field(
+        default=100_000,
+        description="Of all series of a chart together; one with more is chart_unreadable",
+    )
+    max_table_cells: Annotated[int, Field(gt=0)] = Field(
+        default=100_000,
+        description="Of a page's table; one with more is native_incomplete",
+    )
 
 
 class AudioConfig(Section):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.tasks.native import NATIVE
 from pipeline.tasks.question import Question
 
 ANSWERS_VERSION = 1
@@ -39,6 +40,8 @@ def fingerprint(question: Question, kind: str, config: RunConfig, model_identity
     if kind == "deck" and config.images.max_crops is not None:
         rendering["max_crops"] = config.images.max_crops  # a page becomes a canvas as an image does
     asks_model = question.prompt is not None
+    if kind == "deck" and config.decks.render == "native" and question.task.from_native:
+        rendering["native_version"] = NATIVE.version  # the file itself may answer
     again = {"generation": config.generation} if config.generation else {}
     return _digest(
         {

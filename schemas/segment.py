@@ -76,6 +76,7 @@ SEGMENT = schema(
         field(
             "native", pa.string(), "Text, notes, tables and charts from the file itself, as JSON"
         ),
+        field("native_error", pa.string(), "Why the file itself says nothing of the page"),
         field(
             "data",
             pa.large_binary(),

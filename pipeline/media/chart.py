@@ -1,95 +1,143 @@
-"""Read the data behind a native chart of a PPTX."""
+"""What is plotted, whatever the format of its file, as `Chart`s."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator
-from datetime import datetime, timedelta
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
-from pptx.chart.chart import Chart as PptxChart
-
+from pipeline.config import DeckConfig
 from pipeline.media.piece import Chart
 
-_POINTS: Final = "./c:xVal//c:pt"
-_X_FORMAT: Final = "./c:xVal/c:numRef/c:numCache/c:formatCode"
-_CATEGORY_FORMAT: Final = "./c:ser[1]/c:cat/c:numRef/c:numCache/c:formatCode"
-# ECMA-376 part 1, 18.8.30: what is quoted, escaped or in brackets stands for itself.
-_LITERAL: Final = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]')
-_DATE: Final = re.compile(r"[yd]|mmm", re.IGNORECASE)
-# Day 0 of the two calendars (18.17.4.1), the first moved by the day that 1900 did not have.
-_DAY_0: Final = {False: datetime(1899, 12, 30), True: datetime(1904, 1, 1)}  # noqa: DTZ001 - of no zone
-_Series = tuple[str, tuple[float | None, ...]]
+_FLAG = "chart_unreadable"
+_BY_PLACE = {"scatter", "bubble"}
 
 
-def read(chart: PptxChart) -> Iterator[Chart]:
-    """Give a chart's kind, title, categories and series, as its file caches them.
+class ChartError(Exception):
+    """A chart is larger than its limit; says which."""
 
-    A chart of several kinds over the same categories is one `Chart` whose kind is joined by "+".
-    Series over different x values (scatter, bubble) are a `Chart` each. Categories that are dates
-    are in ISO 8601.
+
+def check_points(num_points: int, config: DeckConfig) -> None:
+    """Refuse a chart of more points than the limit.
+
+    Raises:
+        ChartError: it has more.
     """
-    day_0 = _DAY_0[chart._chartSpace.date_1904]
-    title = _title(chart)
-    plots = list(chart.plots)
-    kind = "+".join(dict.fromkeys(_kind(plot._element.tag) for plot in plots))
-    by_categories: dict[tuple[str, ...], list[_Series]] = {}
-    for plot in plots:
-        written = [" / ".join(label) for label in plot.categories.flattened_labels]
-        labels = _shown(written, plot._element.xpath(_CATEGORY_FORMAT), day_0)
-        for series in plot.series:
-            values = tuple(_number(value) for value in series.values)
-            categories = _x_labels(series._element, len(values), day_0) or labels
-            by_categories.setdefault(categories, []).append((series.name or "", values))
-    for categories, all_series in by_categories.items():
-        yield Chart(kind=kind, title=title, categories=categories, series=tuple(all_series))
+    if num_points > config.max_chart_points:
+        raise ChartError(
+            f"decks.max_chart_points: {num_points} points, limit {config.max_chart_points}"
+        )
 
 
-def _title(chart: PptxChart) -> str | None:
-    if not chart.has_title or not chart.chart_title.has_text_frame:
-        return None
-    return " ".join(chart.chart_title.text_frame.text.split()) or None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plotted:
+    """One series as it is plotted.
+
+    Attributes:
+        kind: bar, line, pie, ...
+        labels: Of its points on the category axis, or their x values; "" for none.
+        values: None for a gap.
+        sizes: Of a bubble chart's points.
+    """
+
+    kind: str
+    name: str
+    labels: tuple[str, ...]
+    values: tuple[float | None, ...]
+    sizes: tuple[float | None, ...] | None = None
 
 
-def _kind(tag: str) -> str:
-    """Name a plot as its element does: c:bar3DChart is "bar".
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Titles:
+    """What a chart is called, and its axes."""
+
+    chart: str | None = None
+    category_axis: str | None = None
+    value_axis: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The charts found in one drawing, and whether anything of it could not be read."""
+
+    charts: tuple[Chart, ...] = ()
+    is_whole: bool = True
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return () if self.is_whole and self.charts else (_FLAG,)
+
+
+def charts(series: Sequence[Plotted], titles: Titles, config: DeckConfig) -> tuple[Chart, ...]:
+    """Put series over the same categories together.
+
+    A chart of several kinds is one `Chart` whose kind is joined by "+". Series over different
+    categories (scatter, bubble) are a `Chart` each, and the sizes of bubbles a series of their
+    own. A series has a gap where it ends before its categories. What has no value at all is left
+    out.
+
+    Raises:
+        ChartError: it has more points than `decks.max_chart_points`, gaps included.
+    """
+    check_points(sum(max(len(one.labels), len(one.values)) for one in series), config)
+    kind = "+".join(dict.fromkeys(one.kind for one in series))
+    by_labels: dict[tuple[str, ...], list[tuple[str, tuple[float | None, ...]]]] = {}
+    for one in map(_evened, series):
+        found = by_labels.setdefault(one.labels, [])
+        found.append((one.name, one.values))
+        if one.sizes is not None:
+            found.append((f"{one.name} (size)".lstrip(), one.sizes))
+    return tuple(
+        Chart(
+            kind=kind,
+            title=titles.chart,
+            categories=labels,
+            series=tuple(found),
+            category_title=titles.category_axis,
+            value_title=titles.value_axis,
+        )
+        for labels, found in by_labels.items()
+        if any(value is not None for _, values in found for value in values)
+    )
+
+
+def _evened(one: Plotted) -> Plotted:
+    """Fill a series with gaps up to its labels; of places without either, leave the last out."""
+    if one.kind in _BY_PLACE:
+        columns = [column for column in (one.labels, one.values, one.sizes) if column]
+        points = list(zip_longest(*columns))
+        while points and not any(value not in {"", None} for value in points[-1]):
+            points.pop()
+        most = len(points)
+        sizes = one.sizes and one.sizes[:most]
+        return replace(one, labels=one.labels[:most], values=one.values[:most], sizes=sizes)
+    missing = (None,) * (len(one.labels) - len(one.values))
+    return replace(one, values=(*one.values, *missing))
+
+
+def nested(levels: Sequence[Mapping[int, str]], count: int) -> tuple[str, ...]:
+    """Write the labels of nested categories, the outermost first.
+
+    An outer label holds until the next one of its level.
+
+    Args:
+        levels: Labels by position, from the innermost level outwards.
+        count: Number of categories.
 
     Example:
-        >>> _kind("{http://schemas.openxmlformats.org/drawingml/2006/chart}bar3DChart")
-        'bar'
+        >>> nested([{0: "H1", 1: "H2", 2: "H1"}, {0: "2023", 2: "2024"}], 3)
+        ('2023 / H1', '2023 / H2', '2024 / H1')
     """
-    return re.sub(r"(3D)?Chart$", "", tag.rpartition("}")[2])
+    if not levels:
+        return ()
+    outer = [_held(level, count) for level in levels[1:]]
+    innermost = [levels[0].get(at, "") for at in range(count)]
+    labels = zip(*reversed(outer), innermost, strict=True)
+    return tuple(" / ".join(part for part in parts if part) for parts in labels)
 
 
-def _x_labels(series: Any, num_values: int, day_0: datetime) -> tuple[str, ...]:  # noqa: ANN401 - lxml's
-    """Read the x value of each point of a scatter series, "" in a gap; () for other kinds."""
-    points = series.xpath(_POINTS)
-    labels = {int(p.get("idx", "0")): (p.findtext("{*}v") or "").strip() for p in points}
-    written = [labels.get(index, "") for index in range(num_values)] if labels else []
-    return _shown(written, series.xpath(_X_FORMAT), day_0)
-
-
-def _shown(labels: list[str], formats: list[Any], day_0: datetime) -> tuple[str, ...]:
-    """Write labels that are formatted as dates as dates: the file has numbers of days."""
-    form = _LITERAL.sub("", formats[0].text or "") if formats else ""
-    return tuple(_date(label, day_0) for label in labels) if _DATE.search(form) else tuple(labels)
-
-
-def _date(label: str, day_0: datetime) -> str:
-    """Turn a number of days into a date, with its time where it has one.
-
-    Example:
-        >>> tuple(_date(label, _DAY_0[False]) for label in ("43831", "43831.5", "May"))
-        ('2020-01-01', '2020-01-01 12:00', 'May')
-    """
-    try:
-        moment = day_0 + timedelta(minutes=round(float(label) * 24 * 60))
-    except (ValueError, OverflowError):
-        return label
-    at_midnight = moment.time() == datetime.min.time()
-    return moment.date().isoformat() if at_midnight else moment.isoformat(" ", "minutes")
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+def _held(level: Mapping[int, str], count: int) -> list[str]:
+    held: list[str] = []
+    for at in range(count):
+        held.append(level.get(at) or (held[-1] if held else ""))
+    return held

@@ -15,6 +15,8 @@ from pipeline.config import AudioConfig, DeckConfig, ImageConfig, Section, TextC
 from pipeline.errors import (
     LimitExceeded,
     PasswordRequired,
+    RendererMissing,
+    RenderError,
     SandboxCrashed,
     SandboxTimeout,
     SegmentError,
@@ -28,6 +30,7 @@ from pipeline.media.sandbox import Limits, Sandbox
 DECKS_PER_RUN: Final = 8
 """Office decks for one start of LibreOffice, which costs as much as two of them."""
 
+_NO_PICTURE = (RenderError, RendererMissing, SandboxTimeout, SandboxCrashed, LimitExceeded)
 _MAX_LOST_PAGES = 3  # that crash or hang, one by one, before a document's other pages are given up
 
 
@@ -206,10 +209,38 @@ def _pdf(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Pie
 
 
 def _office(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
-    if isinstance(source.rendered, SegmentError):
-        raise source.rendered
-    arguments = (source.package, source.media_type, config.decks, source.rendered)
-    return resumed(sandbox, deck.pieces, *arguments)
+    """Decode a deck; where its pictures fail, its pages keep what the file says of them."""
+    about = (source.package, source.media_type, config.decks)
+    next_index = 0
+    try:
+        if isinstance(source.rendered, SegmentError):
+            raise source.rendered
+        for piece in resumed(sandbox, deck.pieces, *about, source.rendered):
+            next_index = piece.index + 1
+            if isinstance(piece.error, _NO_PICTURE) and piece.native is None:
+                yield from _unrendered(about, sandbox, piece.error, piece.index, next_index)
+            else:
+                yield piece
+    except _NO_PICTURE as error:
+        yield from _unrendered(about, sandbox, error, next_index, None)
+
+
+def _unrendered(
+    about: tuple[object, ...],
+    sandbox: Sandbox,
+    error: SegmentError,
+    first_index: int,
+    end_index: int | None,
+) -> Iterator[Piece]:
+    """Stream pages without pictures, each with the error; raise it where there are none."""
+    try:
+        asked = (*about, error, first_index, end_index)
+        pages = list(cast("Iterator[Piece]", sandbox.stream(deck.unrendered, *asked)))
+    except SegmentError:
+        pages = []
+    if not pages:
+        raise error
+    yield from pages
 
 
 def _text(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:

@@ -1,64 +1,32 @@
-"""Read what a PPTX says about itself: text, titles, notes, tables and chart data, with python-pptx.
+"""Read what a PPTX says about itself: text, titles, notes, tables and chart data.
 
-The file must have passed `package.check` first.
+From the XML of its parts, found by their relationships, and not through an object model: that
+refuses a whole deck for one part that it does not expect. The file must have passed `package.check`
+first.
 """
 
 from __future__ import annotations
 
 import html
-import io
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no stubs
-from pptx import Presentation
-from pptx.enum.shapes import PP_PLACEHOLDER
-from pptx.exc import PythonPptxError
-from pptx.presentation import Presentation as PptxDeck
-from pptx.shapes.autoshape import Shape
-from pptx.shapes.base import BaseShape
-from pptx.shapes.graphfrm import GraphicFrame
-from pptx.shapes.group import GroupShape
-from pptx.slide import Slide as PptxSlide
-
+from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError
-from pipeline.media import chart
-from pipeline.media.pdf import clean_lines
-from pipeline.media.piece import Chart, Native
+from pipeline.media import geometry
+from pipeline.media.drawing_text import text_lines
+from pipeline.media.geometry import Box
+from pipeline.media.ooxml import PartError, Parts, children, descendants, tag
+from pipeline.media.piece import Native
+from pipeline.media.shapes import Around, Content, placeholder_of
 
-# What python-pptx and lxml raise for a damaged file: they read attributes of what is not there.
-BROKEN: Final = (
-    PythonPptxError,
-    etree.LxmlError,
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-    RuntimeError,
-    ZeroDivisionError,
-    OverflowError,
-    MemoryError,
-)
-
-_PARAGRAPH = "{http://schemas.openxmlformats.org/drawingml/2006/main}p"
 _TYPEFACE = re.compile(rb'typeface="([^"+][^"]*)"')
-_BENT = "./p:txBody/a:bodyPr/a:prstTxWarp[@prst != 'textNoShape']"
-_TEXT_RUN = "{http://schemas.openxmlformats.org/drawingml/2006/main}t"
-_DIAGRAM_DATA = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}relIds"
-_DIAGRAM_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}dm"
-_BAND_EMU = 228_600  # a quarter of an inch: shapes nearer than that stand on one line
-_TITLES = {PP_PLACEHOLDER.TITLE, PP_PLACEHOLDER.CENTER_TITLE, PP_PLACEHOLDER.VERTICAL_TITLE}
+_TREE = f"{tag('p:cSld')}/{tag('p:spTree')}"
+_PRESENTATION: Final = "ppt/presentation.xml"
+_TITLES: Final = {"title", "ctrTitle"}
+_OF_ALL_SLIDES: Final = {"dt", "ftr", "sldNum", "hdr"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,157 +36,160 @@ class Slide:
     Attributes:
         native: What can be seen of it, and its notes; None where the slide itself is damaged.
         drawn_text: The part of the text that a renderer may draw as shapes: bent letters, formulas.
+        placeholders: What a renderer that does not know a chart writes in its place.
         typefaces: Fonts that the deck names anywhere.
         flags: "native_unreadable", "native_incomplete" where one of its shapes is damaged, or
             "chart_unreadable" where a chart's data is.
+        error: Why `native` is None.
     """
 
     native: Native | None
     hidden: bool | None
     drawn_text: tuple[str, ...] = ()
+    placeholders: tuple[str, ...] = ()
     typefaces: frozenset[str] = frozenset()
     flags: tuple[str, ...] = ()
+    error: DecodeError | None = None
 
 
-def slides(content: bytes) -> list[Slide]:
+def slides(content: bytes, config: DeckConfig | None = None) -> list[Slide]:
     """Read all slides of a PPTX, hidden ones too, in the deck's order.
 
     Raises:
         DecodeError: not a readable presentation, or one without slides.
     """
     try:
-        deck = Presentation(io.BytesIO(content))
-        num_slides = len(deck.slides)
-    except BROKEN as error:
-        raise DecodeError(f"not a readable presentation: {_words(error)}") from error
-    if not num_slides:
+        deck = _Deck(Parts(content), config or DeckConfig())
+    except PartError as error:
+        raise DecodeError(f"not a readable presentation: {error}") from error
+    if not deck.slide_ids:
         raise DecodeError("a presentation without slides")
-    typefaces = _typefaces(deck)
-    return [_slide(deck, index, typefaces) for index in range(num_slides)]
+    return [deck.slide(index) for index in range(len(deck.slide_ids))]
 
 
-def _slide(deck: PptxDeck, index: int, typefaces: frozenset[str]) -> Slide:
-    try:
-        slide = cast("PptxSlide", deck.slides[index])
-        hidden = slide._element.get("show") in {"0", "false"}
-        title = _title(slide)
-        content = _Content(slide.part)
-        content.add([shape for shape in slide.shapes if not _outside(shape, deck)])
-        content.add_alternatives(slide)
+class _Deck:
+    def __init__(self, parts: Parts, config: DeckConfig) -> None:
+        self._parts = parts
+        self._config = config
+        self._main = parts.related("", "officeDocument") or _PRESENTATION
+        root = parts.markup(self._main)
+        self.slide_ids = [
+            one.get(tag("r:id")) for one in root.iterfind(f"{tag('p:sldIdLst')}/{tag('p:sldId')}")
+        ]
+        size = root.find(tag("p:sldSz"))
+        self._width = geometry.emu(size.get("cx")) or 0.0 if size is not None else 0.0
+        self._height = geometry.emu(size.get("cy")) or 0.0 if size is not None else 0.0
+        first = (root.get("firstSlideNum") or "").strip()
+        self._first_number = int(first) if first.isascii() and first.isdigit() else 1
+        self._typefaces = frozenset(self._find_typefaces())
+        self._places: dict[str, Mapping[tuple[str, str], Box]] = {}
+
+    def slide(self, index: int) -> Slide:
+        try:
+            return self._slide(index)
+        except (PartError, RecursionError) as error:
+            return Slide(
+                native=None,
+                hidden=None,
+                flags=("native_unreadable",),
+                error=DecodeError(f"slide {index + 1} is unreadable: {error}"),
+            )
+
+    def _slide(self, index: int) -> Slide:
+        part = self._parts.target(self._main, self.slide_ids[index])
+        root = self._parts.markup(part)
+        tree = root.find(_TREE)
+        if tree is None:
+            raise PartError(f"the part {part} has no shapes (p:cSld/p:spTree)")
+        content = Content(
+            Around(
+                parts=self._parts,
+                part=part,
+                width=self._width,
+                height=self._height,
+                fields={"slidenum": str(self._first_number + index)},
+                inherited=lambda placeholder: self._inherited(part, placeholder),
+                config=self._config,
+            )
+        )
+        content.add(tree)
+        notes, flags = self._notes(part)
         return Slide(
             native=Native(
-                title=title,
-                text=clean_lines(content.text),
-                notes=_notes(slide),
+                title=content.title,
+                text=tuple(content.text),
+                notes=notes,
                 tables=tuple(content.tables),
                 charts=tuple(content.charts),
             ),
-            hidden=hidden,
+            hidden=(root.get("show") or "").strip() in {"0", "false"},
             drawn_text=tuple(content.drawn),
-            typefaces=typefaces,
-            flags=tuple(dict.fromkeys(content.flags)),
+            placeholders=tuple(content.placeholders),
+            typefaces=self._typefaces,
+            flags=tuple(dict.fromkeys([*content.flags, *flags])),
         )
-    except BROKEN:
-        return Slide(native=None, hidden=None, flags=("native_unreadable",))
 
+    def _notes(self, part: str) -> tuple[str | None, tuple[str, ...]]:
+        """Read a slide's notes; damaged ones are missing, and the slide is flagged."""
+        try:
+            name = self._parts.related(part, "notesSlide")
+            root = self._parts.markup(name) if name is not None else None
+        except PartError:
+            return None, ("native_incomplete",)
+        tree = root.find(_TREE) if root is not None else None
+        for shape in () if tree is None else children(tree):
+            placeholder = placeholder_of(shape)
+            if placeholder is not None and placeholder.get("type") == "body":
+                return "\n".join(text_lines(shape)) or None, ()
+        return None, ()
 
-def _title(slide: PptxSlide) -> str | None:
-    shape = slide.shapes.title
-    words = clean_lines(shape.text_frame.text.splitlines()) if shape is not None else ()
-    return " ".join(words) or None
+    def _inherited(self, part: str, placeholder: Any) -> Box | None:  # noqa: ANN401
+        """Find where the slide's layout, or else its master, puts a placeholder."""
+        kind, number = placeholder.get("type", "obj"), placeholder.get("idx", "0")
+        layout = self._related(part, "slideLayout")
+        if layout is None:
+            return None
+        found = self._placeholders(layout)
+        title = next((found[key] for key in found if key[0] in _TITLES), None)
+        box = title if kind in _TITLES else found.get(("", number))
+        master = self._related(layout, "slideMaster") if box is None else None
+        if master is None:
+            return box
+        wanted = "title" if kind in _TITLES else kind if kind in _OF_ALL_SLIDES else "body"
+        return self._placeholders(master).get((wanted, ""))
 
+    def _placeholders(self, part: str) -> Mapping[tuple[str, str], Box]:
+        """Read the places of a part's placeholders: by type ("title", ""), by index ("", "1")."""
+        if part not in self._places:
+            self._places[part] = dict(self._read_places(part))
+        return self._places[part]
 
-def _notes(slide: PptxSlide) -> str | None:
-    frame = slide.notes_slide.notes_text_frame if slide.has_notes_slide else None
-    return "\n".join(clean_lines(frame.text.splitlines())) or None if frame is not None else None
+    def _read_places(self, part: str) -> Iterator[tuple[tuple[str, str], Box]]:
+        try:
+            tree = self._parts.markup(part).find(_TREE)
+        except PartError:
+            return
+        for shape in () if tree is None else children(tree):
+            placeholder = placeholder_of(shape)
+            box = geometry.box(next(descendants(shape, "a:xfrm", "p:xfrm"), None))
+            if placeholder is not None and box is not None:
+                yield (placeholder.get("type", "obj"), ""), box
+                yield ("", placeholder.get("idx", "0")), box
 
+    def _related(self, part: str, kind: str) -> str | None:
+        try:
+            return self._parts.related(part, kind)
+        except PartError:
+            return None
 
-class _Content:
-    """Collects what the shapes of a slide hold, in reading order."""
+    def _find_typefaces(self) -> Iterator[str]:
+        for name in self._parts.names():
+            if name.lower().endswith(".xml"):
+                for found in _TYPEFACE.findall(self._readable(name)):
+                    yield html.unescape(found.decode("utf-8", "replace"))
 
-    def __init__(self, part: Any) -> None:  # noqa: ANN401 - python-pptx exports no such type
-        self._part = part
-        self.text: list[str] = []
-        self.drawn: list[str] = []
-        self.tables: list[tuple[tuple[str, ...], ...]] = []
-        self.charts: list[Chart] = []
-        self.flags: list[str] = []
-
-    def add(self, shapes: Sequence[BaseShape]) -> None:
-        for shape in sorted(shapes, key=_place):
-            if shape._element.xpath("./*/p:cNvPr[@hidden='1' or @hidden='true']"):
-                continue
-            try:
-                self._add_shape(shape)
-            except BROKEN:
-                self.flags.append("native_incomplete")
-
-    def add_alternatives(self, slide: PptxSlide) -> None:
-        """Add the text of shapes in a newer dialect, such as formulas; python-pptx skips them."""
-        for choice in slide._element.iterfind(".//{*}AlternateContent/{*}Choice"):
-            for paragraph in choice.iter(_PARAGRAPH):
-                text = "".join(run.text or "" for run in paragraph.iter("{*}t"))
-                self.text.append(text)
-                self.drawn.append(text)
-
-    def _add_shape(self, shape: BaseShape) -> None:
-        if isinstance(shape, GroupShape):
-            self.add(list(shape.shapes))
-        elif isinstance(shape, GraphicFrame):
-            self._add_frame(shape)
-        elif isinstance(shape, Shape) and shape.has_text_frame:
-            paragraphs = [paragraph.text for paragraph in shape.text_frame.paragraphs]
-            self.text += paragraphs
-            if shape._element.xpath(_BENT):
-                self.drawn += paragraphs
-
-    def _add_frame(self, frame: GraphicFrame) -> None:
-        if frame.has_table:
-            rows = frame.table.rows
-            self.tables.append(
-                tuple(
-                    tuple(" ".join(clean_lines(cell.text.splitlines())) for cell in row.cells)
-                    for row in rows
-                )
-            )
-        elif frame.has_chart:
-            try:
-                self.charts += chart.read(frame.chart)
-            except BROKEN:
-                self.flags.append("chart_unreadable")
-        else:
-            self.text += _diagram_text(frame, self._part)
-
-
-def _typefaces(deck: PptxDeck) -> frozenset[str]:
-    markup = [part.blob for part in deck.part.package.iter_parts() if part.partname.ext == "xml"]
-    found = {name for part in markup for name in _TYPEFACE.findall(part)}
-    return frozenset(html.unescape(name.decode("utf-8", "replace")) for name in found)
-
-
-def _outside(shape: BaseShape, deck: PptxDeck) -> bool:
-    """Tell whether a shape lies beside the slide, where authors leave what nobody shall see."""
-    width, height = deck.slide_width or 0, deck.slide_height or 0
-    if not width or not height or shape.left is None or shape.top is None:
-        return False
-    right, bottom = shape.left + (shape.width or 0), shape.top + (shape.height or 0)
-    return right < 0 or bottom < 0 or shape.left > width or shape.top > height
-
-
-def _place(shape: BaseShape) -> tuple[bool, int, int]:
-    """Order shapes as one reads: the title, then line by line from the left."""
-    title = shape.is_placeholder and shape.placeholder_format.type in _TITLES
-    return (not title, (shape.top or 0) // _BAND_EMU, shape.left or 0)
-
-
-def _diagram_text(frame: GraphicFrame, part: Any) -> Iterator[str]:  # noqa: ANN401 - as in _Content
-    """Read a SmartArt diagram, which python-pptx does not know."""
-    for reference in frame._element.iter(_DIAGRAM_DATA):
-        data = part.related_part(reference.get(_DIAGRAM_ID)).blob
-        parser = etree.XMLParser(resolve_entities=False, no_network=True)
-        for paragraph in etree.fromstring(data, parser).iter(_PARAGRAPH):
-            yield "".join(run.text or "" for run in paragraph.iter(_TEXT_RUN))
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    def _readable(self, name: str) -> bytes:
+        try:
+            return self._parts.content(name)
+        except PartError:
+            return b""

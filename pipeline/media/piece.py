@@ -24,15 +24,18 @@ class Chart:
     """A chart as its file defines it.
 
     Attributes:
-        kind: bar, line, pie, area, scatter, ... as the file names it.
+        kind: bar, line, pie, area, scatter, ...: alike in all formats; several joined by "+".
         categories: Labels of the category axis, in order.
         series: Name and values of each series; None where the file has a gap.
+        category_title, value_title: What stands along the axes.
     """
 
     kind: str
     title: str | None
     categories: tuple[str, ...]
     series: tuple[tuple[str, tuple[float | None, ...]], ...]
+    category_title: str | None = None
+    value_title: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,8 @@ class Native:
                     title=chart["title"],
                     categories=tuple(chart["categories"]),
                     series=tuple((name, tuple(points)) for name, points in chart["series"]),
+                    category_title=chart.get("category_title"),
+                    value_title=chart.get("value_title"),
                 )
                 for chart in values["charts"]
             ),
@@ -98,7 +103,8 @@ class Piece:
         start_char, end_char: The passage's place in its text, in characters.
         flags: Plain words: "truncated", "animation", "fonts_missing", ...
         skip_reason: Why no model should be asked: "no_speech", "no_text", "not_rendered".
-        error: This piece alone failed; the others stand.
+        native_error: Why a page has no `native` although its picture stands.
+        error: This piece alone failed, or its picture, where it has `native`; the others stand.
     """
 
     index: int
@@ -116,6 +122,7 @@ class Piece:
     start_char: int | None = None
     end_char: int | None = None
     native: Native | None = None
+    native_error: SegmentError | None = None
     flags: tuple[str, ...] = ()
     skip_reason: str | None = None
     error: SegmentError | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.media.piece import Native
+from pipeline.tasks import page_text
 from schemas.document import SPAN
 
 Row = Mapping[str, Any]
@@ -106,8 +107,10 @@ def _page(kind: str, segment: Mapping[str, Row], *, numbered: bool) -> str:
     if ocr:
         parts.append(ocr)
     elif native is not None:
-        parts.extend(native.text)
-    if chart and "no_table" not in (segment["chart"]["flags"] or ()):
+        parts += [*page_text.body(native), *page_text.tables(native)]
+    if native is not None and native.charts:
+        parts += page_text.charts(native)  # exact, where a model's reading is not
+    elif chart and "no_table" not in (segment["chart"]["flags"] or ()):
         parts.append(chart)
     if native is not None and native.notes:
         parts.append("\n".join(f"> {line}" for line in native.notes.splitlines()))

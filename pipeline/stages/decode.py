@@ -107,6 +107,7 @@ def _row(asset: Mapping[str, Any], piece: Piece) -> Row:
         "end_char": piece.end_char,
         "flags": list(piece.flags),
         "native": piece.native.to_json() if piece.native is not None else None,
+        "native_error": str(piece.native_error) if piece.native_error is not None else None,
         "skip_reason": piece.skip_reason,
     }
 

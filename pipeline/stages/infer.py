@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.engine import ladder
 from pipeline.engine.engine import Engine, Guide, Request
 from pipeline.engine.ladder import Reply
-from pipeline.errors import EngineDied, SegmentError
+from pipeline.errors import DecodeError, EngineDied, SegmentError
 from pipeline.media.piece import Native
 from pipeline.models.model import Canvas, Clip, Turn
 from pipeline.tasks.question import Question, about_text
@@ -22,13 +22,15 @@ from schemas import REPLY
 from schemas.error import error_columns
 
 _ROWS_AT_ONCE = 16
+_NO_ERROR = dict.fromkeys(("error_stage", "error_type", "error_message"))
 _KEPT = [name for name in REPLY.names if name != "task"]
 
 
 class Infer:
     """Ask the model every pending question about each segment (one actor, one replica).
 
-    Reads   SEGMENT. Rows that carry an error or a reason to skip are not asked.
+    Reads   SEGMENT. Rows that carry an error or a reason to skip are not asked; what their file
+            says of them stands.
     Writes  REPLY, in the order in which they finish.
     Rows    1 -> n, one per task of the row.
     Raises  EngineDied: the replica is lost, and with it what it had in flight.
@@ -66,16 +68,20 @@ class Infer:
 
     async def _reply(self, segment: dict[str, Any], task: str) -> dict[str, Any]:
         row = {name: segment.get(name) for name in _KEPT} | {"task": task}
-        if segment["error_type"] is not None:
+        question = self._questions[task]
+        is_answered_by_file = question.prompt is None and segment["native"] is not None
+        if segment["error_type"] is not None and not is_answered_by_file:
             return row | {"status": "error"}
         try:
-            return row | await self._answered(segment, self._questions[task])
+            return row | _NO_ERROR | await self._answered(segment, question)
         except SegmentError as error:
             return row | {"status": "error"} | error_columns(error)
 
     async def _answered(self, segment: dict[str, Any], question: Question) -> dict[str, Any]:
         native = _native_answer(segment, question)
         if question.prompt is None or (native and segment["skip_reason"] == "not_rendered"):
+            if native is None and segment["native_error"] is not None:
+                raise DecodeError(segment["native_error"])
             if native is None:
                 return {"status": "skipped", "skip_reason": "no_native_content"}
             return _ok(segment, native) | {"source": "native", "skip_reason": None}

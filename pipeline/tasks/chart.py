@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import zip_longest
 
 from pipeline.errors import AnswerError
 from pipeline.media.piece import Native
-from pipeline.tasks import markdown
+from pipeline.tasks import markdown, page_text
 from pipeline.tasks.task import Answer, Task
-
-_DIGITS = 15  # that office programs show of a number, and that a double always keeps
 
 
 def parse(text: str) -> Answer:
@@ -52,23 +49,14 @@ def parse_json(text: str) -> Answer:
 
 
 def from_native(native: Native) -> Answer | None:
-    """Give the charts that the deck defines itself; None where the page has none."""
+    """Return the charts that the deck defines itself; None where the page has none."""
     if not native.charts:
         return None
     charts: list[dict[str, object]] = []
-    tables: list[str] = []
     for chart in native.charts:
-        columns = ["", *(name for name, _ in chart.series)]
-        cells = [[_cell(point) for point in points] for _, points in chart.series]
-        # Points need no label, and series may differ in length.
-        rows = [list(row) for row in zip_longest(chart.categories, *cells, fillvalue="")]
+        columns, rows = page_text.chart_table(chart)
         charts.append({"kind": chart.kind, "title": chart.title, "columns": columns, "rows": rows})
-        tables.append(markdown.table(columns, rows))
-    return Answer(text="\n\n".join(tables), value={"charts": charts})
-
-
-def _cell(point: float | None) -> str:
-    return "" if point is None else f"{point:.{_DIGITS}g}"
+    return Answer(text="\n\n".join(page_text.charts(native)), value={"charts": charts})
 
 
 def _strings(most: int, longest: int) -> dict[str, object]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from pipeline.media.piece import Native
-from pipeline.tasks import ocr
+from pipeline.tasks import page_text
 from pipeline.tasks.task import Answer, Task, parse_text
 
 
 def from_native(native: Native) -> Answer | None:
-    """Give the page's text as the text, and all of its native content as the value."""
-    return replace(ocr.from_native(native), value=json.loads(native.to_json()))
+    """Return the page's text, tables and charts as text, and all that is native as the value."""
+    parts = page_text.parts(native)
+    return Answer(
+        text="\n\n".join(parts),
+        value=json.loads(native.to_json()),
+        flags=() if parts else ("empty",),
+    )
 
 
 NATIVE = Task(
     name="native",
-    version=1,
+    version=2,
     kinds=frozenset({"page"}),
     modality="vision",
     prompt=None,

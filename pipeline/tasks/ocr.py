@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pipeline.media.piece import Native
-from pipeline.tasks import markdown
+from pipeline.tasks import page_text
 from pipeline.tasks.task import Answer, Task, parse_text
 
 
 def from_native(native: Native) -> Answer:
-    r"""Give the page's own text: title, paragraphs, tables. A title among the text stays there.
+    r"""Return the page's own text: title, paragraphs, tables. A title among the text stays there.
 
     Example:
         >>> from_native(Native(title="Q3", text=("Sales rose.",))).text
         'Q3\n\nSales rose.'
     """
-    parts = list(native.text)
-    if native.title and native.title not in parts:
-        parts.insert(0, native.title)
-    parts += [markdown.table(rows[0], rows[1:]) for rows in native.tables if rows]
+    parts = [*page_text.paragraphs(native), *page_text.tables(native)]
     return Answer(text="\n\n".join(parts), flags=() if parts else ("empty",))
 
 

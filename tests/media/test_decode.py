@@ -138,10 +138,12 @@ def test_without_libreoffice_a_deck_is_an_error_that_says_how_to_get_it(
 
     (outcome,) = outcomes(a_deck("One"))
 
-    (error,) = outcome
-    assert isinstance(error, RendererMissing)
-    assert "apt-get install libreoffice-impress" in str(error)
-    assert "brew install --cask libreoffice" in str(error)
+    (page,) = pieces_of(outcome)
+    assert isinstance(page.error, RendererMissing)
+    assert "apt-get install libreoffice-impress" in str(page.error)
+    assert "brew install --cask libreoffice" in str(page.error)
+    assert page.native is not None
+    assert page.native.text == ("One",)
 
 
 def test_old_formats_say_that_they_need_the_renderer() -> None:

@@ -9,6 +9,7 @@ import pypdfium2 as pdfium
 import pytest
 from pptx import Presentation
 from pptx.util import Inches
+from reportlab.pdfgen import canvas
 
 from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError
@@ -154,3 +155,20 @@ def test_a_cell_that_claims_to_be_millions_is_not(deck: bytes) -> None:
 def test_what_is_no_odp_is_an_error() -> None:
     with pytest.raises(DecodeError, match="broken ODP"):
         odp.extras(b"PK")
+
+
+def test_a_cell_that_is_printed_on_several_lines_is_not_repeated_as_text(deck: bytes) -> None:
+    markup = member(deck, "content.xml").replace(b"cell 00", b"a long cell<text:line-break/>of two")
+    package = Package(content=with_members(deck, {"content.xml": markup}), num_pages=2)
+    rendered = io.BytesIO()
+    document = canvas.Canvas(rendered)
+    for printed in (["Results"], ["Words beside", "a long", "cell of two", "cell 01", "cell 1 1"]):
+        for number, line in enumerate(printed):
+            document.drawString(50, 500 - 30 * number, line)
+        document.showPage()
+    document.save()
+
+    _, second = slides.pieces(package, sniff.ODP, DeckConfig(), rendered.getvalue())
+
+    assert second.native is not None
+    assert second.native.text == ("Words beside",)

@@ -185,7 +185,7 @@ def test_scatter_series_over_different_x_are_charts_of_their_own() -> None:
     assert [(chart.kind, chart.categories, chart.series) for chart in charts] == [
         ("scatter", ("1", "2"), (("a", (10.0, 20.0)),)),
         ("scatter", ("3",), (("b", (30.0,)),)),
-        ("bubble", ("5",), (("c", (6.0,)),)),
+        ("bubble", ("5",), (("c", (6.0,)), ("c (size)", (7.0,)))),
     ]
 
 
@@ -300,7 +300,6 @@ def test_smart_art_text_is_read() -> None:
         deck_bytes(Presentation()),
         with_members(a_deck("x"), {"ppt/presentation.xml": b"<a/>"}),
         with_members(a_deck("x"), {"ppt/presentation.xml": b"<a>"}),
-        with_members(a_deck("x"), {"[Content_Types].xml": b"<a/>"}),
     ],
 )
 def test_what_is_no_presentation_is_an_error(content: bytes) -> None:

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.config import AudioConfig
+from pipeline.config import AudioConfig, DeckConfig
 from pipeline.media.decode import DecodeConfig
 from pipeline.media.piece import Native
 from pipeline.stages.decode import decode
 from schemas import SEGMENT
 from tests.builders import PREPARATION, a_pdf, a_tone, an_image, fetched
+from tests.media.builders import a_deck, with_members
 
 CONFIG = DecodeConfig(audio=AudioConfig(vad=False, max_window_s=2.0, min_window_s=1.0))
 
@@ -78,6 +79,21 @@ def test_a_wrong_name_of_a_readable_file_does_no_harm() -> None:
 
     assert row["error_type"] is None
     assert row["media_type"] == "image/jpeg"
+
+
+def test_a_page_that_failed_keeps_what_its_file_says_or_why_it_says_nothing() -> None:
+    content = a_deck("One", "Two")
+    broken = with_members(content, {"ppt/slides/slide2.xml": b"<"})
+    config = DecodeConfig(decks=DeckConfig(render="native"))
+
+    (table,) = decode(fetched(content=broken), config=config, preparation=PREPARATION)
+    first, second = table.to_pylist()
+
+    assert Native.from_json(first["native"]).title == "One"
+    assert (first["native_error"], first["error_type"]) == (None, None)
+    assert (second["native"], second["error_type"]) == (None, "DecodeError")
+    assert second["native_error"] == second["error_message"]
+    assert "slide 2" in second["native_error"]
 
 
 def test_pages_that_no_model_sees_carry_no_pixels() -> None:

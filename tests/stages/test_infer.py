@@ -105,6 +105,43 @@ def test_native_content_does_not_replace_the_model_where_there_are_pixels() -> N
     assert (row["text"], row["source"]) == ("model text", "model")
 
 
+def test_a_page_whose_picture_failed_keeps_what_its_file_says() -> None:
+    native = Native(title="Sales", text=("up",))
+    page = a_segment(
+        tasks=["ocr", "caption", "native"],
+        segment_kind="page",
+        data=None,
+        native=native.to_json(),
+        error_stage="decode",
+        error_type="RenderError",
+        error_message="no PDF",
+    )
+
+    caption, whole, ocr = answered(page)
+
+    for row in (caption, ocr):
+        assert (row["status"], row["error_type"]) == ("error", "RenderError")
+    assert (whole["status"], whole["text"], whole["source"]) == ("ok", "Sales\n\nup", "native")
+    assert (whole["error_stage"], whole["error_type"], whole["error_message"]) == (None,) * 3
+
+
+def test_a_slide_that_cannot_be_read_is_an_error_of_the_task_that_reads_it() -> None:
+    page = a_segment(
+        tasks=["ocr", "native"],
+        segment_kind="page",
+        native_error="slide 2 is unreadable: the file has no part ppt/slides/slide2.xml",
+        flags=["native_unreadable"],
+    )
+
+    own, ocr = answered(page, answer="model text")
+
+    assert (ocr["status"], ocr["text"], ocr["flags"]) == ("ok", "model text", ["native_unreadable"])
+    assert (own["status"], own["error_stage"], own["error_type"]) == (
+        *("error", "decode", "DecodeError"),
+    )
+    assert own["error_message"].startswith("slide 2 is unreadable")
+
+
 def test_the_engine_is_given_the_segments_pixels_and_samples() -> None:
     seen: list[Request] = []
     pixels = np.arange(56 * 56 * 3, dtype=np.uint8).reshape(56, 56, 3)
