@@ -20,7 +20,7 @@ from pipeline.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from pipeline.media import audio, deck, image, libreoffice, package, pcm, pdf, sniff, text
+from pipeline.media import audio, cost, deck, image, libreoffice, package, pcm, pdf, sniff, text
 from pipeline.media.package import Package
 from pipeline.media.piece import Bytes, Piece
 from pipeline.media.sandbox import Limits, Sandbox
@@ -28,6 +28,7 @@ from pipeline.media.sandbox import Limits, Sandbox
 DECKS_PER_RUN: Final = 8
 """Office decks for one start of LibreOffice, which costs as much as two of them."""
 
+_INTERPRETER_BYTES = 256 * 1024**2  # what the decoder's child holds beside the picture
 _MAX_LOST_PAGES = 3  # that crash or hang, one by one, before a document's other pages are given up
 
 
@@ -193,8 +194,18 @@ def _lost(last: Piece, error: SegmentError) -> Iterator[Piece]:
         )
 
 
-def _image(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
-    return image.pieces(bytes(source.content), config.images)
+def _image(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
+    content = bytes(source.content)
+    if cost.is_bounded(content, source.media_type):
+        return image.pieces(content, config.images)
+    limits = Limits(
+        timeout_s=config.images.timeout_s,
+        max_memory_bytes=config.images.max_memory_bytes + _INTERPRETER_BYTES,
+        timeout_name="images.timeout_s",
+        memory_name="images.max_memory_bytes",
+    )
+    stream = sandbox.stream(image.pieces, content, config.images, limits=limits)
+    return cast("Iterator[Piece]", stream)
 
 
 def _audio(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:

@@ -1,0 +1,75 @@
+"""Tell which images are decoded at a cost that their size bounds, and which need a clock."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipeline.errors import LimitExceeded, SegmentError
+from pipeline.media import jpeg, png, tiff
+
+_MAX_PARTS: Final = 50_000  # chunks, blocks or strips, each of which is read by Python
+_MAX_PYTHON_BYTES: Final = 256 * 1024  # of formats whose pixels Pillow reads in Python
+_MAX_DIRECTORIES: Final = 2_000
+_CODED: Final = {"image/jp2", "image/avif", "image/heic"}
+_PLAIN_PNM: Final = (b"P1", b"P2", b"P3")
+_BMP_RLE: Final = {1, 2}
+_GIF_HEADER_BYTES, _GIF_FRAME_BYTES = 13, 10  # GIF89a, 18 and 20
+_GIF_EXTENSION, _GIF_FRAME = 0x21, 0x2C
+
+
+def is_bounded(content: bytes, media_type: str) -> bool:
+    """Say whether an image's pixels and bytes bound what decoding it takes.
+
+    Not of JPEG 2000, AVIF and HEIC: their streams may hold other pictures than their headers
+    announce. Nor of files in very many small parts.
+    """
+    if media_type in _CODED:
+        return False
+    if media_type == "image/png":
+        return all(number < _MAX_PARTS for number, _ in enumerate(png.chunks(content)))
+    if media_type == "image/gif":
+        return _num_gif_blocks(content) < _MAX_PARTS
+    if media_type == "image/tiff":
+        return _is_bounded_tiff(content)
+    if media_type == "image/bmp":
+        return content[30] not in _BMP_RLE or len(content) < _MAX_PYTHON_BYTES
+    if media_type == "image/x-portable-anymap":
+        return not content.startswith(_PLAIN_PNM) or len(content) < _MAX_PYTHON_BYTES
+    return True
+
+
+def _num_gif_blocks(content: bytes) -> int:
+    """Count a GIF's blocks, as far as it is one, up to the number that matters."""
+    at = _GIF_HEADER_BYTES + _colours_bytes(content[10:11])
+    num_blocks = 0
+    while at < len(content) and num_blocks < _MAX_PARTS:
+        kind = content[at]
+        if kind == _GIF_EXTENSION:
+            at += 2
+        elif kind == _GIF_FRAME:
+            at += _GIF_FRAME_BYTES + _colours_bytes(content[at + 9 : at + 10]) + 1
+        else:
+            at, num_blocks = at + 1, num_blocks + 1
+            continue
+        while at < len(content) and content[at] and num_blocks < _MAX_PARTS:
+            at, num_blocks = at + 1 + content[at], num_blocks + 1
+        at += 1
+    return num_blocks
+
+
+def _colours_bytes(flags: bytes) -> int:
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+
+def _is_bounded_tiff(content: bytes) -> bool:
+    num_parts = 0
+    try:
+        for page in tiff.directories(content, _MAX_DIRECTORIES):
+            if isinstance(page, SegmentError):
+                return True
+            num_parts += page.layout.num_parts
+    except LimitExceeded:
+        return False
+    except SegmentError:
+        return True
+    return num_parts < _MAX_PARTS and content.count(jpeg.START_OF_SCAN) <= num_parts + _MAX_PARTS // 100
