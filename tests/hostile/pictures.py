@@ -63,7 +63,7 @@ def attacks() -> Iterator[Attack]:
         "PostScript with a picture's name",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) run\n",
         "UnsupportedMedia",
-        says="found text/plain",
+        says="found application/postscript",
         media_type="image/png",
     )
     yield attack(
