@@ -247,8 +247,10 @@ def _page(page: tiff.Directory, config: ImageConfig) -> tuple[Image.Image, tuple
             with Image.open(tiff.opened_at(page), formats=["TIFF"]) as image:
                 picture, flags = _finish(image, min(layout.bits[0], _UINT16_BITS))
                 return (picture.copy() if picture is image else picture), flags
-        except _BROKEN as error:
-            raise DecodeError(f"broken TIFF page: {_words(error)}; {layout}") from error
+        except (*_BROKEN, DecodeError) as error:
+            if layout.compression == tiff.WEBP:  # of which libtiff reads some
+                raise UnsupportedMedia(f"a TIFF layout that is not read: {layout}") from error
+            raise DecodeError(f"{_words(error)}; of a TIFF page: {layout}") from error
 
 
 def _check_size(

@@ -333,43 +333,55 @@ def _each(values: tuple[int, ...], num_samples: int) -> tuple[int, ...]:
     return values * num_samples if len(values) == 1 else values[:num_samples]
 
 
-def _for_pillow(layout: Layout) -> bool:
+def _for_pillow(layout: Layout) -> bool:  # noqa: PLR0911 - one line per kind of pixel
     """Say whether Pillow reads a layout rightly: this list is tested with known pixels."""
-    if layout.planar or set(layout.formats) != {UINT} or layout.num_samples != len(layout.formats):
+    if set(layout.formats) != {UINT} or layout.num_samples != len(layout.formats):
         return False
     plain = layout.compression in BYTEWISE
-    colour = layout.photometric, layout.bits
-    match colour:
-        case (0 | 1 | 3, (1,)):
-            return plain or (layout.compression in FAX and layout.photometric != PALETTE)
-        case (0 | 1 | 3, (2 | 4,)):
+    if layout.planar:
+        return layout.compression == JPEG and (layout.photometric, layout.bits) == (RGB, (8, 8, 8))
+    packed = plain or layout.compression in {JPEG, WEBP}
+    in_order = layout.fill_order == 1
+    num_extra = len(layout.extra)
+    match layout.photometric, layout.bits:
+        case (0 | 1, (1,)):
+            return plain or layout.compression in FAX
+        case (3, (1 | 2 | 4 | 8,)) | (0 | 1, (2 | 4,)):
             return plain
-        case (0 | 1 | 3, (8,)):
-            return plain or (layout.compression == JPEG and layout.photometric != PALETTE)
+        case (0 | 1, (8,)):
+            return plain or layout.compression == JPEG
         case (1, (12,)):
-            return layout.compression == NONE and layout.order == "<"
+            return in_order and layout.compression == NONE and layout.order == "<"
         case (1, (16,)):
-            return plain and layout.fill_order == 1
-        case (1, (8, 8)):
-            return plain and len(layout.extra) == 1
+            return in_order and plain
+        case (1 | 3, (8, 8)):
+            jpeg_grey = layout.compression == JPEG and layout.photometric == BLACK_IS_ZERO
+            return in_order and (plain or jpeg_grey) and num_extra == 1
         case (2, (8, 8, 8)):
-            return plain or layout.compression in {JPEG, OLD_JPEG, WEBP}
+            return packed or layout.compression == OLD_JPEG
         case (2, (8, 8, 8, 8)):
-            return (plain or layout.compression == WEBP) and len(layout.extra) < 2  # noqa: PLR2004
+            return in_order and packed and num_extra <= 1
+        case (2, (8, 8, 8, 8, 8) | (8, 8, 8, 8, 8, 8)):
+            return in_order and plain and num_extra == layout.num_samples - 3 and _no_alpha_behind(layout)
         case (2, (16, 16, 16) | (16, 16, 16, 16)):
-            return plain and len(layout.extra) == layout.num_samples - 3
+            return in_order and plain and num_extra == layout.num_samples - 3
         case (5, (8, 8, 8, 8)):
-            return layout.ink_set == 1 and (plain or layout.compression == JPEG)
+            return in_order and layout.ink_set == 1 and (plain or layout.compression == JPEG)
         case (5, (16, 16, 16, 16)):
-            return layout.ink_set == 1 and plain
+            return in_order and layout.ink_set == 1 and plain
         case (6, (8, 8, 8)):
             if layout.compression == NONE:
-                return layout.subsampling == (1, 1)
-            return plain or layout.compression in {JPEG, OLD_JPEG}
+                return in_order and layout.subsampling == (1, 1)
+            return in_order and (plain or layout.compression in {JPEG, OLD_JPEG})
         case (8, (8, 8, 8)):
-            return plain
+            return in_order and plain
         case _:
             return False
+
+
+def _no_alpha_behind(layout: Layout) -> bool:
+    """Say whether all extra samples but the first have no meaning."""
+    return not any(layout.extra[1:])
 
 
 def _for_samples(layout: Layout) -> bool:
@@ -386,7 +398,7 @@ def _for_samples(layout: Layout) -> bool:
         and layout.compression in BYTEWISE
         and layout.fill_order == 1
         and (layout.photometric != CMYK or layout.ink_set == 1)
-        and (layout.predictor in {1, 2} or (layout.predictor == 3 and (32, FLOAT) in kind))  # noqa: PLR2004
+        and (layout.predictor in {1, 2} or (layout.predictor == 3 and layout.formats[0] == FLOAT))  # noqa: PLR2004
     )
 
 
