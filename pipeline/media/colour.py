@@ -48,9 +48,9 @@ def to_rgb(image: Image.Image, bits: int) -> tuple[Image.Image, tuple[str, ...]]
 def eight_bits(values: Values, colours: int) -> npt.NDArray[np.uint8]:
     """Scale samples of any type into 8 bits, the last axis being the colours, and alpha if any.
 
-    16 bits without sign keep their scale: grey is rounded, and colour cut as Pillow cuts it.
-    Floats within [0, 1] keep theirs. Others have none, and are spread from the least to the
-    greatest value.
+    Whole numbers of up to 16 bits keep their scale, whatever they are kept in; of those that are
+    kept in 16 bits without sign, grey is rounded, and colour cut as Pillow cuts it. Floats within
+    [0, 1] keep theirs. Others have none, and are spread from the least to the greatest value.
     """
     if values.dtype == np.uint8:
         return values
@@ -63,6 +63,8 @@ def eight_bits(values: Values, colours: int) -> npt.NDArray[np.uint8]:
     else:
         strips = (values[rows, :, :colours] for rows in _rows(len(values)))
         low, high = _span(strips, is_float=is_float)
+        if full > _UINT16_MAX // 2 and low >= 0 and high <= _UINT16_MAX:
+            low, high = 0.0, float(_UINT16_MAX)
     tones = np.empty(values.shape, np.uint8)
     for rows in _rows(len(values)):
         tones[rows, :, :colours] = _spread(values[rows, :, :colours], low, high)

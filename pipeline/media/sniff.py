@@ -349,6 +349,8 @@ def _sniff_loose(  # noqa: PLR0911 - one line per format
         return "image/bmp"
     if re.match(rb"P[1-6]\s", head):
         return "image/x-portable-anymap"
+    if re.match(rb"P[Ff]\s+\d+\s+\d+\s", head):
+        return "image/x-portable-floatmap"  # which is not read
     if re.match(rb"P7\s", head):
         return "image/x-portable-arbitrarymap"  # which is not read
     if head[:2] in {b"\xff\xf1", b"\xff\xf9"}:
@@ -359,7 +361,7 @@ def _sniff_loose(  # noqa: PLR0911 - one line per format
         return "video/mp2t"
     if _is_gsm(content):
         return "audio/x-gsm"
-    return _sniff_text(content) or _sniff_unread(content, head)
+    return _sniff_unread(content, head) or _sniff_text(content)
 
 
 def _sniff_unread(content: Bytes, head: bytes) -> str | None:

@@ -93,6 +93,7 @@ class Layout:
     num_parts: int
     tiled: bool
     order: Literal["<", ">"]
+    big: bool
 
     @property
     def num_samples(self) -> int:
@@ -127,6 +128,7 @@ class Layout:
             f"extra samples {list(self.extra[:8])}, "
             f"{'planar' if self.planar else 'contiguous'}, "
             f"compression {_named(self.compression, _COMPRESSION_NAMES)}"
+            f"{', big-endian BigTIFF' if self.big and self.order == '>' else ''}"
         )
 
 
@@ -174,6 +176,10 @@ class Directory:
 
     def one(self, tag: int, default: int) -> int:
         return self.few(tag, default)[0]
+
+    @property
+    def is_big(self) -> bool:
+        return self.content[2:4] in _BIG
 
     @property
     def icc_profile(self) -> bytes | None:
@@ -227,14 +233,15 @@ class Directory:
             formats=_each(self.few(SAMPLE_FORMAT, UINT), num_samples),
             extra=self.few(EXTRA_SAMPLES),
             compression=compression,
-            predictor=self.one(PREDICTOR, 1),
+            predictor=self.one(PREDICTOR, 1) if compression != NONE else 1,
             fill_order=self.one(FILL_ORDER, 1),
-            ink_set=self.one(INK_SET, 1),
-            subsampling=self.few(SUBSAMPLING, 2, 2),
+            ink_set=self.one(INK_SET, 1) if photometric == CMYK else 1,
+            subsampling=self.few(SUBSAMPLING, 2, 2) if photometric == YCBCR else (1, 1),
             part_px=part_px,
             num_parts=parts.count if parts else 0,
             tiled=tiled,
             order=self.order,
+            big=self.is_big,
         )
 
 
@@ -266,14 +273,13 @@ def directories(content: bytes, max_directories: int) -> Iterator[Directory | Se
 
 def sub_directories(parent: Directory) -> Iterator[Directory]:
     """Read the first of the directories below one, as far as they are whole."""
-    big = parent.content[2:4] in _BIG
     try:
         offsets = parent.few(SUB_DIRECTORIES)[:_MAX_SUB_DIRECTORIES]
     except DecodeError:
         return
     for offset in offsets:
         try:
-            yield _directory(parent.content, offset, parent.order, big=big)[0]
+            yield _directory(parent.content, offset, parent.order, big=parent.is_big)[0]
         except (DecodeError, struct.error):
             continue
 
@@ -337,6 +343,8 @@ def _for_pillow(layout: Layout) -> bool:  # noqa: PLR0911 - one line per kind of
     """Say whether Pillow reads a layout rightly: this list is tested with known pixels."""
     if set(layout.formats) != {UINT} or layout.num_samples != len(layout.formats):
         return False
+    if layout.big and layout.order == ">":
+        return False
     plain = layout.compression in BYTEWISE
     if layout.planar:
         return layout.compression == JPEG and (layout.photometric, layout.bits) == (RGB, (8, 8, 8))
@@ -353,7 +361,8 @@ def _for_pillow(layout: Layout) -> bool:  # noqa: PLR0911 - one line per kind of
         case (1, (12,)):
             return in_order and layout.compression == NONE and layout.order == "<"
         case (1, (16,)):
-            return in_order and plain
+            reversed_bits = layout.order == "<" and layout.compression == NONE
+            return plain if in_order else reversed_bits
         case (1 | 3, (8, 8)):
             jpeg_grey = layout.compression == JPEG and layout.photometric == BLACK_IS_ZERO
             return in_order and (plain or jpeg_grey) and num_extra == 1
@@ -434,8 +443,8 @@ def opened_at(page: Directory) -> io.BytesIO:
     Pillow's own `seek` looks through all pages before it, and has to know their layouts. And a
     page of one sample is called contiguous: as planar, Pillow takes its white for black.
     """
-    big = page.content[2:4] in _BIG
-    patches = {8 if big else 4: struct.pack(page.order + ("Q" if big else "I"), page.offset)}
+    start, kind = (8, "Q") if page.is_big else (4, "I")
+    patches = {start: struct.pack(page.order + kind, page.offset)}
     planar = page.fields.get(PLANAR)
     if planar is not None and not page.layout.planar:
         size = _TYPE_BYTES.get(planar.type, 0)

@@ -18,12 +18,15 @@ _JPEG_FRAMES: Final[Mapping[int, str]] = {
 }
 _JPEG_READ: Final = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _JPEG_SAMPLES: Final = {1, 3, 4}
-_BMP_COMPRESSIONS: Final = {0: "none", 1: "RLE8", 2: "RLE4", 3: "bit fields", 4: "JPEG", 5: "PNG"}
+_BMP_COMPRESSIONS: Final[Mapping[int, str]] = {
+    **{0: "none", 1: "RLE8", 2: "RLE4", 3: "bit fields", 4: "JPEG", 5: "PNG", 6: "alpha bit fields"}
+}
 _BMP_BITS: Final = {0, 1, 2, 4, 8, 16, 24, 32, 64}
-_OLD_BMP_HEADER: Final = 12
+_OLD_BMP_HEADER, _SHORT_BMP_HEADER = 12, 16
 _JP2_SIZE: Final = b"\xff\x4f\xff\x51"
 _JP2_SAMPLES: Final = 4
 _JP2_BITS: Final = 16
+_JP2_TILE_PIXELS: Final = 2**28
 
 
 def reason(content: bytes, media_type: str) -> str | None:
@@ -78,6 +81,8 @@ def _jpeg(content: bytes) -> str | None:
 
 def _bmp(content: bytes) -> str | None:
     (header_bytes,) = struct.unpack("<I", content[14:18])
+    if header_bytes == _SHORT_BMP_HEADER:
+        return "a BMP kind that is not read: OS/2's short header"
     if header_bytes == _OLD_BMP_HEADER or len(content) < header_bytes + 14:
         return None
     bits, compression = struct.unpack_from("<HI", content, 28)
@@ -99,13 +104,14 @@ def _jp2(content: bytes) -> str | None:
     if at < 0 or len(content) < at + 44:
         return None
     # ISO 15444-1, A.5.1
-    _, _, width, height, left, top, *_ = struct.unpack_from(">HH4I4I", content, at + 4)
+    _, _, width, height, left, top, across, down, *_ = struct.unpack_from(">HH8I", content, at + 4)
     (num_samples,) = struct.unpack_from(">H", content, at + 40)
     depths = [byte & 0x7F for byte in content[at + 42 : at + 42 + 3 * num_samples : 3]]
     bits = max((depth + 1 for depth in depths), default=0)
-    if not (left or top or num_samples > _JP2_SAMPLES or bits > _JP2_BITS):
+    wide = across * down > _JP2_TILE_PIXELS
+    if not (left or top or wide or num_samples > _JP2_SAMPLES or bits > _JP2_BITS):
         return None
     return (
         f"a JPEG 2000 kind that is not read: {num_samples} samples of {bits} bits, "
-        f"{width} x {height} from ({left}, {top})"
+        f"{width} x {height} from ({left}, {top}) in tiles of {across} x {down}"
     )

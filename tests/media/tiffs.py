@@ -101,7 +101,8 @@ def samples(layout: ATiff) -> npt.NDArray:
     kind = np.dtype(layout.kind)
     if kind.kind == "f":
         return (stacked / 255).astype(kind)
-    return (stacked * {1: 1, 2: 257, 4: 16843009}[kind.itemsize]).astype(kind)
+    whole = stacked * {1: 1, 2: 257, 4: 16843009}[kind.itemsize]
+    return whole.astype(f"u{kind.itemsize}").view(kind)
 
 
 def truth(layout: ATiff) -> npt.NDArray:
