@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no stubs
 
+from pipeline.errors import DecodeError
+
 EXTERNAL_LINKS: Final = "external_links"
 EPS_LEFT_OUT: Final = "eps_left_out"
 
@@ -53,6 +55,9 @@ def harmless(content: bytes, max_bytes: int) -> tuple[bytes, str | None]:
     Returns:
         The content, which is the very same where nothing had to be changed, and the flag that says
         what was changed: "external_links" or "eps_left_out".
+
+    Raises:
+        DecodeError: it only looks like a drawing, and has a DOCTYPE.
     """
     if content.startswith(_GZIP):
         return _unpacked(content, max_bytes)
@@ -92,6 +97,8 @@ def _drawing(content: bytes) -> tuple[bytes, str | None]:
     except (etree.LxmlError, ValueError):
         return _NOTHING, None
     if etree.QName(root).localname != "svg":
+        if root.getroottree().docinfo.internalDTD is not None:
+            raise DecodeError("a part has a DOCTYPE, which no deck needs")
         return content, None
     around = [*_siblings(root)]
     cut = any(isinstance(node, etree._ProcessingInstruction) for node in around)  # noqa: SLF001

@@ -185,7 +185,8 @@ def _check_markup(archive: zipfile.ZipFile, member: zipfile.ZipInfo, config: Dec
         if encoding and encoding.group(1).lower() not in _PLAIN_ENCODINGS:
             raise DecodeError(f"{member.filename}: XML encoding {encoding.group(1)!r}")
         # Drawings may name their DOCTYPE, as long as it defines nothing; it is cut later.
-        refused = _ENTITIES if embedded.is_drawing(window) else _DOCTYPES
+        is_part = member.filename.lower().endswith((".xml", ".rels"))
+        refused = _ENTITIES if embedded.is_drawing(window) and not is_part else _DOCTYPES
         while window:
             if any(declaration in window for declaration in refused):
                 raise DecodeError(f"{member.filename} has a DOCTYPE, which no deck needs")
