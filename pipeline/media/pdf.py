@@ -228,6 +228,7 @@ def _flattened(page: pdfium.PdfPage) -> bool:
 
     Hidden annotations are dropped; notes have an icon, and no text that is drawn.
     """
+    pdf_layers.hide_unseen_annotations(page)
     done = pdfium_c.FPDFPage_Flatten(page, pdfium_c.FLAT_NORMALDISPLAY)
     return done == pdfium_c.FLATTEN_SUCCESS
 

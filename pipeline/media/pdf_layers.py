@@ -50,6 +50,18 @@ def switch_off_unseen(page: pdfium.PdfPage, *, with_forms: bool) -> None:
             _set_active(objects, active=True)
 
 
+def hide_unseen_annotations(page: pdfium.PdfPage) -> None:
+    """Hide annotations that are not drawn: flattening would draw all that are not hidden."""
+    for number in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
+        annotation = pdfium_c.FPDFPage_GetAnnot(page, number)
+        if not annotation:
+            continue
+        flags = pdfium_c.FPDFAnnot_GetFlags(annotation)
+        if flags & pdfium_c.FPDF_ANNOT_FLAG_NOVIEW:
+            pdfium_c.FPDFAnnot_SetFlags(annotation, flags | pdfium_c.FPDF_ANNOT_FLAG_HIDDEN)
+        pdfium_c.FPDFPage_CloseAnnot(annotation)
+
+
 def _layers(page: pdfium.PdfPage, *, with_forms: bool) -> dict[Layer, list[pdfium.PdfObject]]:
     """Group the page's texts by the layers they are on."""
     layers: dict[Layer, list[pdfium.PdfObject]] = {}
