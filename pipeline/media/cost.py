@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pipeline.errors import LimitExceeded, SegmentError
@@ -12,7 +13,7 @@ _MAX_PYTHON_BYTES: Final = 256 * 1024  # of formats whose pixels Pillow reads in
 _MAX_DIRECTORIES: Final = 2_000
 _CODED: Final = {"image/jp2", "image/avif", "image/heic"}
 _PLAIN_PNM: Final = (b"P1", b"P2", b"P3")
-_BMP_RLE: Final = {1, 2}
+_BMP_RLE: Final = {b"\x01", b"\x02"}
 _GIF_HEADER_BYTES, _GIF_FRAME_BYTES = 13, 10  # GIF89a, 18 and 20
 _GIF_EXTENSION, _GIF_FRAME = 0x21, 0x2C
 
@@ -23,19 +24,27 @@ def is_bounded(content: bytes, media_type: str) -> bool:
     Not of JPEG 2000, AVIF and HEIC: their streams may hold other pictures than their headers
     announce. Nor of files in very many small parts.
     """
-    if media_type in _CODED:
-        return False
-    if media_type == "image/png":
-        return all(number < _MAX_PARTS for number, _ in enumerate(png.chunks(content)))
-    if media_type == "image/gif":
-        return _num_gif_blocks(content) < _MAX_PARTS
-    if media_type == "image/tiff":
-        return _is_bounded_tiff(content)
-    if media_type == "image/bmp":
-        return content[30] not in _BMP_RLE or len(content) < _MAX_PYTHON_BYTES
-    if media_type == "image/x-portable-anymap":
-        return not content.startswith(_PLAIN_PNM) or len(content) < _MAX_PYTHON_BYTES
+    return media_type not in _CODED and _IS_BOUNDED.get(media_type, _always)(content)
+
+
+def _always(_: bytes) -> bool:
     return True
+
+
+def _png(content: bytes) -> bool:
+    return all(number < _MAX_PARTS for number, _ in enumerate(png.chunks(content)))
+
+
+def _gif(content: bytes) -> bool:
+    return _num_gif_blocks(content) < _MAX_PARTS
+
+
+def _bmp(content: bytes) -> bool:
+    return content[30:31] not in _BMP_RLE or len(content) < _MAX_PYTHON_BYTES
+
+
+def _pnm(content: bytes) -> bool:
+    return not content.startswith(_PLAIN_PNM) or len(content) < _MAX_PYTHON_BYTES
 
 
 def _num_gif_blocks(content: bytes) -> int:
@@ -61,7 +70,7 @@ def _colours_bytes(flags: bytes) -> int:
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _is_bounded_tiff(content: bytes) -> bool:
+def _tiff(content: bytes) -> bool:
     num_parts = 0
     try:
         for page in tiff.directories(content, _MAX_DIRECTORIES):
@@ -72,4 +81,16 @@ def _is_bounded_tiff(content: bytes) -> bool:
         return False
     except SegmentError:
         return True
-    return num_parts < _MAX_PARTS and content.count(jpeg.START_OF_SCAN) <= num_parts + _MAX_PARTS // 100
+    return (
+        num_parts < _MAX_PARTS
+        and content.count(jpeg.START_OF_SCAN) <= num_parts + _MAX_PARTS // 100
+    )
+
+
+_IS_BOUNDED: Final[Mapping[str, Callable[[bytes], bool]]] = {
+    "image/png": _png,
+    "image/gif": _gif,
+    "image/tiff": _tiff,
+    "image/bmp": _bmp,
+    "image/x-portable-anymap": _pnm,
+}

@@ -1,4 +1,4 @@
-"""Make what lies inside an office package harmless: pictures that name other files, or are programs.
+"""Make pictures inside an office package harmless: those that name files, or are programs.
 
 What a member is, its first bytes say: renderers go by them as well, and not by its name.
 """
@@ -13,6 +13,8 @@ from typing import Any, Final
 from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no stubs
 
 from pipeline.errors import DecodeError
+
+_Node = Any  # lxml has no stubs
 
 EXTERNAL_LINKS: Final = "external_links"
 EPS_LEFT_OUT: Final = "eps_left_out"
@@ -30,10 +32,17 @@ _HEAD_BYTES: Final = 64 * 1024
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_BITS: Final = 31  # zlib: a gzip header, and the largest window
 _POSTSCRIPT: Final = (b"%!PS", b"\x04%!PS", b"\xc5\xd0\xd3\xc6")
-_METAFILES: Final = (b"\xd7\xcd\xc6\x9a", b"\x01\x00\x09\x00", b"\x02\x00\x09\x00", b"\x01\x00\x00\x00")
+_METAFILES: Final = (
+    b"\xd7\xcd\xc6\x9a",
+    b"\x01\x00\x09\x00",
+    b"\x02\x00\x09\x00",
+    b"\x01\x00\x00\x00",
+)
 _ACTIVE: Final = {"script", "foreignObject", "iframe", "object", "embed", "handler", "include"}
 _LINKS: Final = {"href", "src", "base", "schemaLocation"}
-_INSIDE: Final = re.compile(r"\s*(?:#|data:image/(?:png|jpe?g|gif|bmp|webp|tiff)[;,])", re.IGNORECASE)
+_INSIDE: Final = re.compile(
+    r"\s*(?:#|data:image/(?:png|jpe?g|gif|bmp|webp|tiff)[;,])", re.IGNORECASE
+)
 _FUNCTION: Final = re.compile(r"""url\s*\(\s*(?P<mark>["']?)(?P<link>[^)]*?)(?P=mark)\s*\)""", re.I)
 _IMPORT: Final = re.compile(r"@(?:import|charset|namespace)[^;{}]*(?:;|$)", re.IGNORECASE)
 _COMMENT: Final = re.compile(r"/\*.*?(?:\*/|$)", re.DOTALL)
@@ -79,7 +88,9 @@ def _unpacked(content: bytes, max_bytes: int) -> tuple[bytes, str | None]:
         return content, None
     if unpacker.unconsumed_tail:
         return _NOTHING, EXTERNAL_LINKS
-    changed, flag = harmless(inner, 0) if not inner.startswith(_GZIP) else (_NOTHING, EXTERNAL_LINKS)
+    changed, flag = (
+        harmless(inner, 0) if not inner.startswith(_GZIP) else (_NOTHING, EXTERNAL_LINKS)
+    )
     return (content if changed is inner else changed), flag
 
 
@@ -101,7 +112,7 @@ def _drawing(content: bytes) -> tuple[bytes, str | None]:
             raise DecodeError("a part has a DOCTYPE, which no deck needs")
         return content, None
     around = [*_siblings(root)]
-    cut = any(isinstance(node, etree._ProcessingInstruction) for node in around)  # noqa: SLF001
+    cut = any(isinstance(node, etree._ProcessingInstruction) for node in around)
     for element in list(root.iter()):
         cut |= _cut_node(element)
     # Always as it was read here: without its DOCTYPE and what stands around it.
@@ -110,12 +121,12 @@ def _drawing(content: bytes) -> tuple[bytes, str | None]:
     )
 
 
-def _siblings(root: Any) -> Iterator[Any]:
+def _siblings(root: _Node) -> Iterator[_Node]:
     yield from root.itersiblings(preceding=True)
     yield from root.itersiblings()
 
 
-def _cut_node(node: Any) -> bool:
+def _cut_node(node: _Node) -> bool:
     """Cut an element's links, or the node; says whether there were any."""
     if not isinstance(node.tag, str):
         # A comment stays; a processing instruction may name a style sheet, and an entity a file.
@@ -129,7 +140,9 @@ def _cut_node(node: Any) -> bool:
             kept = value if _INSIDE.match(value) else None
         else:
             kept = _without_urls(value)
-        if local.lower().startswith("on") or (local in {"attributeName"} and "href" in value.lower()):
+        if local.lower().startswith("on") or (
+            local in {"attributeName"} and "href" in value.lower()
+        ):
             kept = None
         if kept is None:
             cut = True
@@ -145,7 +158,7 @@ def _cut_node(node: Any) -> bool:
     return cut
 
 
-def _removed(node: Any) -> bool:
+def _removed(node: _Node) -> bool:
     parent = node.getparent()
     if parent is None:
         return False

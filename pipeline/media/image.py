@@ -104,9 +104,11 @@ def pieces(content: bytes, config: ImageConfig) -> Iterator[Piece]:
         return
     if media_type == "image/jpeg":
         jpeg.check_scans(content, config.max_scans)
-    with _open_heif(content, config) if media_type == "image/heic" else _open(
-        content, media_type
-    ) as image:
+    with (
+        _open_heif(content, config)
+        if media_type == "image/heic"
+        else _open(content, media_type) as image
+    ):
         yield _only(image, config, content)
 
 
@@ -232,9 +234,7 @@ def _is_reduced(page: tiff.Directory) -> bool:
 
 def _page(page: tiff.Directory, config: ImageConfig) -> tuple[Image.Image, tuple[str, ...]]:
     layout = page.layout
-    _check_size(
-        (layout.width_px, layout.height_px), "TIFF", config, also_bytes=layout.needed_bytes
-    )
+    _check_size((layout.width_px, layout.height_px), "TIFF", config, also_bytes=layout.needed_bytes)
     if layout.reader is None:
         raise UnsupportedMedia(f"a TIFF layout that is not read: {layout}")
     if layout.reader == "samples":

@@ -283,7 +283,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self._target = io.BytesIO()
-        self._archive = zipfile.ZipFile(self._target, "w")  # noqa: SIM115 - closed by content()
+        self._archive = zipfile.ZipFile(self._target, "w")
         self._flags: dict[str, None] = {}
 
     @property

@@ -68,7 +68,7 @@ def _layers(page: pdfium.PdfPage, *, with_forms: bool) -> dict[Layer, list[pdfiu
     kinds = [pdfium_c.FPDF_PAGEOBJ_TEXT, *([pdfium_c.FPDF_PAGEOBJ_FORM] if with_forms else [])]
     for number, item in enumerate(page.get_objects(filter=kinds)):
         names = tuple(_marks(item))
-        is_form = item.type == pdfium_c.FPDF_PAGEOBJ_FORM
+        is_form = pdfium_c.FPDFPageObj_GetType(item) == pdfium_c.FPDF_PAGEOBJ_FORM
         if names or is_form:
             alone = is_form or "" in names  # a group of layers has no name
             layers.setdefault((*names, str(number)) if alone else names, []).append(item)

@@ -347,12 +347,8 @@ def _sniff_loose(  # noqa: PLR0911 - one line per format
         return PDF
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADER_BYTES:
         return "image/bmp"
-    if re.match(rb"P[1-6]\s", head):
-        return "image/x-portable-anymap"
-    if re.match(rb"P[Ff]\s+\d+\s+\d+\s", head):
-        return "image/x-portable-floatmap"  # which is not read
-    if re.match(rb"P7\s", head):
-        return "image/x-portable-arbitrarymap"  # which is not read
+    if re.match(rb"P[1-7Ff]\s", head) and (portable := _sniff_portable(head)):
+        return portable
     if head[:2] in {b"\xff\xf1", b"\xff\xf9"}:
         return "audio/aac"
     if _is_mpeg_audio(content):
@@ -362,6 +358,16 @@ def _sniff_loose(  # noqa: PLR0911 - one line per format
     if _is_gsm(content):
         return "audio/x-gsm"
     return _sniff_unread(content, head) or _sniff_text(content)
+
+
+def _sniff_portable(head: bytes) -> str | None:
+    """Tell the portable maps; two of them are not read."""
+    if head[1:2] == b"7":
+        return "image/x-portable-arbitrarymap"
+    if head[1:2] in b"Ff":
+        floats = re.match(rb"P[Ff]\s+\d+\s+\d+\s", head)
+        return "image/x-portable-floatmap" if floats else None
+    return "image/x-portable-anymap"
 
 
 def _sniff_unread(content: Bytes, head: bytes) -> str | None:
@@ -383,7 +389,7 @@ def _is_icon(head: bytes) -> bool:
     """Tell whether an icon's first entry is one: its data lie behind all entries."""
     count, reserved = int.from_bytes(head[4:6], "little"), head[9:10]
     start = int.from_bytes(head[18:22], "little")
-    return 0 < count and reserved == b"\0" and start >= 6 + 16 * count
+    return count > 0 and reserved == b"\0" and start >= 6 + 16 * count
 
 
 def _is_gsm(content: Bytes) -> bool:

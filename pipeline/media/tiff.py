@@ -48,12 +48,34 @@ _RAW_PHOTOMETRICS = {32803, 34892}
 _FORMAT_NAMES = {UINT: "unsigned", INT: "signed", FLOAT: "float", 4: "undefined", 5: "complex int"}
 
 _TYPES: Mapping[int, str] = {
-    **{1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4"},
-    **{16: "u8", 17: "i8", 18: "u8"},
+    1: "u1",
+    3: "u2",
+    4: "u4",
+    6: "i1",
+    8: "i2",
+    9: "i4",
+    13: "u4",
+    16: "u8",
+    17: "i8",
+    18: "u8",
 }
 _TYPE_BYTES: Mapping[int, int] = {
-    **{1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4},
-    **{16: 8, 17: 8, 18: 8},
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
 }
 _BIG = {b"+\x00", b"\x00+"}  # BigTIFF
 _MAX_VALUES = 64  # of a tag that describes the samples
@@ -156,9 +178,7 @@ class Directory:
         end = field.offset + field.count * _TYPE_BYTES[field.type]
         if end > len(self.content):
             raise DecodeError(f"TIFF tag {tag} ends at byte {end} of {len(self.content)}")
-        values = np.frombuffer(
-            self.content, np.dtype(self.order + kind), field.count, field.offset
-        )
+        values = np.frombuffer(self.content, np.dtype(self.order + kind), field.count, field.offset)
         return values.astype(np.int64)
 
     def few(self, tag: int, *default: int) -> tuple[int, ...]:
@@ -339,58 +359,76 @@ def _each(values: tuple[int, ...], num_samples: int) -> tuple[int, ...]:
     return values * num_samples if len(values) == 1 else values[:num_samples]
 
 
-def _for_pillow(layout: Layout) -> bool:  # noqa: PLR0911 - one line per kind of pixel
-    """Say whether Pillow reads a layout rightly: this list is tested with known pixels."""
-    if set(layout.formats) != {UINT} or layout.num_samples != len(layout.formats):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """How Pillow reads one kind of pixel rightly.
+
+    Attributes:
+        compressions: In which it does.
+        any_fill_order: Whether it turns reversed bits.
+    """
+
+    compressions: frozenset[int]
+    any_fill_order: bool = False
+
+
+_AS_BYTES = _Read(compressions=frozenset(BYTEWISE))
+_ALSO_JPEG = _Read(compressions=frozenset(BYTEWISE | {JPEG}))
+_SMALL = _Read(compressions=frozenset(BYTEWISE), any_fill_order=True)
+_PILLOW: Final[Mapping[tuple[int, tuple[int, ...]], _Read]] = {
+    **dict.fromkeys(
+        ((grey, (1,)) for grey in (WHITE_IS_ZERO, BLACK_IS_ZERO)),
+        _Read(compressions=frozenset(BYTEWISE | FAX), any_fill_order=True),
+    ),
+    **{(grey, (bits,)): _SMALL for grey in (WHITE_IS_ZERO, BLACK_IS_ZERO) for bits in (2, 4)},
+    **{(PALETTE, (bits,)): _SMALL for bits in (1, 2, 4, 8)},
+    **dict.fromkeys(
+        ((grey, (8,)) for grey in (WHITE_IS_ZERO, BLACK_IS_ZERO)),
+        _Read(compressions=_ALSO_JPEG.compressions, any_fill_order=True),
+    ),
+    (BLACK_IS_ZERO, (12,)): _Read(compressions=frozenset({NONE})),
+    (BLACK_IS_ZERO, (16,)): _AS_BYTES,
+    (BLACK_IS_ZERO, (8, 8)): _ALSO_JPEG,
+    (PALETTE, (8, 8)): _AS_BYTES,
+    (RGB, (8,) * 3): _Read(
+        compressions=frozenset(BYTEWISE | {OLD_JPEG, JPEG, WEBP}), any_fill_order=True
+    ),
+    (RGB, (8,) * 4): _Read(compressions=frozenset(BYTEWISE | {JPEG, WEBP})),
+    **{(RGB, (8,) * num_samples): _AS_BYTES for num_samples in (5, 6)},
+    **{(RGB, (16,) * num_samples): _AS_BYTES for num_samples in (3, 4)},
+    (CMYK, (8,) * 4): _ALSO_JPEG,
+    (CMYK, (16,) * 4): _AS_BYTES,
+    (YCBCR, (8,) * 3): _Read(compressions=frozenset(BYTEWISE | {OLD_JPEG, JPEG})),
+    (LAB, (8,) * 3): _AS_BYTES,
+}
+"""By photometric interpretation and bits of a pixel; tested with pixels that are known."""
+
+_NUM_COLOURS = {**COLOURS, PALETTE: 1, YCBCR: 3, LAB: 3}
+
+
+def _for_pillow(layout: Layout) -> bool:
+    """Say whether Pillow reads a layout rightly."""
+    read = _PILLOW.get((layout.photometric, layout.bits))
+    if read is None or set(layout.formats) != {UINT} or len(layout.formats) != layout.num_samples:
         return False
-    if layout.big and layout.order == ">":
-        return False
-    plain = layout.compression in BYTEWISE
     if layout.planar:
         return layout.compression == JPEG and (layout.photometric, layout.bits) == (RGB, (8, 8, 8))
-    packed = plain or layout.compression in {JPEG, WEBP}
-    in_order = layout.fill_order == 1
-    num_extra = len(layout.extra)
-    match layout.photometric, layout.bits:
-        case (0 | 1, (1,)):
-            return plain or layout.compression in FAX
-        case (3, (1 | 2 | 4 | 8,)) | (0 | 1, (2 | 4,)):
-            return plain
-        case (0 | 1, (8,)):
-            return plain or layout.compression == JPEG
-        case (1, (12,)):
-            return in_order and layout.compression == NONE and layout.order == "<"
-        case (1, (16,)):
-            reversed_bits = layout.order == "<" and layout.compression == NONE
-            return plain if in_order else reversed_bits
-        case (1 | 3, (8, 8)):
-            jpeg_grey = layout.compression == JPEG and layout.photometric == BLACK_IS_ZERO
-            return in_order and (plain or jpeg_grey) and num_extra == 1
-        case (2, (8, 8, 8)):
-            return packed or layout.compression == OLD_JPEG
-        case (2, (8, 8, 8, 8)):
-            return in_order and packed and num_extra <= 1
-        case (2, (8, 8, 8, 8, 8) | (8, 8, 8, 8, 8, 8)):
-            return in_order and plain and num_extra == layout.num_samples - 3 and _no_alpha_behind(layout)
-        case (2, (16, 16, 16) | (16, 16, 16, 16)):
-            return in_order and plain and num_extra == layout.num_samples - 3
-        case (5, (8, 8, 8, 8)):
-            return in_order and layout.ink_set == 1 and (plain or layout.compression == JPEG)
-        case (5, (16, 16, 16, 16)):
-            return in_order and layout.ink_set == 1 and plain
-        case (6, (8, 8, 8)):
-            if layout.compression == NONE:
-                return in_order and layout.subsampling == (1, 1)
-            return in_order and (plain or layout.compression in {JPEG, OLD_JPEG})
-        case (8, (8, 8, 8)):
-            return in_order and plain
-        case _:
-            return False
-
-
-def _no_alpha_behind(layout: Layout) -> bool:
-    """Say whether all extra samples but the first have no meaning."""
-    return not any(layout.extra[1:])
+    num_extra = layout.num_samples - _NUM_COLOURS[layout.photometric]
+    undeclared = not layout.extra and (layout.photometric, layout.bits) == (RGB, (8, 8, 8, 8))
+    return (
+        layout.compression in read.compressions
+        and (layout.fill_order == 1 or read.any_fill_order)
+        and (len(layout.extra) == num_extra or undeclared)
+        and not any(layout.extra[1:])  # what has a meaning is the first of them
+        and not (layout.big and layout.order == ">")
+        and not (layout.bits == (12,) and layout.order == ">")
+        and layout.ink_set == 1
+        and (
+            layout.photometric != YCBCR
+            or layout.compression != NONE
+            or layout.subsampling == (1, 1)
+        )
+    )
 
 
 def _for_samples(layout: Layout) -> bool:

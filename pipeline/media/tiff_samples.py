@@ -156,7 +156,9 @@ def _as_bytes(
         tags |= {tiff.STRIP_OFFSETS: starts[:-1], tiff.STRIP_BYTES: sizes}
     if starts[-1] > _LONG_MAX or width > _LONG_MAX:
         raise DecodeError(f"a TIFF page of {starts[-1]} bytes")
-    return b"II*\x00" + struct.pack("<I", starts[-1]) + b"".join(data) + _directory(tags, starts[-1])
+    return (
+        b"II*\x00" + struct.pack("<I", starts[-1]) + b"".join(data) + _directory(tags, starts[-1])
+    )
 
 
 def _parts(directory: Directory, layout: Layout, num_parts: int) -> tuple[list[int], list[int]]:

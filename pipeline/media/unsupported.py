@@ -11,15 +11,31 @@ from pipeline.media import jpeg, sniff, tiff
 
 # ITU-T T.81, table B.1: frames that libjpeg does not read; T.87: JPEG-LS.
 _JPEG_FRAMES: Final[Mapping[int, str]] = {
-    **{0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive", 0xC3: "lossless"},
-    **{0xC5: "hierarchical", 0xC6: "hierarchical", 0xC7: "hierarchical", 0xC9: "arithmetic"},
-    **{0xCA: "arithmetic progressive", 0xCB: "lossless arithmetic", 0xCD: "hierarchical"},
-    **{0xCE: "hierarchical", 0xCF: "hierarchical", 0xF7: "JPEG-LS"},
+    0xC0: "baseline",
+    0xC1: "extended",
+    0xC2: "progressive",
+    0xC3: "lossless",
+    0xC5: "hierarchical",
+    0xC6: "hierarchical",
+    0xC7: "hierarchical",
+    0xC9: "arithmetic",
+    0xCA: "arithmetic progressive",
+    0xCB: "lossless arithmetic",
+    0xCD: "hierarchical",
+    0xCE: "hierarchical",
+    0xCF: "hierarchical",
+    0xF7: "JPEG-LS",
 }
 _JPEG_READ: Final = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _JPEG_SAMPLES: Final = {1, 3, 4}
 _BMP_COMPRESSIONS: Final[Mapping[int, str]] = {
-    **{0: "none", 1: "RLE8", 2: "RLE4", 3: "bit fields", 4: "JPEG", 5: "PNG", 6: "alpha bit fields"}
+    0: "none",
+    1: "RLE8",
+    2: "RLE4",
+    3: "bit fields",
+    4: "JPEG",
+    5: "PNG",
+    6: "alpha bit fields",
 }
 _BMP_BITS: Final = {0, 1, 2, 4, 8, 16, 24, 32, 64}
 _OLD_BMP_HEADER, _SHORT_BMP_HEADER = 12, 16
@@ -55,7 +71,9 @@ def refuse_raw(first: tiff.Directory) -> None:
     """
     is_raw = first.content[8:10] == b"CR"  # Canon CR2
     try:
-        is_raw = is_raw or first.is_raw or any(below.is_raw for below in tiff.sub_directories(first))
+        is_raw = (
+            is_raw or first.is_raw or any(below.is_raw for below in tiff.sub_directories(first))
+        )
     except DecodeError:
         return
     if is_raw:

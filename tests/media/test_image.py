@@ -303,7 +303,10 @@ def test_a_format_that_takes_much_memory_is_refused_before_it_is_decoded() -> No
 def with_chunks(png: bytes, *chunks: tuple[bytes, bytes, int]) -> bytes:
     """Put chunks behind a PNG's header; the last number is added to their checksums."""
     made = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ off)
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + struct.pack(">I", zlib.crc32(name + data) ^ off)
         for name, data, off in chunks
     )
     return png[:33] + made + png[33:]
@@ -347,7 +350,9 @@ def test_damage_in_the_pixels_of_a_png_is_an_error_whatever_else_is_damaged() ->
 def test_an_animated_png_with_damaged_frames_gives_its_still_picture() -> None:
     still = a_gradient("RGB")
     frames = struct.pack(">IIIIIHHBB", 0, 9999, 9999, 9999, 9999, 1, 1, 0, 0)
-    content = with_chunks(saved(still), (b"acTL", struct.pack(">II", 2, 0), 0), (b"fcTL", frames, 0))
+    content = with_chunks(
+        saved(still), (b"acTL", struct.pack(">II", 2, 0), 0), (b"fcTL", frames, 0)
+    )
 
     (piece,) = decode(content)
 
@@ -385,7 +390,12 @@ def a_profile(gamma: float, name: str) -> bytes:
             profile[offset : offset + size] = curve.ljust(size, b"\0")
         if tag == b"desc":
             text = name.encode("utf-16-be")
-            head = b"mluc" + struct.pack(">III", 0, 1, 12) + b"enUS" + struct.pack(">II", len(text), 28)
+            head = (
+                b"mluc"
+                + struct.pack(">III", 0, 1, 12)
+                + b"enUS"
+                + struct.pack(">II", len(text), 28)
+            )
             profile[offset : offset + size] = (head + text).ljust(size, b"\0")[:size]
     return bytes(profile)
 
@@ -460,7 +470,9 @@ def test_a_bmp_kind_that_is_not_read_is_unsupported() -> None:
         decode(content)
 
 
-@pytest.mark.parametrize("content", [b"\xff\x0a\xfa\x1f", b"8BPS\0\1" + bytes(20), b"qoif" + bytes(9)])
+@pytest.mark.parametrize(
+    "content", [b"\xff\x0a\xfa\x1f", b"8BPS\0\1" + bytes(20), b"qoif" + bytes(9)]
+)
 def test_other_formats_are_unsupported_and_not_damaged(content: bytes) -> None:
     with pytest.raises(UnsupportedMedia, match="is not read: convert it"):
         decode(content)

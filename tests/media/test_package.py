@@ -38,7 +38,9 @@ def test_the_parts_of_a_plain_deck_pass_unchanged() -> None:
 
     assert checked.flags == ()
     assert members(checked.content).keys() == members(content).keys()
-    changed = {name for name, part in members(checked.content).items() if part != members(content)[name]}
+    changed = {
+        name for name, part in members(checked.content).items() if part != members(content)[name]
+    }
     assert {name for name in changed if not name.endswith(".xlsx")} == set()
     for name in changed:
         assert members(members(checked.content)[name]) == members(members(content)[name])
@@ -168,7 +170,9 @@ def test_bombs_are_refused_by_what_they_announce() -> None:
         check(large, DeckConfig(max_unzipped_bytes=4_000_000))
     with pytest.raises(LimitExceeded, match=r"decks\.max_zip_ratio"):
         check(markup)
-    assert members(check(large).content) == members(large)  # a blank picture packs as well, and is harmless
+    assert members(check(large).content) == members(
+        large
+    )  # a blank picture packs as well, and is harmless
 
 
 @pytest.mark.parametrize("name", ["../evil.xml", "/etc/evil", "a/../../b", "..\\evil"])

@@ -3,6 +3,7 @@
 import struct
 import tracemalloc
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -78,14 +79,16 @@ def test_a_layout_is_decoded_or_refused_with_its_name(layout: ATiff) -> None:
         layout = replace(layout, predictor=1)
     elif layout.kind[0] == "f" and layout.predictor == 2:
         layout = replace(layout, predictor=3)
-    try:
+    found = next(iter(tiff.directories(layout.content(), 1)))
+    assert not isinstance(found, SegmentError)
+    if found.layout.reader is not None:
         (piece,) = decode(layout.content())
-    except UnsupportedMedia as error:
-        for word in ("photometric", "samples of", "extra samples", "compression"):
-            assert word in str(error)
-    else:
         assert piece.image is not None
         assert piece.image.size == (WIDTH, HEIGHT)
+        return
+    words = ("photometric", "samples of", "extra samples", "compression")
+    with pytest.raises(UnsupportedMedia, match=".*".join(words)):
+        decode(layout.content())
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
@@ -93,7 +96,7 @@ def test_a_layout_is_decoded_or_refused_with_its_name(layout: ATiff) -> None:
 @pytest.mark.parametrize("tiled", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_floats_between_0_and_1_keep_their_tones(
-    kind: str, planar: bool, tiled: bool, order: str
+    kind: str, planar: bool, tiled: bool, order: Literal["<", ">"]
 ) -> None:
     for compression, predictor in ((NONE, 1), (DEFLATE, 3), (LZW, 3)):
         for photometric in (GREY, GREY_INVERTED, RGB):

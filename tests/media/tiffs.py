@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ NONE, LZW, DEFLATE, PACKBITS, OLD_DEFLATE = 1, 5, 8, 32773, 32946
 GREY_INVERTED, GREY, RGB, CMYK = 0, 1, 2, 5
 COLOURS = {GREY_INVERTED: 1, GREY: 1, RGB: 3, CMYK: 4}
 WIDTH, HEIGHT = 53, 37
+_ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 _TYPES = {"B": 1, "H": 3, "I": 4, "Q": 16}
 
 
@@ -27,7 +29,7 @@ class ATiff:
     extra: tuple[int, ...] = ()
     planar: bool = False
     compression: int = NONE
-    order: str = "<"
+    order: Literal["<", ">"] = "<"
     tiled: bool = False
     predictor: int = 1
     big: bool = False
@@ -44,7 +46,7 @@ class ATiff:
         values = samples(self)
         planes = [values] if not self.planar else np.split(values, self.num_samples, axis=2)
         parts = [self._packed(part) for plane in planes for part in self._parts(plane)]
-        offsets, lengths = ((324, 325) if self.tiled else (273, 279))
+        offsets, lengths = (324, 325) if self.tiled else (273, 279)
         shape = [(322, "I", [16]), (323, "I", [16])] if self.tiled else [(278, "I", [16])]
         bits = [np.dtype(self.kind).itemsize * 8] * self.num_samples
         sample_format = {"u": 1, "i": 2, "f": 3}[np.dtype(self.kind).kind]
@@ -126,7 +128,7 @@ def grid() -> Iterator[ATiff]:
     kinds = [(GREY, ()), (GREY_INVERTED, ()), (RGB, ()), (CMYK, ())]
     kinds += [(photometric, (extra,)) for photometric in (GREY, RGB) for extra in (0, 1, 2)]
     for (photometric, extra), kind, planar, order, tiled in itertools.product(
-        kinds, ("u1", "u2"), (False, True), "<>", (False, True)
+        kinds, ("u1", "u2"), (False, True), _ORDERS, (False, True)
     ):
         for compression, predictor in (
             *((NONE, 1), (PACKBITS, 1), (LZW, 1), (LZW, 2)),
