@@ -125,8 +125,10 @@ def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Sou
     found = found_type(asset)
     undeclared = found == sniff.PLAIN_TEXT and found != asset.media_type
     if found not in DECODERS or undeclared:
+        convertible = found not in DECODERS and found.startswith("image/")
         return UnsupportedMedia(
             f"declared {asset.media_type or 'nothing'}, found {found} in {len(asset.content)} bytes"
+            f"{'; convert it, to PNG for example' if convertible else ''}"
         )
     if found in pcm.DEMUXERS:
         return Source(content=asset.content, media_type=found)

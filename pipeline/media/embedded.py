@@ -101,7 +101,7 @@ def _has_postscript(content: bytes) -> bool:
 def _drawing(content: bytes) -> tuple[bytes, str | None]:
     """Write an SVG anew without what points outside it; one that is no XML draws nothing."""
     parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, remove_pis=False, huge_tree=False
+        resolve_entities=False, no_network=True, load_dtd=False, remove_pis=False, huge_tree=True
     )
     try:
         root = etree.fromstring(content.lstrip(b" \t\r\n"), parser)

@@ -319,13 +319,15 @@ def _opendocument(
     # The type stands first, and unpacked: OpenDocument 1.3, part 2, 3.3.
     for name in sorted(members, key=lambda name: name != _MIMETYPE):
         part, flag = archive.read(members[name]), None
+        if name != _MIMETYPE:
+            part, flag = _harmless(name, part, config, depth=0)
         if name.endswith(".xml") and part.strip():  # some parts are there, but empty
             cut, num_found = _without_hrefs(part)
             num_pages += num_found if name == "content.xml" else 0
-            if cut is not None:  # the document's properties name a template
-                part, flag = cut, None if name == "meta.xml" else embedded.EXTERNAL_LINKS
-        elif name != _MIMETYPE:
-            part, flag = _harmless(name, part, config, depth=0)
+            if cut is not None:
+                part = cut
+                if name != "meta.xml":  # the document's properties name a template
+                    flag = embedded.EXTERNAL_LINKS
         writer.add(members[name], part, flag)
     return Package(content=writer.content(), num_pages=num_pages, flags=writer.flags)
 

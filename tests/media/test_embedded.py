@@ -68,6 +68,17 @@ def test_drawings_in_other_encodings_and_packed_ones_are_seen(encoding: str, pac
     assert b"secret" not in member(checked.content, PICTURE)
 
 
+def test_drawings_of_opendocument_are_seen_under_any_name() -> None:
+    parts = {"mimetype": sniff.ODP.encode(), "content.xml": b"<a/>"}
+    names = ("Pictures/a.xml", "Pictures/a.png", "Object 1/a")
+
+    checked = check(a_zip({**parts, **dict.fromkeys(names, LINKING[7])}), sniff.ODP)
+
+    assert checked.flags == ("external_links",)
+    for name in names:
+        assert b"secret" not in member(checked.content, name)
+
+
 def test_a_drawing_without_links_draws_the_same() -> None:
     inside = (
         '<defs><linearGradient id="a"/></defs><rect fill="url(#a)" style="mask: url(#a)"/>'
