@@ -31,6 +31,16 @@ def _always(_: bytes) -> bool:
     return True
 
 
+def _jpeg(content: bytes) -> bool:
+    """Count segments up to the first scan: behind it Python reads none."""
+    for number, (marker, _) in enumerate(jpeg.segments(content)):
+        if marker == jpeg.START_OF_SCAN[1]:
+            return True
+        if number == _MAX_PARTS:
+            return False
+    return True
+
+
 def _png(content: bytes) -> bool:
     return all(number < _MAX_PARTS for number, _ in enumerate(png.chunks(content)))
 
@@ -88,6 +98,7 @@ def _tiff(content: bytes) -> bool:
 
 
 _IS_BOUNDED: Final[Mapping[str, Callable[[bytes], bool]]] = {
+    "image/jpeg": _jpeg,
     "image/png": _png,
     "image/gif": _gif,
     "image/tiff": _tiff,

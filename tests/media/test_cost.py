@@ -42,6 +42,8 @@ def test_very_many_small_parts_are_not() -> None:
 
     assert not is_bounded(png[:33] + chunk * 60_000 + png[33:])
     assert not is_bounded(gif[:table] + comment + gif[table:])
+    jpeg = saved(an_image(), "JPEG")
+    assert not is_bounded(jpeg[:2] + b"\xff\xfe\x00\x02" * 60_000 + jpeg[2:])
     assert not is_bounded(written([[*strips, (273, "I", [8] * 60_000)]]))
     assert not is_bounded(b"P3 9 9 255 " + b"1 " * 200_000)
 

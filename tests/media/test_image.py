@@ -338,6 +338,13 @@ def test_damage_in_what_describes_a_png_does_not_cost_its_pixels(
     assert piece.flags == ("metadata_ignored",)
 
 
+def test_large_text_behind_the_pixels_does_not_cost_them_either() -> None:
+    whole = saved(a_gradient("RGB"))
+    content = whole[:-12] + with_chunks(bytes(33), (b"zTXt", LARGE_TEXT, 0))[33:] + whole[-12:]
+
+    assert the_picture(content).tobytes() == a_gradient("RGB").tobytes()
+
+
 def test_damage_in_the_pixels_of_a_png_is_an_error_whatever_else_is_damaged() -> None:
     content = bytearray(with_chunks(saved(a_gradient("RGB")), (b"tEXt", b"a\0b", 1)))
     at = content.index(b"IDAT") + 100
