@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from pipeline.errors import LimitExceeded, SegmentError
+from pipeline.errors import SegmentError
 from pipeline.media import jpeg, png, tiff
 
 _MAX_PARTS: Final = 50_000  # chunks, blocks or strips, each of which is read by Python
 _MAX_PYTHON_BYTES: Final = 256 * 1024  # of formats whose pixels Pillow reads in Python
+_MAX_EXTRA_SCANS: Final = 500  # of JPEGs in a TIFF, beside one for each part
 _MAX_DIRECTORIES: Final = 2_000
 _CODED: Final = {"image/jp2", "image/avif", "image/heic"}
 _PLAIN_PNM: Final = (b"P1", b"P2", b"P3")
@@ -80,21 +81,27 @@ def _colours_bytes(flags: bytes) -> int:
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
+def _layout(page: tiff.Directory) -> tiff.Layout | None:
+    try:
+        return page.layout
+    except SegmentError:  # this page will be an error, and cost nothing
+        return None
+
+
 def _tiff(content: bytes) -> bool:
-    num_parts = 0
+    num_parts, has_jpeg = 0, False
     try:
         for page in tiff.directories(content, _MAX_DIRECTORIES):
             if isinstance(page, SegmentError):
-                return True
-            num_parts += page.layout.num_parts
-    except LimitExceeded:
+                break
+            layout = _layout(page)
+            if layout is not None:
+                num_parts += layout.num_parts
+                has_jpeg = has_jpeg or layout.compression in {tiff.JPEG, tiff.OLD_JPEG}
+    except SegmentError:  # more of them, or none
         return False
-    except SegmentError:
-        return True
-    return (
-        num_parts < _MAX_PARTS
-        and content.count(jpeg.START_OF_SCAN) <= num_parts + _MAX_PARTS // 100
-    )
+    num_scans = content.count(jpeg.START_OF_SCAN) if has_jpeg else 0
+    return num_parts < _MAX_PARTS and num_scans <= num_parts + _MAX_EXTRA_SCANS
 
 
 _IS_BOUNDED: Final[Mapping[str, Callable[[bytes], bool]]] = {

@@ -245,8 +245,7 @@ def _page(page: tiff.Directory, config: ImageConfig) -> tuple[Image.Image, tuple
         warnings.simplefilter("ignore")  # corrupt tags
         try:
             with Image.open(tiff.opened_at(page), formats=["TIFF"]) as image:
-                picture, flags = _finish(image, min(layout.bits[0], _UINT16_BITS))
-                return (picture.copy() if picture is image else picture), flags
+                return _finish(image, min(layout.bits[0], _UINT16_BITS))
         except (*_BROKEN, DecodeError) as error:
             if layout.compression == tiff.WEBP:  # of which libtiff reads some
                 raise UnsupportedMedia(f"a TIFF layout that is not read: {layout}") from error
