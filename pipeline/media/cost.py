@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from pipeline.errors import SegmentError
-from pipeline.media import jpeg, png, tiff
+from pipeline.media import jpeg, png, tiff, tiff_layout
 
 _MAX_PARTS: Final = 50_000  # chunks, blocks or strips, each of which is read by Python
 _MAX_PYTHON_BYTES: Final = 256 * 1024  # of formats whose pixels Pillow reads in Python
@@ -81,7 +81,7 @@ def _colours_bytes(flags: bytes) -> int:
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _layout(page: tiff.Directory) -> tiff.Layout | None:
+def _layout(page: tiff.Directory) -> tiff_layout.Layout | None:
     try:
         return page.layout
     except SegmentError:  # this page will be an error, and cost nothing
@@ -97,7 +97,10 @@ def _tiff(content: bytes) -> bool:
             layout = _layout(page)
             if layout is not None:
                 num_parts += layout.num_parts
-                has_jpeg = has_jpeg or layout.compression in {tiff.JPEG, tiff.OLD_JPEG}
+                has_jpeg = has_jpeg or layout.compression in {
+                    tiff_layout.JPEG,
+                    tiff_layout.OLD_JPEG,
+                }
     except SegmentError:  # more of them, or none
         return False
     num_scans = content.count(jpeg.START_OF_SCAN) if has_jpeg else 0

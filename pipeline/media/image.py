@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.config import ImageConfig
 from pipeline.errors import DecodeError, LimitExceeded, SegmentError, UnsupportedMedia
-from pipeline.media import colour, jpeg, png, sniff, tiff, tiff_samples, unsupported
+from pipeline.media import colour, jpeg, png, sniff, tiff, tiff_layout, tiff_samples, unsupported
 from pipeline.media.piece import Piece
 
 FORMATS: Final[Mapping[str, str]] = {
@@ -247,7 +247,7 @@ def _page(page: tiff.Directory, config: ImageConfig) -> tuple[Image.Image, tuple
             with Image.open(tiff.opened_at(page), formats=["TIFF"]) as image:
                 return _finish(image, min(layout.bits[0], _UINT16_BITS))
         except (*_BROKEN, DecodeError) as error:
-            if layout.compression == tiff.WEBP:  # of which libtiff reads some
+            if layout.compression == tiff_layout.WEBP:  # of which libtiff reads some
                 raise UnsupportedMedia(f"a TIFF layout that is not read: {layout}") from error
             raise DecodeError(f"{_words(error)}; of a TIFF page: {layout}") from error
 

@@ -18,14 +18,19 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.errors import DecodeError
-from pipeline.media import colour, tiff
-from pipeline.media.tiff import Directory, Layout
+from pipeline.media import colour, tiff, tiff_layout
+from pipeline.media.tiff import Directory
+from pipeline.media.tiff_layout import Layout
 
 Values = npt.NDArray[Any]
 
 _ASSOCIATED: Final = 1  # TIFF 6.0, ExtraSamples
 _HORIZONTAL, _FLOATING = 2, 3  # TIFF 6.0, Predictor, and its third technical note
-_KINDS: Final[Mapping[int, str]] = {tiff.UINT: "u", tiff.INT: "i", tiff.FLOAT: "f"}
+_KINDS: Final[Mapping[int, str]] = {
+    tiff_layout.UINT: "u",
+    tiff_layout.INT: "i",
+    tiff_layout.FLOAT: "f",
+}
 _SHORT, _LONG = 3, 4  # TIFF 6.0, types
 _LONG_MAX = 2**32 - 1
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error, TypeError, OverflowError, RuntimeError)
@@ -40,12 +45,12 @@ def picture(directory: Directory) -> Image.Image:
         DecodeError: its data are cut off or broken.
     """
     layout = directory.layout
-    colours = tiff.COLOURS[layout.photometric]
+    colours = tiff_layout.COLOURS[layout.photometric]
     try:
         tones = colour.eight_bits(_samples(directory, layout), colours)
     except _BROKEN as error:
         raise DecodeError(f"truncated or broken TIFF page: {error}") from error
-    if layout.photometric == tiff.WHITE_IS_ZERO:
+    if layout.photometric == tiff_layout.WHITE_IS_ZERO:
         tones = np.concatenate([255 - tones[..., :1], tones[..., 1:]], axis=-1)
     image = _merged(tones, _mode(layout, colours))
     profile = directory.icc_profile
@@ -56,7 +61,7 @@ def picture(directory: Directory) -> Image.Image:
 
 def _mode(layout: Layout, colours: int) -> Mode:
     """Name the mode; a further sample whose meaning is not said is alpha, as Pillow has it."""
-    if colours == tiff.COLOURS[tiff.CMYK]:
+    if colours == tiff_layout.COLOURS[tiff_layout.CMYK]:
         return "CMYK"
     if layout.num_samples == colours or layout.extra == (0,):
         return "L" if colours == 1 else "RGB"
@@ -143,7 +148,7 @@ def _as_bytes(
         tiff.HEIGHT: height_px,
         tiff.BITS: 8,
         tiff.COMPRESSION: layout.compression,
-        tiff.PHOTOMETRIC: tiff.BLACK_IS_ZERO,
+        tiff.PHOTOMETRIC: tiff_layout.BLACK_IS_ZERO,
         tiff.SAMPLES: 1,
     }
     starts = np.cumsum([8, *(len(block) for block in data)]).tolist()
@@ -171,7 +176,7 @@ def _parts(directory: Directory, layout: Layout, num_parts: int) -> tuple[list[i
     )
     offsets, lengths = (directory.numbers(tag).tolist() for tag in named)
     expected = num_parts * num_planes
-    if not lengths and layout.compression == tiff.NONE:
+    if not lengths and layout.compression == tiff_layout.NONE:
         bits = layout.bits[0] if layout.planar else sum(layout.bits)
         lengths = [layout.part_px[0] * layout.part_px[1] * bits // 8] * expected
     if min(len(offsets), len(lengths)) < expected:
