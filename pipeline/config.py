@@ -106,7 +106,15 @@ class ImageConfig(Section):
         default=1280 * 1024**2,
         description="Estimated for decoding: WebP, JPEG 2000 and AVIF take twice what PNG takes",
     )
-    max_frames: Annotated[int, Field(gt=0)] = Field(default=500, description="Pages of a TIFF")
+    max_frames: Annotated[int, Field(gt=0)] = Field(
+        default=500, description="Pages of a TIFF, thumbnails counted"
+    )
+    max_scans: Annotated[int, Field(gt=0)] = Field(
+        default=100, description="Of a JPEG; encoders write some ten"
+    )
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="To decode an image whose size does not bound the time"
+    )
     max_crops: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None, description="Crops per image; default: the model's"
     )

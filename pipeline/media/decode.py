@@ -22,7 +22,7 @@ from pipeline.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from pipeline.media import audio, deck, image, libreoffice, package, pcm, pdf, sniff, text
+from pipeline.media import audio, cost, deck, image, libreoffice, package, pcm, pdf, sniff, text
 from pipeline.media.package import Package
 from pipeline.media.piece import Bytes, Piece
 from pipeline.media.sandbox import Limits, Sandbox
@@ -31,6 +31,7 @@ DECKS_PER_RUN: Final = 8
 """Office decks for one start of LibreOffice, which costs as much as two of them."""
 
 _NO_PICTURE = (RenderError, RendererMissing, SandboxTimeout, SandboxCrashed, LimitExceeded)
+_INTERPRETER_BYTES = 256 * 1024**2  # what the decoder's child holds beside the picture
 _MAX_LOST_PAGES = 3  # that crash or hang, one by one, before a document's other pages are given up
 
 
@@ -127,8 +128,10 @@ def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Sou
     found = found_type(asset)
     undeclared = found == sniff.PLAIN_TEXT and found != asset.media_type
     if found not in DECODERS or undeclared:
+        convertible = found not in DECODERS and found.startswith("image/")
         return UnsupportedMedia(
             f"declared {asset.media_type or 'nothing'}, found {found} in {len(asset.content)} bytes"
+            f"{'; convert it, to PNG for example' if convertible else ''}"
         )
     if found in pcm.DEMUXERS:
         return Source(content=asset.content, media_type=found)
@@ -196,8 +199,18 @@ def _lost(last: Piece, error: SegmentError) -> Iterator[Piece]:
         )
 
 
-def _image(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
-    return image.pieces(bytes(source.content), config.images)
+def _image(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
+    content = bytes(source.content)
+    if cost.is_bounded(content, source.media_type):
+        return image.pieces(content, config.images)
+    limits = Limits(
+        timeout_s=config.images.timeout_s,
+        max_memory_bytes=config.images.max_memory_bytes + _INTERPRETER_BYTES,
+        timeout_name="images.timeout_s",
+        memory_name="images.max_memory_bytes",
+    )
+    stream = sandbox.stream(image.pieces, content, config.images, limits=limits)
+    return cast("Iterator[Piece]", stream)
 
 
 def _audio(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:

@@ -50,6 +50,9 @@ _OPTIONS = ("ExportHiddenSlides",)
 # A PPT is loaded once: its PDF brings the deck along as an ODP, which can be read ("hybrid PDF").
 _PPT_OPTIONS = (*_OPTIONS, "IsAddStream")
 
+_PROGRAM_FOLDERS = ("/usr/bin", "/bin")  # its launcher is a shell script
+_CONVERTERS = ("convert", "magick", "gs", "gswin32c", "pstoedit", "rsvg-convert", "inkscape")
+
 # What LibreOffice needs of the system, and all that it sees of it under bwrap: no one's files.
 _SYSTEM_PATHS = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt"),
@@ -84,8 +87,8 @@ def isolation() -> str:
 
     One of "bwrap" (no network, and no files but the system's and its own), "unshare -rn" or
     "unshare -n" (no network), and "none": in unprivileged containers, and on macOS. PPTX and ODP
-    are safe with any of them, since `package.check` cuts what they would fetch; links in a binary
-    PPT are not cut; none was seen to be followed.
+    are safe with any of them, since `package.check` writes them anew without what they would fetch;
+    links in a binary PPT are not cut; none was seen to be followed.
     """
     for name, prefix in _ISOLATIONS.items():
         if not prefix or _works(prefix):
@@ -137,7 +140,7 @@ def _convert(
     sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder, _owned(Path(folder)):
         root = Path(folder).resolve()
-        for name in ("in", "out", "home", "profile/user"):
+        for name in ("in", "out", "home", "shut", "profile/user"):
             (root / name).mkdir(parents=True)
         shutil.copyfile(_PROFILE_PATH, root / "profile/user/registrymodifications.xcu")
         inputs = [root / "in" / f"{n}{_SUFFIXES[kind]}" for n, (kind, _) in enumerate(decks)]
@@ -211,8 +214,18 @@ def _arguments(root: Path, options: Sequence[str]) -> list[str]:
 
 
 def _environment(root: Path) -> dict[str, str]:
+    """Make the child's environment: nothing of this process, and no program that it could start.
+
+    LibreOffice gives EPS pictures to whichever of these converters the PATH has.
+    """
+    shut = root / "shut"
+    for name in _CONVERTERS:
+        program = shut / name
+        if not program.exists():
+            program.write_text("#!/bin/sh\nexit 1\n")
+            program.chmod(0o755)
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": os.pathsep.join([str(shut), *_PROGRAM_FOLDERS]),
         "HOME": str(root / "home"),
         "TMPDIR": str(root / "home"),
         "LANG": "C.UTF-8",
@@ -222,7 +235,9 @@ def _environment(root: Path) -> dict[str, str]:
 
 def _prefix(root: Path, soffice: Path) -> tuple[str, ...]:
     prefix = _ISOLATIONS[isolation()]
-    if prefix[:1] != ("bwrap",):
+    if prefix:  # its own PATH is a shorter one
+        prefix = (shutil.which(prefix[0]) or prefix[0], *prefix[1:])
+    if isolation() != "bwrap":
         return prefix
     program = soffice.resolve().parent
     if not any(program.is_relative_to(path) for path in _SYSTEM_PATHS):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +20,17 @@ from PIL import Image
 
 from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError, LimitExceeded, PasswordRequired
+from pipeline.media import pdf_layers
 from pipeline.media.piece import Native, Piece
 
 POINTS_PER_INCH: Final = 72.0
 """PDF 32000-1, 8.3.2.3: the default unit of user space."""
 
 _PDFIUM = threading.Lock()
+_SEPARATORS = "\u200b\u200c\u200d\ufeff\ufffe\u00ad\u0002"  # pdfium's hyphens among them
+_NO_SIGNS = {"Co", "Cn", "Cc", "Cs"}
+_MIN_SIGNS, _MANY_SIGNS = 10, 100
+_SOME, _FEW = 0.2, 0.05
 _BROKEN = (pdfium.PdfiumError, ValueError, TypeError, OverflowError, MemoryError, OSError)
 
 
@@ -37,15 +43,22 @@ class Page:
         lines: The page's own text in the file's order, without empty lines; () for a scan. What is
             filled into a form's fields is among it.
         fonts: Names of the fonts its text is set in, where asked for.
+        is_garbled: Its text layer is there, and says nothing: its codes stand for no letters.
     """
 
     image: Image.Image
     lines: tuple[str, ...]
     fonts: frozenset[str] = frozenset()
+    is_garbled: bool = False
 
 
 class Document:
     """An open PDF; close it, or use it in a `with`.
+
+    Attributes:
+        num_pages: How many pages it has.
+        flags: "xfa_not_rendered": a form whose pages are made by the reader, and are a notice here;
+            "attachments_left_out": it brings files along, of which a portfolio consists.
 
     Raises:
         PasswordRequired: it opens with a password only.
@@ -58,9 +71,15 @@ class Document:
         with _PDFIUM:
             self._document = _open(content)
             self.num_pages = len(self._document)
-            self._has_form = self._document.get_formtype() != pdfium_c.FORMTYPE_NONE
-            if self._has_form:
+            form_type = self._document.get_formtype()
+            if form_type != pdfium_c.FORMTYPE_NONE:
                 self._document.init_forms()  # else filled-in fields stay blank
+            self._may_have_layers = pdf_layers.may_be_in(content)
+            attached = self._document.count_attachments() > 0
+            self.flags = (
+                *(("xfa_not_rendered",) if form_type == pdfium_c.FORMTYPE_XFA_FULL else ()),
+                *(("attachments_left_out",) if attached else ()),
+            )
         if not 0 < self.num_pages <= config.max_pages:
             self.close()
             if self.num_pages:
@@ -105,14 +124,31 @@ class Document:
                 with self._opened(index) as page:
                     image = self._render(page)
                     fonts = _fonts(page) if with_fonts else frozenset[str]()
-                    lines = _lines(page, with_unseen=with_unseen)
-                    filled = self._has_form and _flattened(page)
-                if filled:
+                    drawn_over = pdfium_c.FPDFPage_GetAnnotCount(page) > 0 and _flattened(page)
+                    raw = None if drawn_over else self._text(page, with_unseen=with_unseen)
+                if raw is None:
                     with self._opened(index) as page:
-                        lines = _lines(page, with_unseen=with_unseen)
-                return Page(image=image, lines=lines, fonts=fonts)
+                        raw = self._text(page, with_unseen=with_unseen)
+                return Page(
+                    image=image,
+                    lines=clean_lines(raw.splitlines()),
+                    fonts=fonts,
+                    is_garbled=is_garbled(raw),
+                )
         except _BROKEN as error:
             raise DecodeError(f"broken page {index + 1}: {error}") from error
+
+    def _text(self, page: pdfium.PdfPage, *, with_unseen: bool) -> str:
+        """Read a page's text; the page is not to be drawn afterwards."""
+        if not with_unseen:
+            pdf_layers.switch_off_unseen(page, with_forms=self._may_have_layers)
+        textpage = page.get_textpage()
+        try:
+            if with_unseen or _is_seen(textpage, page.get_bbox()):
+                return textpage.get_text_range()
+            return textpage.get_text_bounded()
+        finally:
+            textpage.close()
 
     @contextmanager
     def _opened(self, index: int) -> Iterator[pdfium.PdfPage]:
@@ -146,7 +182,8 @@ def pieces(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Itera
 
     Yields:
         One piece per page, with image and `native` text, as far as it is on the page. A broken page
-        is a piece with an error.
+        is a piece with an error. Flags: the document's, and "text_layer_garbled" of a page whose
+        text is no text.
 
     Raises:
         PasswordRequired, DecodeError, LimitExceeded: as `Document` does.
@@ -156,21 +193,23 @@ def pieces(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Itera
             try:
                 page = document.page(index)
             except DecodeError as error:
-                yield _piece(index, document.num_pages, error=error)
+                yield _piece(index, document, error=error)
             else:
-                yield _piece(index, document.num_pages, page=page)
+                yield _piece(index, document, page=page)
 
 
 def _piece(
-    index: int, count: int, *, page: Page | None = None, error: DecodeError | None = None
+    index: int, document: Document, *, page: Page | None = None, error: DecodeError | None = None
 ) -> Piece:
+    garbled = page is not None and page.is_garbled
     return Piece(
         index=index,
-        count=count,
+        count=document.num_pages,
         kind="page",
         page_number=index + 1,
         image=page.image if page else None,
         native=Native(text=page.lines) if page else None,
+        flags=(*document.flags, *(("text_layer_garbled",) if garbled else ())),
         error=error,
     )
 
@@ -185,22 +224,13 @@ def _open(content: bytes) -> pdfium.PdfDocument:
 
 
 def _flattened(page: pdfium.PdfPage) -> bool:
-    """Make what is filled in a part of the page, which shows when it is opened anew."""
-    try:
-        page.flatten()
-    except pdfium.PdfiumError:
-        return False
-    return True
+    """Make what is filled in, and drawn by annotations, a part of the page when it is opened anew.
 
-
-def _lines(page: pdfium.PdfPage, *, with_unseen: bool) -> tuple[str, ...]:
-    textpage = page.get_textpage()
-    try:
-        if with_unseen or _is_seen(textpage, page.get_bbox()):
-            return clean_lines(textpage.get_text_range().splitlines())
-        return clean_lines(textpage.get_text_bounded().splitlines())
-    finally:
-        textpage.close()
+    Hidden annotations are dropped; notes have an icon, and no text that is drawn.
+    """
+    pdf_layers.hide_unseen_annotations(page)
+    done = pdfium_c.FPDFPage_Flatten(page, pdfium_c.FLAT_NORMALDISPLAY)
+    return done == pdfium_c.FLATTEN_SUCCESS
 
 
 def _is_seen(textpage: pdfium.PdfTextPage, page: tuple[float, float, float, float]) -> bool:
@@ -217,6 +247,28 @@ def _fonts(page: pdfium.PdfPage) -> frozenset[str]:
     return frozenset(
         text.get_font().get_base_name() for text in texts if isinstance(text, pdfium.PdfTextObj)
     )
+
+
+def is_garbled(text: str) -> bool:
+    r"""Say whether a text layer is not what the page says: its fonts name their signs wrongly.
+
+    Many of its characters are of no alphabet (private use, or replaced), or are Latin letters with
+    their two bytes swapped, or a long text has neither letters nor digits.
+
+    Example:
+        >>> is_garbled("A total of 12 (twelve) pages"), is_garbled("\ue001\ue002 \ue003" * 9)
+        (False, True)
+        >>> is_garbled("Total".encode("utf-16-le").decode("utf-16-be") * 4)
+        True
+    """
+    signs = [char for char in text if not char.isspace() and char not in _SEPARATORS]
+    if len(signs) < _MIN_SIGNS:
+        return False
+    unknown = sum(unicodedata.category(char) in _NO_SIGNS or char == "\ufffd" for char in signs)
+    swapped = sum(not ord(char) & 0xFF and 0x20 < ord(char) >> 8 < 0x7F for char in signs)  # noqa: PLR2004 - ASCII
+    plain = sum(char.isalnum() for char in signs)
+    none_plain = len(signs) >= _MANY_SIGNS and plain < len(signs) * _FEW
+    return max(unknown, swapped) > len(signs) * _SOME or none_plain
 
 
 def clean_lines(lines: Sequence[str]) -> tuple[str, ...]:

@@ -45,10 +45,14 @@ class Limits:
     Attributes:
         timeout_s: Wall time: of a command in all, of a stream until its next item.
         max_memory_bytes: Resident memory of the whole process group.
+        timeout_name: The key of the config that `timeout_s` comes from.
+        memory_name: The same of `max_memory_bytes`.
     """
 
     timeout_s: float
     max_memory_bytes: int
+    timeout_name: str = "decks.render_timeout_s"
+    memory_name: str = "decks.max_memory_bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +133,13 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def stream(self, function: Callable[..., object], *arguments: object) -> Iterator[object]:
+    def stream(
+        self, function: Callable[..., object], *arguments: object, limits: Limits | None = None
+    ) -> Iterator[object]:
         """Give what `function(*arguments)` yields, from the child.
 
-        Both have to be picklable, and the function importable by name.
+        Both have to be picklable, and the function importable by name. `limits` are this stream's
+        own.
 
         Raises:
             SandboxTimeout: no item within `timeout_s`.
@@ -145,7 +152,7 @@ class Sandbox:
         try:
             self._send(process, pickle.dumps((function, arguments), protocol=5))
             while True:
-                kind, value = self._receive(process)
+                kind, value = self._receive(process, limits or self._limits)
                 if kind == "item":
                     yield value
                     continue
@@ -197,13 +204,15 @@ class Sandbox:
         except BrokenPipeError as error:
             raise self._crashed(process) from error
 
-    def _receive(self, process: subprocess.Popen[bytes]) -> tuple[str, object]:
-        deadline_s = time.monotonic() + self._limits.timeout_s
-        header = self._read(process, _HEADER_BYTES, deadline_s)
-        message = self._read(process, int.from_bytes(header, "little"), deadline_s)
+    def _receive(self, process: subprocess.Popen[bytes], limits: Limits) -> tuple[str, object]:
+        deadline_s = time.monotonic() + limits.timeout_s
+        header = self._read(process, _HEADER_BYTES, deadline_s, limits)
+        message = self._read(process, int.from_bytes(header, "little"), deadline_s, limits)
         return pickle.loads(message)  # noqa: S301 - our own child's
 
-    def _read(self, process: subprocess.Popen[bytes], size: int, deadline_s: float) -> bytes:
+    def _read(
+        self, process: subprocess.Popen[bytes], size: int, deadline_s: float, limits: Limits
+    ) -> bytearray:
         assert process.stdout is not None  # noqa: S101 - a pipe by construction
         descriptor = process.stdout.fileno()
         message = bytearray()
@@ -215,10 +224,12 @@ class Sandbox:
                     raise self._crashed(process)
                 message += block
             elif time.monotonic() > deadline_s:
-                raise SandboxTimeout(f"no result within {self._limits.timeout_s:g} s: killed")
+                raise SandboxTimeout(
+                    f"{limits.timeout_name}: no result within {limits.timeout_s:g} s: killed"
+                )
             else:
-                _check_memory(process.pid, self._limits)
-        return bytes(message)
+                _check_memory(process.pid, limits)
+        return message
 
     def _crashed(self, process: subprocess.Popen[bytes]) -> SandboxCrashed:
         code = process.wait()
@@ -237,7 +248,9 @@ def _wait(process: subprocess.Popen[bytes], limits: Limits) -> None:
         else:
             return
         if time.monotonic() > deadline_s:
-            raise SandboxTimeout(f"ran longer than {limits.timeout_s:g} s: killed")
+            raise SandboxTimeout(
+                f"{limits.timeout_name}: ran longer than {limits.timeout_s:g} s: killed"
+            )
         _check_memory(process.pid, limits)
 
 
@@ -245,7 +258,7 @@ def _check_memory(group_id: int, limits: Limits) -> None:
     resident_bytes = _group_resident_bytes(group_id)
     if resident_bytes > limits.max_memory_bytes:
         raise LimitExceeded(
-            f"decks.max_memory_bytes: the decoder held {resident_bytes} bytes, "
+            f"{limits.memory_name}: the decoder held {resident_bytes} bytes, "
             f"limit {limits.max_memory_bytes}: killed"
         )
 

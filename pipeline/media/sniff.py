@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ PPTX: Final = "application/vnd.openxmlformats-officedocument.presentationml.pres
 PPT: Final = "application/vnd.ms-powerpoint"
 ODP: Final = "application/vnd.oasis.opendocument.presentation"
 ENCRYPTED_OFFICE: Final = "application/x-encrypted-office"
+POSTSCRIPT: Final = "application/postscript"
 PLAIN_TEXT: Final = "text/plain"
 MARKDOWN: Final = "text/markdown"
 
@@ -124,7 +126,35 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00+", "image/tiff"),
     (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "image/jp2"),
     (b"\xff\x4f\xff\x51", "image/jp2"),
+    # What is named, and not read.
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "image/jxl"),
+    (b"II\xbc\x01", "image/jxr"),
     (b"8BPS", "image/vnd.adobe.photoshop"),
+    (b"gimp xcf", "image/x-xcf"),
+    (b"icns", "image/icns"),
+    (b"\xc5\xd0\xd3\xc6", POSTSCRIPT),
+    (b"%!PS", POSTSCRIPT),
+    (b"\x04%!PS", POSTSCRIPT),
+    (b"\xd7\xcd\xc6\x9a", "image/wmf"),
+    (b"AT&TFORM", "image/vnd.djvu"),
+    (b"\x97JB2\r\n\x1a\n", "image/x-jbig2"),
+    (b"\x76\x2f\x31\x01", "image/x-exr"),
+    (b"#?RADIANCE", "image/vnd.radiance"),
+    (b"#?RGBE", "image/vnd.radiance"),
+    (b"SIMPLE  =", "image/fits"),
+    (b"DDS ", "image/vnd-ms.dds"),
+    (b"qoif", "image/qoi"),
+    (b"FLIF", "image/flif"),
+    (b"\x59\xa6\x6a\x95", "image/x-sun-raster"),
+    (b"\x01\xda\x00\x01", "image/x-sgi"),
+    (b"\x01\xda\x01\x01", "image/x-sgi"),
+    (b"FUJIFILMCCD-RAW", "image/x-fuji-raf"),
+    (b"IIRO", "image/x-olympus-orf"),
+    (b"IIRS", "image/x-olympus-orf"),
+    (b"MMOR", "image/x-olympus-orf"),
+    (b"IIU\x00", "image/x-panasonic-rw2"),
+    (b"\x00MRM", "image/x-minolta-mrw"),
+    (b"FOVb", "image/x-sigma-x3f"),
     (b"fLaC", "audio/flac"),
     (b"OggS", "audio/ogg"),
     (b"#!AMR", "audio/amr"),
@@ -156,14 +186,32 @@ _FTYP_BRANDS: Mapping[bytes, str] = {
     b"heis": "image/heic",
     b"mif1": "image/heic",
     b"msf1": "image/heic",
+    b"crx ": "image/x-canon-cr3",
     b"M4A ": "audio/mp4",
     b"M4B ": "audio/mp4",
     b"qt  ": "video/quicktime",
 }
 
 _MIMETYPE_BYTES = 200
+_ZIP_ENTRY = b"PK\x01\x02"  # APPNOTE.TXT, 4.3.12: each entry of a directory begins so
+_MAX_ZIP_ENTRIES = 100_000  # of a ZIP whose directory is read here; each takes 400 bytes
+_ZIP_HEAD_BYTES = 1024**2
+_UNPACKED_BIT_BY_BIT = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # others have no bound
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 _GSM_FRAME_BYTES, _GSM_MARK = 33, 0xD  # RFC 3551, 4.5.8
 _GSM_LEAST_FRAMES = 10  # 0.2 s: by chance one file in 16 ** 10 begins so
+_PCX_BITS = {b"\x01", b"\x02", b"\x04", b"\x08"}
 _BITMAP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
@@ -238,22 +286,41 @@ def _sniff_container(  # noqa: PLR0911 - one line per container
 
 def _sniff_zip(content: Bytes) -> str:
     """Tell the office formats apart; a damaged archive is judged by the names still in it."""
-    stored = re.match(rb"PK\x03\x04.{22}\x08\x00..mimetype([ -~]+?)(?:PK|$)", content, re.DOTALL)
-    named = bytes(stored.group(1)) if stored is not None else b""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = archive.namelist()
-            if "mimetype" in names and archive.getinfo("mimetype").file_size <= _MIMETYPE_BYTES:
-                named = archive.read("mimetype")
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError):
-        found = re.findall(rb"PK\x03\x04.{26}(\w+/)", content)
+    head = bytes(content[:_ZIP_HEAD_BYTES])
+    stored = re.match(
+        rb"PK\x03\x04.{22}\x08\x00..mimetype([ -~]{1,200}?)(?:PK|$)", head[:300], re.DOTALL
+    )
+    named, names = _read_zip(content)
+    if names is None:
+        found = re.findall(rb"PK\x03\x04.{26}(\w+/)", head, re.DOTALL)
         names = [bytes(name).decode("latin-1") for name in found]
+    named = named or (bytes(stored.group(1)) if stored is not None else b"")
     if named:
         return ODP if named.startswith(ODP.encode()) else named.decode("latin-1").strip()
     for folder, media_type in (("ppt/", PPTX), ("word/", _DOCX), ("xl/", _XLSX)):
         if any(name.startswith(folder) for name in names):
             return media_type
     return "application/zip"
+
+
+def _read_zip(content: Bytes) -> tuple[bytes, list[str] | None]:
+    """Read a ZIP's names and the type it declares, within little memory; no names if it cannot."""
+    whole = bytes(content)
+    if whole.count(_ZIP_ENTRY) > _MAX_ZIP_ENTRIES:
+        return b"", None
+    try:
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            names = archive.namelist()
+            if "mimetype" not in names:
+                return b"", names
+            member = archive.getinfo("mimetype")
+            small = member.file_size <= _MIMETYPE_BYTES
+            if not small or member.compress_type not in _UNPACKED_BIT_BY_BIT:
+                return b"", names
+            with archive.open(member) as declared:
+                return declared.read(_MIMETYPE_BYTES), names
+    except _BROKEN_ZIP:
+        return b"", None
 
 
 def _sniff_ole(content: Bytes) -> str:
@@ -280,10 +347,8 @@ def _sniff_loose(  # noqa: PLR0911 - one line per format
         return PDF
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADER_BYTES:
         return "image/bmp"
-    if re.match(rb"P[1-6]\s", head):
-        return "image/x-portable-anymap"
-    if re.match(rb"P7\s", head):
-        return "image/x-portable-arbitrarymap"  # which is not read
+    if re.match(rb"P[1-7Ff]\s", head) and (portable := _sniff_portable(head)):
+        return portable
     if head[:2] in {b"\xff\xf1", b"\xff\xf9"}:
         return "audio/aac"
     if _is_mpeg_audio(content):
@@ -292,7 +357,39 @@ def _sniff_loose(  # noqa: PLR0911 - one line per format
         return "video/mp2t"
     if _is_gsm(content):
         return "audio/x-gsm"
-    return _sniff_text(content)
+    return _sniff_unread(content, head) or _sniff_text(content)
+
+
+def _sniff_portable(head: bytes) -> str | None:
+    """Tell the portable maps; two of them are not read."""
+    if head[1:2] == b"7":
+        return "image/x-portable-arbitrarymap"
+    if head[1:2] in b"Ff":
+        floats = re.match(rb"P[Ff]\s+\d+\s+\d+\s", head)
+        return "image/x-portable-floatmap" if floats else None
+    return "image/x-portable-anymap"
+
+
+def _sniff_unread(content: Bytes, head: bytes) -> str | None:
+    """Tell images that are not read and whose signatures are short, or not at the start."""
+    if head.startswith(b"\xff\x0a"):
+        return "image/jxl"
+    if bytes(content[128:132]) == b"DICM":
+        return "application/dicom"
+    if head.startswith(b"\x01\x00\x00\x00") and head[40:44] == b" EMF":
+        return "image/emf"
+    if head[:4] in {b"\x00\x00\x01\x00", b"\x00\x00\x02\x00"} and _is_icon(head):
+        return "image/vnd.microsoft.icon"
+    if head[:3] in {b"\x0a\x05\x01", b"\x0a\x02\x01", b"\x0a\x03\x01"} and head[3:4] in _PCX_BITS:
+        return "image/vnd.zbrush.pcx"
+    return "image/x-tga" if bytes(content[-18:]) == b"TRUEVISION-XFILE.\x00" else None
+
+
+def _is_icon(head: bytes) -> bool:
+    """Tell whether an icon's first entry is one: its data lie behind all entries."""
+    count, reserved = int.from_bytes(head[4:6], "little"), head[9:10]
+    start = int.from_bytes(head[18:22], "little")
+    return count > 0 and reserved == b"\0" and start >= 6 + 16 * count
 
 
 def _is_gsm(content: Bytes) -> bool:

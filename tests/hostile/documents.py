@@ -13,6 +13,7 @@ from pptx.util import Inches
 from pipeline.media import sniff
 from tests.hostile.attack import Attack, attack
 from tests.media.builders import a_deck, a_pdf, an_image, deck_bytes, member, saved, with_members
+from tests.media.zips import a_bomb_of_a_type, a_directory_of, a_zip_of_two_directories
 
 _SLIDE = "ppt/slides/slide1.xml"
 _SLIDE_LINKS = "ppt/slides/_rels/slide1.xml.rels"
@@ -30,6 +31,7 @@ _ODP_SPACES = (
 def attacks() -> Iterator[Attack]:
     yield from _pdfs()
     yield from _packages()
+    yield from _zips()
     yield attack("a deck with a macro", with_macro(a_deck("Macro inside")), "ok")
     yield attack(
         "an encrypted deck",
@@ -164,8 +166,70 @@ def _packages() -> Iterator[Attack]:
     )
 
 
+def _zips() -> Iterator[Attack]:
+    """Give ZIPs that say one thing to one reader and another to the next."""
+    for packing in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED):
+        yield attack(
+            f"a deck whose type unpacks to 256 MB by method {packing}",
+            a_bomb_of_a_type(256 * 1024**2, packing),
+            *("UnsupportedMedia", "DecodeError", "LimitExceeded"),
+        )
+    yield attack(
+        "a ZIP of a million entries that are one",
+        a_directory_of(1_000_000),
+        "UnsupportedMedia",
+        says="found application/zip",
+    )
+    parts = {"mimetype": sniff.ODP.encode(), "META-INF/manifest.xml": b"<a/>"}
+    inside, outside = (member(an_odp(link), "content.xml") for link in ("a.png", "file:///etc/a"))
+    yield attack(
+        "a deck of two directories",
+        a_zip_of_two_directories(
+            {**parts, "content.xml": inside}, {**parts, "content.xml": outside}
+        ),
+        *("ok", "RenderError", "DecodeError"),
+    )
+    yield attack(
+        "a slide with a DOCTYPE behind blanks",
+        with_members(a_deck("One"), {_SLIDE: b"\n" * 70_000 + b"<!DOCTYPE a><a/>"}),
+        "DecodeError",
+        says="DOCTYPE",
+    )
+    yield attack(
+        "a slide in UTF-32",
+        with_members(a_deck("One"), {_SLIDE: "<!DOCTYPE a><a/>".encode("utf-32")}),
+        "DecodeError",
+        says="UTF-32",
+    )
+
+
+def _drawings(link: str) -> Iterator[Attack]:
+    """Give decks whose pictures fetch something, or are programs."""
+    start = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:x="http://www.w3.org/1999/xlink"'
+    for what, drawing in (
+        ("loads a picture", f'{start}><image x:href="{link}" width="9" height="9"/></svg>'),
+        ("imports a style", f"{start}><style>@import url({link});</style></svg>"),
+        ("has a style sheet", f'<?xml-stylesheet href="{link}"?>{start}/>'),
+        ("loads the disk", f'{start}><image href="file:///etc/hostname"/></svg>'),
+        ("is PostScript", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/a) run\n"),
+    ):
+        deck = with_picture()
+        (picture,) = (name for name in names(deck) if name.startswith("ppt/media/"))
+        yield attack(
+            f"a picture of a deck that {what}",
+            with_members(deck, {picture: drawing.encode()}),
+            "ok",
+        )
+
+
+def names(package: bytes) -> list[str]:
+    with zipfile.ZipFile(io.BytesIO(package)) as archive:
+        return archive.namelist()
+
+
 def linking(link: str) -> Iterator[Attack]:
     """Give documents that fetch something from elsewhere."""
+    yield from _drawings(link)
     deck = with_picture()
     entity = f'<!ENTITY x SYSTEM "{link}">'
     slide = member(deck, _SLIDE).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import subprocess
 import tempfile
@@ -16,7 +17,9 @@ from PIL import Image
 
 from pipeline.media import libreoffice
 from tests.hostile.documents import an_odp
-from tests.media.builders import a_deck, a_pdf, a_recording, a_voice, saved
+from tests.media.builders import a_deck, a_pdf, a_recording, a_voice, saved, with_members
+from tests.media.pdfs import a_page_of_layers
+from tests.media.tiffs import CMYK, DEFLATE, LZW, PACKBITS, ATiff, written
 
 _BY_SOUNDFILE = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF", "W64", "AU")
 _BY_FFMPEG = {
@@ -45,6 +48,11 @@ def good_files() -> Mapping[str, bytes]:
             for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "JPEG2000", "AVIF", "PPM")
         },
         "TIFF": saved(noise, "TIFF", **pages),
+        **_tiffs(),
+        "JPEG in scans": saved(noise, "JPEG", progressive=True),
+        "APNG": saved(noise, "PNG", save_all=True, append_images=[noise.rotate(180)]),
+        "deck of drawings": _with_drawing(deck),
+        "PDF with layers": a_page_of_layers(),
         **{kind: a_recording(voice, kind=kind) for kind in _BY_SOUNDFILE},
         **{name: _encoded(voice, *how) for name, how in _BY_FFMPEG.items()},
         "PDF": a_pdf("one", "two"),
@@ -54,6 +62,28 @@ def good_files() -> Mapping[str, bytes]:
     if libreoffice.find_soffice() is not None:
         files["PPT"] = _as_ppt(deck)
     return files
+
+
+def _tiffs() -> Mapping[str, bytes]:
+    """Give one TIFF for each way in which its samples are read."""
+    planar = ATiff(kind="u2", extra=(2,), planar=True, compression=LZW, predictor=2)
+    floats = ATiff(kind="f4", tiled=True, compression=DEFLATE, predictor=3, order=">")
+    return {
+        "TIFF planar": planar.content(),
+        "TIFF of floats": floats.content(),
+        "BigTIFF": ATiff(photometric=CMYK, big=True, compression=PACKBITS).content(),
+        "TIFF of many layouts": written([planar.page(), floats.page(), ATiff().page()]),
+    }
+
+
+def _with_drawing(deck: bytes) -> bytes:
+    """Put drawings and a package into a deck."""
+    drawing = (
+        b'<svg xmlns="http://www.w3.org/2000/svg"><style>a{}</style><rect fill="url(#a)"/></svg>'
+    )
+    return with_members(
+        deck, {"ppt/media/image9.png": drawing, "ppt/media/image8.svgz": gzip.compress(drawing)}
+    )
 
 
 def _encoded(samples: np.ndarray, container: str, codec: str) -> bytes:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.hostile.attack import Attack, attack
 from tests.media.builders import a_recording, a_tone, an_image, saved
+from tests.media.tiffs import GREY, ATiff, written
 
 _BITS = {0: 1, 6: 32}  # of a pixel, by PNG colour type, at the depths used here
 
@@ -52,6 +53,8 @@ def attacks() -> Iterator[Attack]:
         "ok",
     )
     yield attack("a TIFF of 600 pages", a_tiff(600), "LimitExceeded", says=r"images\.max_frames")
+    yield from _tiffs()
+    yield from _scans()
     yield attack("a TIFF whose directory points at itself", a_looping_tiff(), "ok", "DecodeError")
     yield attack(
         "a TIFF that declares 2^31 samples a pixel",
@@ -63,7 +66,7 @@ def attacks() -> Iterator[Attack]:
         "PostScript with a picture's name",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) run\n",
         "UnsupportedMedia",
-        says="found text/plain",
+        says="found application/postscript",
         media_type="image/png",
     )
     yield attack(
@@ -82,6 +85,51 @@ def attacks() -> Iterator[Attack]:
         a_recording(a_tone(s=0.5)),
         "ok",
         media_type="image/png",
+    )
+
+
+def _tiffs() -> Iterator[Attack]:
+    page = ATiff(photometric=GREY).page()
+    tile = [entry for entry in ATiff(tiled=True).page() if entry[0] not in {322, 323}]
+    yield attack(
+        "a TIFF of 53 x 37 pixels in tiles of 2 GB",
+        written([[*tile, (322, "I", [32768]), (323, "I", [60000])]]),
+        "LimitExceeded",
+        says=r"images\.max_memory_bytes",
+    )
+    yield attack(
+        "a TIFF of 3000 thumbnails",
+        written([page, *[[*page[:-2], (254, "I", [1])]] * 3000]),
+        "LimitExceeded",
+        says=r"images\.max_frames",
+    )
+    yield attack(
+        "a TIFF of half a million strips",
+        written([[*(entry for entry in page if entry[0] != 273), (273, "I", [8] * 500_000)]]),
+        *("ok", "LimitExceeded", "DecodeError"),
+    )
+    yield attack(
+        "a TIFF whose planes of 16 bits say nothing true of their sizes",
+        ATiff(kind="u2", planar=True, compression=8).content().replace(b"\x78\x9c", b"\x78\x01"),
+        *("ok", "DecodeError"),
+    )
+
+
+def _scans() -> Iterator[Attack]:
+    whole = saved(an_image(size=(9000, 9000)), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    yield attack(
+        "a JPEG of 20,000 empty scans",
+        whole[:-2] + (whole[last : last + 10] + b"\0") * 20_000 + b"\xff\xd9",
+        "LimitExceeded",
+        says=r"images\.max_scans",
+    )
+    gif = saved(an_image(mode="L", color=0), "GIF")
+    table = 13 + 3 * 2 ** ((gif[10] & 7) + 1)
+    yield attack(
+        "a GIF whose comment has a million blocks",
+        gif[:table] + b"\x21\xfe" + b"\x01a" * 1_000_000 + b"\0" + gif[table:],
+        "ok",
     )
 
 

@@ -298,3 +298,188 @@ def test_a_format_that_takes_much_memory_is_refused_before_it_is_decoded() -> No
 
     with pytest.raises(LimitExceeded, match=r"images\.max_memory_bytes: 400 x 400 pixels of WEBP"):
         list(image.pieces(content, ImageConfig(max_memory_bytes=2_000_000)))
+
+
+def with_chunks(png: bytes, *chunks: tuple[bytes, bytes, int]) -> bytes:
+    """Put chunks behind a PNG's header; the last number is added to their checksums."""
+    made = b"".join(
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + struct.pack(">I", zlib.crc32(name + data) ^ off)
+        for name, data, off in chunks
+    )
+    return png[:33] + made + png[33:]
+
+
+LARGE_TEXT = b"prompt\0\0" + zlib.compress(b"a" * 3_000_000)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"tEXt", b"Comment\0hello", 1),
+        (b"zTXt", LARGE_TEXT, 0),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"a" * 3_000_000), 0),
+        (b"gAMA", b"\0", 1),
+        (b"pHYs", b"", 1),
+        (b"eXIf", b"MM\0*", 1),
+    ],
+)
+def test_damage_in_what_describes_a_png_does_not_cost_its_pixels(
+    chunk: tuple[bytes, bytes, int],
+) -> None:
+    content = with_chunks(saved(a_gradient("RGB")), chunk)
+
+    (piece,) = decode(content)
+
+    assert piece.image is not None
+    assert piece.image.tobytes() == a_gradient("RGB").tobytes()
+    assert piece.flags == ("metadata_ignored",)
+
+
+def test_large_text_behind_the_pixels_does_not_cost_them_either() -> None:
+    whole = saved(a_gradient("RGB"))
+    content = whole[:-12] + with_chunks(bytes(33), (b"zTXt", LARGE_TEXT, 0))[33:] + whole[-12:]
+
+    assert the_picture(content).tobytes() == a_gradient("RGB").tobytes()
+
+
+def test_damage_in_the_pixels_of_a_png_is_an_error_whatever_else_is_damaged() -> None:
+    content = bytearray(with_chunks(saved(a_gradient("RGB")), (b"tEXt", b"a\0b", 1)))
+    at = content.index(b"IDAT") + 100
+    content[at : at + 50] = bytes(50)
+
+    with pytest.raises(DecodeError):
+        decode(bytes(content))
+
+
+def test_an_animated_png_with_damaged_frames_gives_its_still_picture() -> None:
+    still = a_gradient("RGB")
+    frames = struct.pack(">IIIIIHHBB", 0, 9999, 9999, 9999, 9999, 1, 1, 0, 0)
+    content = with_chunks(
+        saved(still), (b"acTL", struct.pack(">II", 2, 0), 0), (b"fcTL", frames, 0)
+    )
+
+    (piece,) = decode(content)
+
+    assert piece.image is not None
+    assert piece.image.tobytes() == still.tobytes()
+    assert "animation" in piece.flags
+
+
+def test_a_png_s_one_transparent_value_is_white() -> None:
+    grey = Image.fromarray(np.full((8, 8), 0x1234, np.uint16))
+    unseen = with_chunks(saved(grey), (b"tRNS", struct.pack(">H", 0x1234), 0))
+    seen = with_chunks(saved(grey), (b"tRNS", struct.pack(">H", 0x1235), 0))
+    rows = zlib.compress((b"\0" + struct.pack(">3H", 0x1234, 0x5678, 0x9ABC) * 4) * 4)
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    colour = with_chunks(
+        b"\x89PNG\r\n\x1a\n" + with_chunks(bytes(33), (b"IHDR", header, 0))[33:],
+        (b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9ABC), 0),
+        (b"IDAT", rows, 0),
+        (b"IEND", b"", 0),
+    )
+
+    assert mean(the_picture(unseen)) == [255, 255, 255]
+    assert mean(the_picture(seen)) == [18, 18, 18]
+    assert mean(the_picture(colour)) == [255, 255, 255]
+
+
+def a_profile(gamma: float, name: str) -> bytes:
+    """Make sRGB's primaries with another curve, under any name."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = struct.unpack_from(">I", profile, 128)[0]
+    for entry in range(count):
+        tag, offset, size = struct.unpack_from(">4sII", profile, 132 + 12 * entry)
+        if tag in {b"rTRC", b"gTRC", b"bTRC"}:
+            curve = b"curv" + struct.pack(">IIH", 0, 1, round(gamma * 256))
+            profile[offset : offset + size] = curve.ljust(size, b"\0")
+        if tag == b"desc":
+            text = name.encode("utf-16-be")
+            head = (
+                b"mluc"
+                + struct.pack(">III", 0, 1, 12)
+                + b"enUS"
+                + struct.pack(">II", len(text), 28)
+            )
+            profile[offset : offset + size] = (head + text).ljust(size, b"\0")[:size]
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_a_profile_counts_for_what_it_does_and_not_for_its_name(mode: str) -> None:
+    picture = an_image(color=(147, 3, 3))
+    picture = picture.quantize(4) if mode == "P" else picture
+
+    (same,) = decode(saved(picture, icc_profile=a_profile(2.2, "Camera")))
+    linear = the_picture(saved(picture, icc_profile=a_profile(1.0, "sRGB lin")))
+
+    assert same.image is not None
+    assert np.allclose(mean(same.image), [147, 3, 3], atol=3)
+    assert np.allclose(mean(linear), [200, 28, 28], atol=3)
+
+
+def test_the_pixel_limit_is_the_configs_own() -> None:
+    side_px = 15_000  # 225 megapixels: beyond twice of Pillow's limit
+
+    with pytest.raises(LimitExceeded, match=r"images\.max_pixels: .* limit 100000000"):
+        decode(a_blank_png(side_px))
+    (piece,) = image.pieces(
+        a_blank_png(side_px), ImageConfig(max_pixels=400_000_000, max_memory_bytes=8 * 1024**3)
+    )
+    assert piece.image is not None
+    assert piece.image.size == (side_px, side_px)
+
+
+def a_blank_png(side_px: int) -> bytes:
+    header = struct.pack(">IIBBBBB", side_px, side_px, 1, 0, 0, 0, 0)
+    packer = zlib.compressobj(1)
+    rows = packer.compress(bytes((side_px // 8 + 1) * side_px)) + packer.flush()
+    return with_chunks(
+        b"\x89PNG\r\n\x1a\n" + with_chunks(bytes(33), (b"IHDR", header, 0))[33:],
+        (b"IDAT", rows, 0),
+        (b"IEND", b"", 0),
+    )
+
+
+def test_scans_of_a_jpeg_are_counted() -> None:
+    whole = saved(a_gradient("RGB"), "JPEG", progressive=True)
+    scan = whole.rindex(b"\xff\xda")
+    empty = whole[scan : scan + 10] + b"\x00"
+    many = whole[:-2] + empty * 200 + b"\xff\xd9"
+
+    with pytest.raises(LimitExceeded, match=r"images\.max_scans: more than 100 scans"):
+        decode(many)
+    assert decode(whole + many)[0].image is not None  # what stands behind its end is not read
+
+
+@pytest.mark.parametrize(
+    ("precision", "frame", "says"),
+    [(12, 0xC1, "3 samples of 12 bits"), (8, 0xC3, "lossless"), (8, 0xF7, "JPEG-LS")],
+)
+def test_a_jpeg_kind_that_is_not_read_is_unsupported(precision: int, frame: int, says: str) -> None:
+    content = bytearray(saved(a_gradient("RGB"), "JPEG"))
+    at = content.index(b"\xff\xc0")
+    content[at + 1], content[at + 4] = frame, precision
+
+    with pytest.raises(UnsupportedMedia, match=says):
+        decode(bytes(content))
+
+
+def test_a_bmp_kind_that_is_not_read_is_unsupported() -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 16, 0, 0, 0, 0)
+    masks = struct.pack("<3I", 0xF00, 0xF0, 0xF)
+    start = 14 + len(header) + len(masks)
+    content = b"BM" + struct.pack("<IHHI", start + 16, 0, 0, start) + header + masks + bytes(16)
+
+    with pytest.raises(UnsupportedMedia, match=r"16 bits, compression bit fields, masks 0xf00"):
+        decode(content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\x0a\xfa\x1f", b"8BPS\0\1" + bytes(20), b"qoif" + bytes(9)]
+)
+def test_other_formats_are_unsupported_and_not_damaged(content: bytes) -> None:
+    with pytest.raises(UnsupportedMedia, match="is not read: convert it"):
+        decode(content)

@@ -166,3 +166,13 @@ def test_folders_of_killed_workers_are_swept_and_no_others(tmp_path: Path) -> No
 
     assert not left.exists()
     assert all(folder.exists() for folder in kept)
+
+
+def test_no_converter_of_pictures_is_found_by_the_renderer(install: Install) -> None:
+    install('convert && gs && pstoedit && exit 1; printf "%%PDF- $PATH %%%%EOF" > $PWD/out/0.pdf')
+
+    (result,) = render(b"x")
+
+    assert isinstance(result, bytes)
+    assert b"/usr/bin:/bin" in result
+    assert b"/usr/local" not in result

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.media.builders import (
     saved,
     with_members,
 )
+from tests.media.zips import a_bomb_of_a_type, a_directory_of
 
 
 @pytest.mark.parametrize(
@@ -131,3 +133,50 @@ def test_sniffing_any_prefix_never_raises() -> None:
     for content in (target.getvalue(), a_pdf("x"), a_deck("x"), a_recording(a_tone(), kind="MP3")):
         for length in range(0, min(len(content), 600), 7):
             sniff.sniff(content[:length])
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
+        (b"\xff\x0a\xfa\x7f\x01", "image/jxl"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "image/jxl"),
+        (b"II\xbc\x01\x20\0\0\0", "image/jxr"),
+        (saved(an_image(), "ICO"), "image/vnd.microsoft.icon"),
+        (saved(an_image(), "ICNS"), "image/icns"),
+        (saved(an_image(), "TGA"), "image/x-tga"),
+        (saved(an_image(), "PCX"), "image/vnd.zbrush.pcx"),
+        (saved(an_image(), "EPS"), "application/postscript"),
+        (b"8BPS\0\1" + bytes(20), "image/vnd.adobe.photoshop"),
+        (bytes(128) + b"DICM" + bytes(40), "application/dicom"),
+        (b"\0\0\0\x18ftypcrx " + bytes(12), "image/x-canon-cr3"),
+        (b"FUJIFILMCCD-RAW 0201", "image/x-fuji-raf"),
+        (b"\x01\0\0\0" + bytes(36) + b" EMF" + bytes(40), "image/emf"),
+    ],
+)
+def test_images_that_are_not_read_have_names(content: bytes, media_type: str) -> None:
+    assert sniff.sniff(content) == media_type
+    assert sniff.asset_kind(media_type) is None
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_a_type_that_unpacks_to_much_is_not_unpacked(packing: int) -> None:
+    content = a_bomb_of_a_type(64 * 1024**2, packing)
+    tracemalloc.start()
+    try:
+        found = sniff.sniff(content)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert found in {sniff.PPTX, "application/zip", "\0" * 200}
+    assert peak_bytes < 8 * 1024**2
+
+
+def test_a_zip_that_is_all_directory_is_not_read_whole() -> None:
+    content = a_directory_of(150_000)
+    tracemalloc.start()
+    try:
+        assert sniff.sniff(content) == "application/zip"
+        assert tracemalloc.get_traced_memory()[1] < 40 * 1024**2
+    finally:
+        tracemalloc.stop()
