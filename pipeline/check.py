@@ -39,7 +39,7 @@ def checked(manifest: Manifest, tasks: Sequence[str]) -> Iterator[ManifestPart]:
     ids = array("Q")
     for part in manifest.parts():
         _check_part(part, tasks)
-        ids.extend(hash64(name) for name in part.rows["asset_id"].to_pylist())
+        ids.extend(hash64(name) for name in _names(part))
         yield part
     every = np.frombuffer(ids, np.uint64) if ids else np.empty(0, np.uint64)
     every.sort()  # in place: 8 bytes per asset is all that is kept of a manifest
@@ -48,16 +48,26 @@ def checked(manifest: Manifest, tasks: Sequence[str]) -> Iterator[ManifestPart]:
         _name_duplicate(manifest, set(twice.tolist()))
 
 
+def _names(part: ManifestPart) -> list[str]:
+    """Give the ids of a part's assets; `./a.wav` has that of `a.wav`, which is the same file."""
+    names: list[str] = part.rows["asset_id"].to_pylist()
+    for row, alias in part.aliases.items():
+        names[row] = alias
+    return names
+
+
 def _name_duplicate(manifest: Manifest, suspects: set[int]) -> None:
     seen: dict[str, str] = {}
     for part in manifest.parts():
-        for row, name in enumerate(part.rows["asset_id"].to_pylist(), start=part.first_row):
+        uris = part.rows["uri"].to_pylist()
+        for row, name in enumerate(_names(part)):
             if hash64(name) in suspects:
-                here = f"{part.file}, row {row}"
+                here = f"{part.file}, row {part.first_row + row}"
                 if name in seen:
                     raise ManifestError(
-                        f"{here}, column 'asset_id': {name!r} is named before, at {seen[name]}; "
-                        "every asset needs its own id (by default a hash of its uri)"
+                        f"{here}, column 'asset_id': {name!r} ({uris[row]}) is named before, at "
+                        f"{seen[name]}; every asset needs its own id (by default a hash of its "
+                        "uri; a path is the same with ./ and without)"
                     )
                 seen[name] = here
 

@@ -153,6 +153,10 @@ class AudioConfig(Section):
     """Decoding recordings."""
 
     max_hours: Annotated[float, Field(gt=0)] = 12.0
+    max_samples: Annotated[int, Field(gt=0)] = Field(
+        default=5_000_000_000,
+        description="Decoded, of all channels, at the file's rate: 12 hours of stereo have 4.1e9",
+    )
     channels: Literal["mix", "each"] = Field(
         default="mix", description="each: windows of every channel, as of a call's two sides"
     )

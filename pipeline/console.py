@@ -223,6 +223,8 @@ def show_plan(job: Prepared) -> None:
         f"{pending.num_pending_units} of {pending.num_units} units to run, "
         f"{pending.num_pending_assets} of {pending.num_assets} assets; model {job.backend.label}"
     )
+    if pending.num_changed_assets:
+        out.print(f"{pending.num_changed_assets} of them again: their content changed")
     try:
         for modality, memory in job.memory().items():
             takes, holds = memory.in_words()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.storage.assets import bare
+from pipeline.storage.assets import bare, is_local_etag
 from pipeline.storage.store import Store
 from pipeline.storage.tables import TornFile, read_table
 from schemas.paths import OutputPath, folder_of, parse_path, path_of
@@ -96,14 +96,16 @@ class Held:
     def is_of(self, sha256: str | None, etag: str | None) -> bool:
         """Tell whether this is the content that the manifest names now.
 
-        A manifest that names none says nothing against what is there. Where both know a checksum,
-        it alone decides: the file's is of the bytes that were read.
+        Where both know a checksum, it alone decides: the file's is of the bytes that were read;
+        else the etags do, where both know one. What cannot be compared is not changed: else the
+        first checksums or etags of a manifest would have everything annotated again.
         """
         if sha256 is not None and self.sha256:
             return self.sha256 == _number(sha256.lower())
         if etag is not None and self.etag:
-            return self.etag == _number(bare(etag))
-        return sha256 is None and etag is None
+            claimed = _etag_number(etag)
+            return self.etag == claimed or self.etag % 2 != claimed % 2
+        return True
 
 
 class Holdings:
@@ -216,7 +218,7 @@ def _read(store: Store, folder: Folder, name: str, number: int, wanted: np.ndarr
     for position, row in enumerate(assets.values()):
         entries["version"][position] = row.get("asset_version") or 0
         entries["sha256"][position] = _number((row["sha256"] or "").lower())
-        entries["etag"][position] = _number(bare(row.get("etag") or ""))
+        entries["etag"][position] = _etag_number(row.get("etag") or "")
     return entries[(entries["version"] > 0) | np.isin(entries["high"], wanted)]
 
 
@@ -245,6 +247,12 @@ def _number(text: str) -> int:
     if not text:
         return 0
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1
+
+
+def _etag_number(etag: str) -> int:
+    """Name an etag by 64 bits, those of local files by odd ones: no store's can be compared."""
+    number = _number(bare(etag))
+    return (number & ~1 | is_local_etag(etag)) or 2 if number else 0
 
 
 def unnamed(files: Files, folders: Iterable[Folder], named: Set[str]) -> dict[Folder, Set[str]]:

@@ -136,10 +136,12 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
     answering = backend or phi_backend(config)
     store = open_store(config.output, options)
     plan = Plan(config, manifest, answering, asked, store)
-    pending = plan.survey(checked(manifest, list(asked)))
+    pending = plan.survey(checked(plan.manifest, list(asked)))
+    if not pending.num_assets:
+        log.warning("the manifest is empty: 0 assets", extra={"manifest": config.manifest})
     return Prepared(
         config=config,
-        manifest=manifest,
+        manifest=plan.manifest,
         backend=answering,
         questions=asked,
         store=store,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, asset_kind, guess, sniff
+from pipeline.storage.assets import local_etag
 from pipeline.storage.faults import foreign_errors
 from pipeline.storage.policy import uri_of
 from pipeline.storage.store import how_to_install
@@ -32,6 +34,14 @@ class BuildSummary:
     num_by_kind: Mapping[str, int]
     skipped: tuple[str, ...]
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers: of assets, by kind, and of files that were left out."""
+        return {
+            "num_assets": self.num_assets,
+            **self.num_by_kind,
+            "num_left_out": len(self.skipped),
+        }
+
 
 def build(
     prefix: str, output: str, *, options: Mapping[str, Any] | None = None, relative: bool = False
@@ -41,7 +51,8 @@ def build(
     The type comes from the extension, or from the first bytes where the extension says nothing.
     Texts are known by their extension alone: else every program and table would be one. Where the
     store names the content of its objects, so does the manifest: an object that is overwritten
-    later is then told from the one that was listed.
+    later is then told from the one that was listed. A local file is named by its size and the time
+    at which it was last written.
 
     Args:
         prefix: Folder or prefix.
@@ -65,8 +76,12 @@ def build(
     sizes: list[int] = []
     etags: list[str | None] = []
     skipped: list[str] = []
+    folders = {path.rpartition("/")[0] for path in listed}
     for path in sorted(listed):
+        if _is_folder(path, listed[path], folders) or _is_file(path, output):
+            continue
         if re.search(r"/\.|\.parquet$", path[len(root.rstrip("/")) :]):
+            skipped.append(path)
             continue
         size = int(listed[path]["size"] or 0)
         media_type = guess(path) or (_sniffed(filesystem, path, protocol) if size else None)
@@ -76,7 +91,7 @@ def build(
         uris.append(path[len(root) :].lstrip("/") if relative else uri_of(path, prefix))
         media_types.append(media_type)
         sizes.append(size)
-        etags.append(listed[path].get(_ETAGS.get(protocol, "")))
+        etags.append(_etag(path, protocol, listed[path]))
     if not uris:
         others = (
             f"{len(skipped)} other files, such as {skipped[0]}" if skipped else "no file at all"
@@ -92,6 +107,25 @@ def build(
         num_by_kind={kind: kinds.count(kind) for kind in sorted(set(kinds))},
         skipped=tuple(skipped),
     )
+
+
+def _is_folder(path: str, info: Mapping[str, Any], folders: Container[str]) -> bool:
+    """Check for what some programs write into a store to show a folder: an empty object."""
+    is_marker = not info["size"] and path.rstrip("/") in folders
+    return path.endswith("/") or info.get("type") == "directory" or is_marker
+
+
+def _is_file(path: str, output: str) -> bool:
+    return path == output or ("://" not in output and path == os.path.abspath(output))  # noqa: PTH100
+
+
+def _etag(path: str, protocol: str, info: Mapping[str, Any]) -> str | None:
+    if protocol != "file":
+        return info.get(_ETAGS.get(protocol, ""))
+    try:
+        return local_etag(Path(path).stat())
+    except OSError as error:
+        raise ManifestError(f"cannot look at {path}: {error}") from error
 
 
 def _protocol(uri: str) -> str:

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from posixpath import normpath
 from typing import Any
 
 import fsspec
@@ -17,6 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from pipeline.columns import cast, hive_root, hive_schema, unified
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, guess
 from pipeline.storage.faults import foreign_errors
@@ -24,9 +28,13 @@ from pipeline.storage.policy import uri_of
 from pipeline.storage.store import how_to_install
 from schemas import ANNOTATION, MANIFEST
 
+log = logging.getLogger(__name__)
+
 _BATCH_ROWS = 4_096
 """Read at once: more would be no faster, and memory would grow with the manifest."""
 _BUFFER_BYTES = 1024**2
+_MAGIC = b"PAR1"
+_SUFFIXES = (".parquet", ".parq", ".pq")
 _RESERVED = {*ANNOTATION.names, *MANIFEST.names, "task", "fingerprint"}
 DEFAULT_KIND = "image"
 """The flow that sniffs an asset whose type neither the manifest nor the uri tells."""
@@ -34,26 +42,48 @@ DEFAULT_KIND = "image"
 
 @dataclass(frozen=True, slots=True)
 class ManifestPart:
-    """Some rows of one manifest file, all MANIFEST columns filled, further columns after them."""
+    """Some rows of one manifest file, all MANIFEST columns filled, further columns after them.
+
+    Attributes:
+        aliases: By row, from the part's first: the default id of the same local path, simply
+            written, of an asset that has its id by an odd spelling, such as `./a.wav`.
+    """
 
     file: str
     first_row: int
     rows: pa.Table
+    aliases: Mapping[int, str] = dataclasses.field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest that can be read; `check` says whether it is right."""
+    """A manifest that can be read; `check` says whether it is right.
+
+    Attributes:
+        schema: In which it is read: its files' types may be narrower.
+        left_out: Files of its folder that are no Parquet.
+    """
 
     uri: str
     dataset: ds.FileSystemDataset
     schema: pa.Schema
     scheme: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def passed_through(self) -> pa.Schema:
         """The further columns, which go to the annotations by name."""
         return pa.schema([field for field in self.schema if field.name not in MANIFEST.names])
+
+    def with_types(self, held: Mapping[str, pa.DataType]) -> Manifest:
+        """Read these of the further columns in the types that an output holds them in."""
+        fields = [
+            pa.field(field.name, held.get(field.name, field.type))
+            if field.name in self.passed_through.names
+            else field
+            for field in self.schema
+        ]
+        return replace(self, schema=pa.schema(fields))
 
     def parts(self) -> Iterator[ManifestPart]:
         """Read file by file in name order, a few thousand rows at a time; memory stays flat."""
@@ -61,21 +91,33 @@ class Manifest:
             first_row = 0
             partition = ds.get_partition_keys(fragment.partition_expression)
             for batch in _batches(fragment, foreign_errors(self.scheme)):
-                table = self._as_declared(batch, partition)
-                yield ManifestPart(fragment.path, first_row, self._filled(fragment.path, table))
+                table = self._as_declared(fragment.path, batch, partition)
+                rows = self._filled(fragment.path, table)
+                aliases = _aliases(table["uri"].to_pylist(), rows["asset_id"].to_pylist())
+                yield ManifestPart(fragment.path, first_row, rows, aliases)
                 first_row += batch.num_rows
 
-    def _as_declared(self, batch: pa.RecordBatch, partition: Mapping[str, Any]) -> pa.Table:
+    def _as_declared(
+        self, file: str, batch: pa.RecordBatch, partition: Mapping[str, Any]
+    ) -> pa.Table:
         """Bring one file's columns into the manifest's schema, with those of its partition."""
         columns: list[pa.Array] = []
         for field in self.schema:
             if field.name in partition:
-                value = pa.scalar(partition[field.name], field.type)
-                columns.append(pa.repeat(value, batch.num_rows))
+                column = pa.repeat(pa.scalar(partition[field.name]), batch.num_rows)
             elif field.name in batch.schema.names:
-                columns.append(batch.column(field.name).cast(field.type))
+                column = batch.column(field.name)
             else:
-                columns.append(pa.nulls(batch.num_rows, field.type))
+                column = pa.nulls(batch.num_rows, field.type)
+            try:
+                columns.append(cast(column, field.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                why = " ".join(str(error).split())
+                raise ManifestError(
+                    f"{file}, column {field.name!r}: {column.type} cannot be made {field.type}, "
+                    f"as other files of the manifest or the output have it ({why}); give it that "
+                    "type, or another name"
+                ) from error
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _filled(self, file: str, table: pa.Table) -> pa.Table:
@@ -155,6 +197,27 @@ def _default_id(uri: str | None) -> str | None:
     return None if uri is None else hashlib.blake2b(uri.encode(), digest_size=8).hexdigest()
 
 
+def _aliases(written: Sequence[str | None], ids: Sequence[str | None]) -> dict[int, str]:
+    """Give the ids that oddly spelled local paths would have, if they were simply spelled.
+
+    The ids themselves stay as they are: rows that are published have them.
+
+    Example:
+        >>> names = ["a.wav", "./a.wav", "b//c.wav", "s3://b/./a.wav"]
+        >>> found = _aliases(names, [_default_id(name) for name in names])
+        >>> found == {1: _default_id("a.wav"), 2: _default_id("b/c.wav")}
+        True
+    """
+    return {
+        row: str(_default_id(simple))
+        for row, (uri, asset_id) in enumerate(zip(written, ids, strict=True))
+        if uri
+        and "://" not in uri
+        and (simple := normpath(uri)) != uri
+        and asset_id == _default_id(uri)
+    }
+
+
 def _guess(uri: str | None) -> str | None:
     """Guess the type, once per extension: a manifest has millions of uris and few extensions."""
     if uri is None or "?" in uri or "#" in uri:
@@ -179,22 +242,24 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
     protocol = uri.partition("://")[0] if "://" in uri else "file"
     try:
         filesystem, path = fsspec.url_to_fs(uri, **(options or {}).get(protocol, {}))
-        files = _parquet_files(filesystem, path)
+        files, left_out = _parquet_files(filesystem, path)
         if not files:
             where = f" ({path})" if protocol == "file" and path != uri else ""
             raise ManifestError(f"no Parquet file at {uri}{where}")
         arrow = PyFileSystem(FSSpecHandler(filesystem))
         base = _base(filesystem, path)
-        partitioning = ds.HivePartitioning.discover(infer_dictionary=False)
+        plain = ds.dataset(files, filesystem=arrow, format="parquet")
+        found = [(f.path, f.physical_schema) for f in plain.get_fragments()]
+        taken = {name for _, schema in found for name in schema.names}
+        hive = hive_schema(files, base, _RESERVED | taken)
         dataset = ds.dataset(
             files,
             filesystem=arrow,
             format="parquet",
-            partitioning=partitioning,
-            partition_base_dir=base,
+            partitioning=ds.partitioning(hive, flavor="hive"),
+            partition_base_dir=hive_root(base),
         )
-        physical = [fragment.physical_schema for fragment in dataset.get_fragments()]
-        schema = _as_read(pa.unify_schemas([dataset.schema, *physical]))
+        schema = unified([*((file, _without(own, hive)) for file, own in found), (uri, hive)])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         why = " ".join(str(error).split())
         raise ManifestError(f"cannot read the manifest {uri}: {why}{_conversion(uri)}") from error
@@ -202,7 +267,17 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
         why = str(error).partition("\n")[0] + how_to_install(uri)
         raise ManifestError(f"cannot open the manifest {uri}: {why}") from error
     _check_schema(uri, schema)
-    return Manifest(uri, dataset, schema, protocol)
+    if left_out:
+        log.warning(
+            "files of the manifest's folder that are no Parquet are left out",
+            extra={"manifest": uri, "num_files": len(left_out), "such_as": left_out[0]},
+        )
+    return Manifest(uri, dataset, schema, protocol, left_out)
+
+
+def _without(schema: pa.Schema, hive: pa.Schema) -> pa.Schema:
+    """Leave out the columns that the folders' names give: those are believed."""
+    return pa.schema([field for field in schema if field.name not in hive.names])
 
 
 def _conversion(uri: str) -> str:
@@ -220,14 +295,24 @@ def _conversion(uri: str) -> str:
     )
 
 
-def _parquet_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
+def _parquet_files(
+    filesystem: fsspec.AbstractFileSystem, path: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """Find a manifest's files, and those of its folder that are left out."""
     if "*" in path:
-        found = filesystem.glob(path)
-    elif filesystem.isdir(path):
-        found = [name for name in filesystem.find(path) if _is_data(str(name)[len(path) :])]
-    else:
-        found = [path] if filesystem.exists(path) else []
-    return sorted(str(name) for name in found)
+        return sorted(str(name) for name in filesystem.glob(path)), ()
+    if not filesystem.isdir(path):
+        return [path] if filesystem.exists(path) else [], ()
+    names = [str(name) for name in filesystem.find(path)]
+    shown = sorted(name for name in names if not _is_hidden(name[len(path) :]))
+    promised = {name for name in shown if name.lower().endswith(_SUFFIXES)}
+    # A name that promises a picture or a recording is believed: a corpus may lie beside it.
+    asked = [name for name in shown if name not in promised and guess(name) is None]
+    ends = [len(_MAGIC)] * len(asked)
+    heads = filesystem.cat_ranges(asked, [0] * len(asked), ends, on_error="return") if asked else []
+    told = {name for name, head in zip(asked, heads, strict=True) if head == _MAGIC}
+    files = [name for name in shown if name in promised | told]
+    return files, tuple(name for name in shown if name not in promised | told)
 
 
 def _base(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
@@ -237,30 +322,14 @@ def _base(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
     return path if filesystem.isdir(path) else path.rpartition("/")[0]
 
 
-def _is_data(name: str) -> bool:
-    """Tell a table's files from what its writers keep beside them: _temporary, _delta_log, .tmp.
+def _is_hidden(name: str) -> bool:
+    """Tell what a table's writers keep beside it from its files: _temporary, _delta_log, .tmp.
 
     Example:
-        >>> _is_data("/day=1/a.parquet"), _is_data("/_temporary/0/a.parquet")
-        (True, False)
+        >>> _is_hidden("/day=1/a.parquet"), _is_hidden("/_temporary/0/a.parquet")
+        (False, True)
     """
-    hidden = any(part.startswith(("_", ".")) and "=" not in part for part in name.split("/"))
-    return name.endswith(".parquet") and not hidden
-
-
-def _as_read(schema: pa.Schema) -> pa.Schema:
-    """Give the types in which columns are read, and passed through.
-
-    Any may be null: another file of the manifest need not have it. A column of nulls alone is one
-    of texts, so that it fits beside the same column when it has some. No metadata.
-    """
-    return pa.schema([pa.field(field.name, _type_read(field.type)) for field in schema])
-
-
-def _type_read(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_null(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) else kind
+    return any(part.startswith(("_", ".")) and "=" not in part for part in name.split("/"))
 
 
 def _check_schema(uri: str, schema: pa.Schema) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.check import checked
+from pipeline.columns import held_types
 from pipeline.config import RunConfig
 from pipeline.cut import Cut, Cutter
 from pipeline.engine.backend import Backend
@@ -34,16 +35,22 @@ from pipeline.storage.store import Store
 from pipeline.tasks import fits
 from pipeline.tasks.question import Question
 from pipeline.unit import KINDS, Share, Unit, in_waves
+from schemas.paths import OutputPath, path_of
 
 
 @dataclass(slots=True)
 class PlanSummary:
-    """What a plan found."""
+    """What a plan found.
+
+    Attributes:
+        num_changed_assets: Of those that are pending, annotated before with another content.
+    """
 
     num_assets: int = 0
     num_units: int = 0
     num_pending_units: int = 0
     num_pending_assets: int = 0
+    num_changed_assets: int = 0
     assets_by_kind: dict[str, int] = field(default_factory=dict[str, int])
     not_asked: dict[str, int] = field(default_factory=dict[str, int])
     pending_by_task: dict[str, int] = field(default_factory=dict[str, int])
@@ -62,8 +69,10 @@ class PlanSummary:
         pending = {name for share in unit.todo.values() for name in share.assets}
         if unit.documents_todo is not None:
             pending.update(unit.documents_todo.assets)
+        changed = {name for share in unit.todo.values() for name in share.versions}
         self.num_pending_units += 1
         self.num_pending_assets += len(pending)
+        self.num_changed_assets += len(changed)
         _add(self.pending_by_kind, unit.kind, len(pending))
         for task, share in unit.todo.items():
             _add(self.pending_by_task, task, len(share.assets))
@@ -96,8 +105,11 @@ class Plan:
         questions: Mapping[str, Question],
         store: Store,
     ) -> None:
-        """List the output. Nothing of the manifest is read before `survey`."""
-        self._manifest = manifest
+        """List the output. Nothing of the manifest is read before `survey`.
+
+        The manifest's further columns are read in the types that the output has them in: a reader
+        of all its files finds one type.
+        """
         self._questions = questions
         self._check_modalities(backend)
         self._store = store
@@ -113,6 +125,8 @@ class Plan:
             for kind in KINDS
         }
         self._files = list_output(store, self._folders())
+        further = manifest.passed_through.names
+        self.manifest = manifest.with_types(held_types(store, self._held_paths(), further))
         self._cutter = Cutter(config.units, self._files.is_known)
         self._holdings = Holdings({}, [])
         self._surveyed = np.empty(0, np.uint64)
@@ -140,7 +154,7 @@ class Plan:
         named: set[str] = set()
         relevant = Relevant()
         is_new = not self._files.names
-        for cut in self._cutter.cuts(self._manifest.parts() if parts is None else parts, KINDS):
+        for cut in self._cutter.cuts(self.manifest.parts() if parts is None else parts, KINDS):
             unit = self._unit(cut)
             summary.count(unit)
             named.add(unit.unit_id)
@@ -174,7 +188,7 @@ class Plan:
         self._files = list_output(self._store, self._folders())
         self._cutter = replace(self._cutter, is_known=self._files.is_known)
         self._holdings = Holdings({}, [])
-        return self.survey(checked(self._manifest, list(self._questions)))
+        return self.survey(checked(self.manifest, list(self._questions)))
 
     def every_unit(self) -> Iterator[Unit]:
         """Read the manifest and give all units, finished or not, in order."""
@@ -184,12 +198,12 @@ class Plan:
 
     def _cuts(self, kinds: Collection[str]) -> Iterator[Cut]:
         """Read the manifest again: units are those of the survey, which knew what is held."""
-        for cut in self._cutter.cuts(self._manifest.parts(), kinds) if kinds else ():
+        for cut in self._cutter.cuts(self.manifest.parts(), kinds) if kinds else ():
             name = np.uint64(hash64(cut.unit_id))
             position = int(np.searchsorted(self._surveyed, name))
             if position == len(self._surveyed) or self._surveyed[position] != name:
                 raise ManifestChanged(
-                    f"the manifest {self._manifest.uri} was changed while this run was going on "
+                    f"the manifest {self.manifest.uri} was changed while this run was going on "
                     f"(unit {cut.unit_id} is new); run the same command again to go on with it"
                 )
             yield cut
@@ -217,6 +231,16 @@ class Plan:
         annotations = {("annotations", task, f) for (task, _), f in self.fingerprints.items()}
         documents = {("documents", None, f) for f in self.document_fingerprints.values()}
         return [*annotations, *documents]
+
+    def _held_paths(self) -> Iterable[str]:
+        """Give files of annotations that the output has: of this plan's answers, else of any."""
+        own = [
+            path_of(OutputPath(*folder, file_id))
+            for folder, ids in self._files.names.items()
+            if folder[0] == "annotations"
+            for file_id in sorted(ids)
+        ]
+        return own or self._store.list_files("annotations")
 
     def _unit(self, cut: Cut) -> Unit:
         asked = self._asked(cut)

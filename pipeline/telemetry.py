@@ -1,13 +1,35 @@
-"""Logs: one line per unit, with fields. Rows are counted, not logged."""
+"""Logs: one line per unit, with fields; rows are counted, not logged. No library reports home."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 
 _PROJECT = "pipeline"
+_REPORTS = {
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime: an id and a queue of events in HOME, and a host
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def report_nothing() -> None:
+    """Keep libraries from reporting their use to their makers: corpora are private.
+
+    Whoever imports such a library calls this first; importing this project does. What the
+    environment says otherwise is overridden, but for Ray's, which its cluster's owner decides.
+    """
+    for name, value in _REPORTS.items():
+        if name == "RAY_USAGE_STATS_ENABLED":
+            os.environ.setdefault(name, value)
+        else:
+            os.environ[name] = value
 
 
 class FieldFormatter(logging.Formatter):

@@ -235,7 +235,13 @@ def test_manifest_build_writes_what_it_found(tmp_path: Path) -> None:
         cli.app, ["manifest", "build", str(tmp_path), "-o", str(output), "--json"]
     )
 
-    assert json.loads(shown.output) == {"num_assets": 5, "audio": 1, "deck": 1, "image": 3}
+    assert json.loads(shown.output) == {
+        "num_assets": 5,
+        "audio": 1,
+        "deck": 1,
+        "image": 3,
+        "num_left_out": 1,
+    }
 
 
 def test_a_plan_says_which_assets_no_task_applies_to(

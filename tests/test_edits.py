@@ -51,6 +51,8 @@ class Corpus:
         self.folder = folder
         self.rows = [dict(row) for row in rows]
         self.settings: dict[str, Any] = {"tasks": [*TASKS], "units": {"image": unit_size}}
+        self.further: dict[str, pa.Array] = {}
+        self.unnamed: set[str] = set()  # columns that the manifest lacks
         self.number = 0
         self.answered: Counter[tuple[str, str, str]] = Counter()
 
@@ -64,7 +66,11 @@ class Corpus:
 
     def run(self, stop_after: int | None = None, failed: Sequence[str] = ()) -> int:
         """Annotate what is pending, or so many units of it; gives the assets that were asked."""
-        write_manifest(self.folder / "manifest.parquet", self.rows, COLUMNS)
+        path = write_manifest(self.folder / "manifest.parquet", self.rows, COLUMNS)
+        table = pq.read_table(path).drop_columns(sorted(self.unnamed))
+        for name, column in self.further.items():
+            table = table.append_column(name, column)
+        pq.write_table(table, path)
         job = prepare(self.config, a_backend())
         self.number += 1
         run_id = f"{self.number:04}"  # before any run of today
@@ -178,6 +184,40 @@ def test_an_etag_that_is_written_with_and_without_its_quotes_names_one_content(
         row["etag"] = f'"{row["etag"]}"'
 
     assert corpus.run() == 0
+
+
+@pytest.mark.parametrize("by", ["sha256", "etag"])
+def test_what_is_named_for_the_first_time_has_not_changed(tmp_path: Path, by: str) -> None:
+    corpus = Corpus(tmp_path, images(7, by))
+    corpus.unnamed = {"sha256", "etag"}
+    assert corpus.run() == 7
+    corpus.unnamed = set()
+
+    assert corpus.run() == 0
+    corpus.check()
+
+
+def test_an_etag_of_another_store_says_nothing_of_a_local_file(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, images(3, "sha256"))
+    corpus.rows = [row | {"etag": "file-1-2"} for row in corpus.rows]
+    corpus.unnamed = {"sha256"}
+    assert corpus.run() == 3
+
+    corpus.rows = [row | {"etag": "v1"} for row in corpus.rows]
+    assert corpus.run() == 0
+    corpus.rows = [row | {"etag": "file-1-3"} for row in corpus.rows]
+    assert corpus.run() == 3
+
+
+def test_a_plan_tells_how_many_are_annotated_again(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, images(5))
+    corpus.run()
+    corpus.rows = [image(0, 1), *corpus.rows[1:], image(99)]
+    write_manifest(tmp_path / "manifest.parquet", corpus.rows, COLUMNS)
+
+    pending = prepare(corpus.config, a_backend()).pending
+
+    assert (pending.num_pending_assets, pending.num_changed_assets) == (2, 1)
 
 
 def test_an_asset_that_changes_back_holds_again(tmp_path: Path) -> None:

@@ -118,7 +118,11 @@ def test_build_lists_media_and_leaves_out_the_rest(tmp_path: Path) -> None:
     summary = build(str(corpus), str(tmp_path / "m.parquet"))
 
     assert dict(summary.num_by_kind) == {"audio": 1, "image": 2, "text": 1}
-    assert [Path(path).name for path in summary.skipped] == ["LICENCE", "table.csv"]
+    assert [Path(path).name for path in summary.skipped] == [
+        ".hidden.png",
+        "LICENCE",
+        "table.csv",
+    ]
     assert check(open_manifest(str(tmp_path / "m.parquet")), TASKS) == 4
 
 

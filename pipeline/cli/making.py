@@ -94,7 +94,7 @@ def manifest_build(
     with writing(output):
         built = build(prefix, output, options=options)
     if as_json:
-        typer.echo(json.dumps({"num_assets": built.num_assets, **built.num_by_kind}))
+        typer.echo(json.dumps(built.counts()))
         return
     kinds = ", ".join(f"{count} {kind}" for kind, count in built.num_by_kind.items())
     console.out.print(f"{output}: {built.num_assets} assets ({kinds})")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,14 +17,15 @@ import numpy as np
 from pipeline.config import AudioConfig
 from pipeline.errors import LimitExceeded
 from pipeline.media import vad
-from pipeline.media.pcm import Recording
+from pipeline.media.pcm import CANCELLED, CORRUPT, OVERLAPPING, UNDECLARED, Recording
 from pipeline.media.piece import Bytes, Piece, Samples
 from pipeline.media.vad import FRAME_SAMPLES, RATE_HZ
 
+_ORDER = ("truncated", CORRUPT, UNDECLARED, CANCELLED, OVERLAPPING)
 _DETECT_FRAMES = 512  # per call of the detector: 16.4 s
 
 
-def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
+def pieces(content: Bytes, config: AudioConfig, declared: str | None = None) -> Iterator[Piece]:
     """Decode a recording, or the sound of a video, into windows that cover it exactly.
 
     Windows do not overlap and leave no gap. With `audio.vad` each ends in the longest pause
@@ -33,44 +34,59 @@ def pieces(content: Bytes, config: AudioConfig) -> Iterator[Piece]:
     last may be shorter. With `audio.channels: each` every channel has windows of its own; they come
     in the order in which they end.
 
-    Of several tracks, as a film has one per language, the first is decoded.
+    Times count from the start of the container: where a picture begins before the sound, from the
+    picture. Of several tracks, as a film has one per language, the one that is marked as the
+    default is decoded, else the first.
+
+    Args:
+        content: The file.
+        config: Windows and limits.
+        declared: The media type that a name or a manifest promises: what has no signature where it
+            begins is looked for, as frames of MPEG audio behind junk.
 
     Yields:
         Pieces with `samples`, shape (n,), float32 mono in [-1, 1] of `rate_hz`, which is 8,000 for
         a recording of 8 kHz and else 16,000; `start_s` and `end_s`; and `channel` where channels
         are apart. Only the last knows `count`. Flags: on a channel's last, "truncated" (the file
-        announces more than it holds); on any, "corrupt_audio" (packets in or before it could not be
-        decoded); on all, "first_of_N_tracks" (the others are not given).
+        announces more than it holds); on those in which it is so, "corrupt_audio" (packets that
+        could not be decoded), "opposite_phase" (the mix would cancel the channels; the loudest
+        was taken), "overlapping_audio" (by its time stamps sound is there twice; once was left
+        out); on a file's first, "undeclared_audio" (it holds more than it announces; all is read);
+        on all, "first_of_N_tracks" or "default_of_N_tracks" (the others are not given).
 
     Raises:
         DecodeError: not a recording, no sound in it, or nothing of it can be decoded.
         UnsupportedMedia: the content is of another type.
-        LimitExceeded: longer than `audio.max_hours`, announced or found; or too many channels.
+        LimitExceeded: longer than `audio.max_hours`, or more samples in all channels than
+            `audio.max_samples`, as found, not as announced; or too many channels.
     """
     mixed = config.channels == "mix"
+    mixed = config.channels == "mix"
     cutters: list[_Cutter] = []
-    with Recording(content, mixed=mixed) as recording:
-        if recording.declared_s is not None:
-            _check_hours(recording.declared_s, config)
+    with Recording(content, declared, mixed=mixed, max_samples=config.max_samples) as recording:
+        if recording.lasts_longer(config.max_hours * 3600):
+            raise LimitExceeded(f"audio.max_hours: longer than the limit of {config.max_hours:g}")
         indices = itertools.count()
         for block in recording.blocks():
             if not cutters:
                 numbers = [None] if mixed else range(1, len(block) + 1)
                 rate_hz = recording.rate_hz
-                flags = _tracks(recording.num_tracks)
+                flags = _tracks(recording)
                 cutters = [_Cutter(config, number, indices, rate_hz, flags) for number in numbers]
             _check_hours(cutters[0].end_s + block.shape[1] / recording.rate_hz, config)
-            corrupt = recording.take_corrupt()
+            noted = recording.take_flags()
             for cutter, samples in zip(cutters, block, strict=True):
-                yield from cutter.add(samples, corrupt=corrupt)
-        corrupt = recording.take_corrupt()
+                yield from cutter.add(samples, noted)
+        noted = recording.take_flags() | ({"truncated"} if recording.truncated else set())
         for cutter in cutters:
-            last = cutter is cutters[-1]
-            yield from cutter.finish(corrupt=corrupt, truncated=recording.truncated, last=last)
+            yield from cutter.finish(noted, last=cutter is cutters[-1])
 
 
-def _tracks(num_tracks: int) -> tuple[str, ...]:
-    return (f"first_of_{num_tracks}_tracks",) if num_tracks > 1 else ()
+def _tracks(recording: Recording) -> tuple[str, ...]:
+    if recording.num_tracks == 1:
+        return ()
+    which = "first" if recording.track == 1 else "default"
+    return (f"{which}_of_{recording.num_tracks}_tracks",)
 
 
 def _check_hours(length_s: float, config: AudioConfig) -> None:
@@ -100,7 +116,7 @@ class _Cutter:
     samples: Samples = field(default_factory=lambda: np.zeros(0, np.float32))
     probabilities: vad.Probabilities = field(default_factory=lambda: np.zeros(0, np.float32))
     start: int = 0
-    corrupt: bool = False
+    notes: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
 
     @property
     def end_s(self) -> float:
@@ -111,26 +127,33 @@ class _Cutter:
         """Samples of one frame of the detector."""
         return FRAME_SAMPLES * self.rate_hz // RATE_HZ
 
-    def add(self, block: Samples, *, corrupt: bool) -> Iterator[Piece]:
-        """Take the recording's next samples; give the windows that are now complete."""
-        self.corrupt |= corrupt
+    def add(self, block: Samples, noted: Iterable[str]) -> Iterator[Piece]:
+        """Take the recording's next samples; give the windows that are now complete.
+
+        `noted`: flags of the window that they lie in.
+        """
+        self._note(noted)
         self.waiting.append(block)
         self.num_waiting += block.size
         if self.num_waiting >= _DETECT_FRAMES * self._frame:
             yield from self._full_windows()
 
-    def finish(self, *, corrupt: bool, truncated: bool, last: bool) -> Iterator[Piece]:
+    def finish(self, noted: Iterable[str], *, last: bool) -> Iterator[Piece]:
         """Give the rest; what is left at the very end is a window, whatever its length.
 
         `last`: no other channel has windows after it.
         """
-        self.corrupt |= corrupt
         yield from self._full_windows()
         if self.config.vad:
             rest = self.samples[self.probabilities.size * self._frame :]
             padded = np.pad(rest, (0, -rest.size % self._frame))
             self._score(padded)
-        yield self._window(self.samples.size, last=last, truncated=truncated)
+        self._note(noted)
+        yield self._window(self.samples.size, last=last)
+
+    def _note(self, noted: Iterable[str]) -> None:
+        place = self.start + self.samples.size + self.num_waiting
+        self.notes.extend((place, flag) for flag in noted)
 
     def _full_windows(self) -> Iterator[Piece]:
         self.samples = np.concatenate([self.samples, *self.waiting])
@@ -164,7 +187,10 @@ class _Cutter:
         )
         return frames * self._frame
 
-    def _window(self, size: int, *, last: bool = False, truncated: bool = False) -> Piece:
+    def _window(self, size: int, *, last: bool = False) -> Piece:
+        end = self.start + size
+        noted = {flag for place, flag in self.notes if last or place < end}
+        self.notes = [note for note in self.notes if not last and note[0] >= end]
         frames = math.ceil(size / self._frame)
         spoken = not self.config.vad or bool(
             (self.probabilities[:frames] > self.config.speech_threshold).any()
@@ -179,10 +205,9 @@ class _Cutter:
             rate_hz=self.rate_hz,
             start_s=self.start / self.rate_hz,
             end_s=(self.start + size) / self.rate_hz,
-            flags=(*self.flags, *["truncated"] * truncated, *["corrupt_audio"] * self.corrupt),
+            flags=(*self.flags, *sorted(noted, key=_ORDER.index)),
             skip_reason=None if spoken else "no_speech",
         )
         self.samples, self.probabilities = self.samples[size:], self.probabilities[frames:]
         self.start += size
-        self.corrupt = False
         return window

@@ -22,7 +22,8 @@ from pipeline.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from pipeline.media import audio, cost, deck, image, libreoffice, package, pcm, pdf, sniff, text
+from pipeline.media import audio, cost, deck, image, libreoffice, package, pdf, sniff, text
+from pipeline.media.audio_types import DEMUXERS
 from pipeline.media.package import Package
 from pipeline.media.piece import Bytes, Piece
 from pipeline.media.sandbox import Limits, Sandbox
@@ -59,12 +60,14 @@ class Source:
     Attributes:
         content: Recordings are read where they lie; of other assets this is a copy.
         media_type: As found in the content.
+        declared: As the manifest or the name says.
         package: Office decks: the checked file.
         rendered: Office decks: their PDF, or why there is none.
     """
 
     content: Bytes
     media_type: str
+    declared: str | None = None
     package: Package | None = None
     rendered: bytes | SegmentError | None = None
 
@@ -117,7 +120,7 @@ def found_type(asset: Undecoded) -> str:
     Only of text the declared type is believed: no content has its signature, and a text may begin
     as anything does.
     """
-    found = sniff.sniff(asset.content)
+    found, _ = sniff.locate(asset.content, asset.media_type)
     if sniff.asset_kind(asset.media_type) == "text":
         other = sniff.asset_kind(found) not in {None, "text"}
         return str(found if other and not text.is_text(bytes(asset.content)) else asset.media_type)
@@ -133,8 +136,8 @@ def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Sou
             f"declared {asset.media_type or 'nothing'}, found {found} in {len(asset.content)} bytes"
             f"{'; convert it, to PNG for example' if convertible else ''}"
         )
-    if found in pcm.DEMUXERS:
-        return Source(content=asset.content, media_type=found)
+    if found in DEMUXERS:
+        return Source(content=asset.content, media_type=found, declared=asset.media_type)
     content = bytes(asset.content)
     source = Source(content=content, media_type=found)
     try:
@@ -214,7 +217,7 @@ def _image(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[P
 
 
 def _audio(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
-    return audio.pieces(source.content, config.audio)
+    return audio.pieces(source.content, config.audio, source.declared)
 
 
 def _pdf(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
@@ -301,7 +304,7 @@ def resumed(
 
 DECODERS: Mapping[str, Decoder] = {
     **dict.fromkeys((t for t, kind in sniff.ASSET_KINDS.items() if kind == "image"), _image),
-    **dict.fromkeys(pcm.DEMUXERS, _audio),
+    **dict.fromkeys(DEMUXERS, _audio),
     sniff.PDF: _pdf,
     sniff.PPTX: _office,
     sniff.PPT: _office,

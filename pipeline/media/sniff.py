@@ -15,7 +15,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
+from pipeline.media import sniff_audio
+from pipeline.media.audio_types import AUDIO_EXTENSIONS, DEMUXERS
 from pipeline.media.piece import AssetKind, Bytes
+from pipeline.media.sniff_audio import AUDIO_SIGNATURES
 
 PDF: Final = "application/pdf"
 PPTX: Final = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
@@ -60,35 +63,7 @@ _BY_EXTENSION: Mapping[str, str] = {
     ".pot": PPT,
     ".odp": ODP,
     ".otp": ODP,
-    ".wav": "audio/wav",
-    ".w64": "audio/x-w64",
-    ".flac": "audio/flac",
-    ".ogg": "audio/ogg",
-    ".oga": "audio/ogg",
-    ".opus": "audio/ogg",
-    ".mp3": "audio/mpeg",
-    ".aac": "audio/aac",
-    ".m4a": "audio/mp4",
-    ".m4b": "audio/mp4",
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
-    ".mov": "video/quicktime",
-    ".3gp": "audio/3gpp",
-    ".webm": "video/webm",
-    ".mkv": "video/x-matroska",
-    ".mka": "video/x-matroska",
-    ".wma": "audio/x-ms-wma",
-    ".wmv": "audio/x-ms-wma",
-    ".asf": "audio/x-ms-wma",
-    ".amr": "audio/amr",
-    ".aif": "audio/aiff",
-    ".aiff": "audio/aiff",
-    ".au": "audio/basic",
-    ".caf": "audio/x-caf",
-    ".gsm": "audio/x-gsm",
-    ".ts": "video/mp2t",
-    ".flv": "video/x-flv",
-    ".avi": "video/x-msvideo",
+    **AUDIO_EXTENSIONS,
     ".txt": PLAIN_TEXT,
     ".md": MARKDOWN,
     ".markdown": MARKDOWN,
@@ -100,11 +75,7 @@ ASSET_KINDS: Mapping[str, AssetKind] = {
         for media_type in _BY_EXTENSION.values()
         if media_type.startswith("image/")
     },
-    **{
-        media_type: "audio"
-        for media_type in _BY_EXTENSION.values()
-        if media_type.startswith(("audio/", "video/"))
-    },
+    **dict.fromkeys(DEMUXERS, "audio"),
     PDF: "deck",
     PPTX: "deck",
     PPT: "deck",
@@ -155,26 +126,14 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"IIU\x00", "image/x-panasonic-rw2"),
     (b"\x00MRM", "image/x-minolta-mrw"),
     (b"FOVb", "image/x-sigma-x3f"),
-    (b"fLaC", "audio/flac"),
-    (b"OggS", "audio/ogg"),
-    (b"#!AMR", "audio/amr"),
-    (b".snd", "audio/basic"),
-    (b"caff", "audio/x-caf"),
-    (b"riff\x2e\x91\xcf\x11", "audio/x-w64"),
-    (b"FLV\x01", "video/x-flv"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c", "audio/x-ms-wma"),
     (b"\x1f\x8b", "application/gzip"),
     (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
     (b"Rar!\x1a\x07", "application/vnd.rar"),
     (b"{\\rtf", "application/rtf"),
     (b"PAR1", "application/vnd.apache.parquet"),
+    *AUDIO_SIGNATURES,
 )
 
-_RIFF_FORMS: Mapping[bytes, str] = {
-    b"WAVE": "audio/wav",
-    b"WEBP": "image/webp",
-    b"AVI ": "video/x-msvideo",
-}
 
 _FTYP_BRANDS: Mapping[bytes, str] = {
     b"avif": "image/avif",
@@ -209,8 +168,6 @@ _BROKEN_ZIP = (
     OverflowError,
     MemoryError,
 )
-_GSM_FRAME_BYTES, _GSM_MARK = 33, 0xD  # RFC 3551, 4.5.8
-_GSM_LEAST_FRAMES = 10  # 0.2 s: by chance one file in 16 ** 10 begins so
 _PCX_BITS = {b"\x01", b"\x02", b"\x04", b"\x08"}
 _BITMAP_HEADER_BYTES = {12, 16, 40, 52, 56, 64, 108, 124}
 
@@ -229,6 +186,29 @@ def sniff(content: Bytes) -> str | None:
         >>> sniff(b"") is None
         True
     """
+    tagged = sniff_audio.tag_bytes(content)
+    if tagged:
+        found = _sniff_untagged(memoryview(content)[tagged:])
+        return found if asset_kind(found) == "audio" else "audio/mpeg"
+    return _sniff_untagged(content)
+
+
+def locate(content: Bytes, declared: str | None) -> tuple[str | None, int]:
+    r"""Name the media type of bytes, and where what is of it begins, behind tags and junk.
+
+    What is no known content is searched for the sound that the name or the manifest declares.
+
+    Example:
+        >>> locate(b"ID3\x04\0\0\0\0\0\0fLaC", None)
+        ('audio/flac', 10)
+    """
+    found = sniff(content)
+    if found in {None, PLAIN_TEXT}:
+        return sniff_audio.search(content, declared) or (found, 0)
+    return found, sniff_audio.tag_bytes(content)
+
+
+def _sniff_untagged(content: Bytes) -> str | None:
     head = bytes(content[:64])
     for signature, media_type in _SIGNATURES:
         if head.startswith(signature):
@@ -261,27 +241,21 @@ def asset_kind(media_type: str | None) -> AssetKind | None:
     return ASSET_KINDS.get(media_type) if media_type else None
 
 
-def _sniff_container(  # noqa: PLR0911 - one line per container
-    content: Bytes, head: bytes
-) -> str | None:
+def _sniff_container(content: Bytes, head: bytes) -> str | None:
     """Tell container formats, whose type stands inside."""
-    if head[:4] in {b"RIFF", b"RF64", b"BW64"}:
-        return _RIFF_FORMS.get(head[8:12])
-    if head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"}:
-        return "audio/aiff"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
     if head[4:8] == b"ftyp":
         if head[8:12] in {b"mif1", b"msf1"} and b"avif" in head[12:]:
             return "image/avif"
         return _FTYP_BRANDS.get(head[8:12]) or (
             "audio/3gpp" if head[8:10] == b"3g" else "video/mp4"
         )
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "video/webm" if b"webm" in head else "video/x-matroska"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _sniff_zip(content)
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return _sniff_ole(content)
-    return None
+    return sniff_audio.sniff_container(head)
 
 
 def _sniff_zip(content: Bytes) -> str:
@@ -337,27 +311,15 @@ def _sniff_ole(content: Bytes) -> str:
     return "application/x-ole-storage"
 
 
-def _sniff_loose(  # noqa: PLR0911 - one line per format
-    content: Bytes, head: bytes
-) -> str | None:
+def _sniff_loose(content: Bytes, head: bytes) -> str | None:
     """Tell formats without a clear signature; ordered from the stricter to the looser test."""
-    if head.startswith(b"ID3"):
-        return _sniff_after_id3(content)
     if b"%PDF-" in bytes(content[:1024]):  # Implementation note 13 of the PDF reference 1.7
         return PDF
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADER_BYTES:
         return "image/bmp"
     if re.match(rb"P[1-7Ff]\s", head) and (portable := _sniff_portable(head)):
         return portable
-    if head[:2] in {b"\xff\xf1", b"\xff\xf9"}:
-        return "audio/aac"
-    if _is_mpeg_audio(content):
-        return "audio/mpeg"
-    if head[:1] == b"\x47" and content[188:189] == b"\x47" and content[376:377] == b"\x47":
-        return "video/mp2t"
-    if _is_gsm(content):
-        return "audio/x-gsm"
-    return _sniff_unread(content, head) or _sniff_text(content)
+    return sniff_audio.sniff_frames(content) or _sniff_unread(content, head) or _sniff_text(content)
 
 
 def _sniff_portable(head: bytes) -> str | None:
@@ -390,63 +352,6 @@ def _is_icon(head: bytes) -> bool:
     count, reserved = int.from_bytes(head[4:6], "little"), head[9:10]
     start = int.from_bytes(head[18:22], "little")
     return count > 0 and reserved == b"\0" and start >= 6 + 16 * count
-
-
-def _is_gsm(content: Bytes) -> bool:
-    """Tell raw GSM 06.10, as telephone systems keep it: each of its frames begins with 0xD."""
-    starts = content[: _GSM_FRAME_BYTES * 100 : _GSM_FRAME_BYTES]
-    return len(starts) >= _GSM_LEAST_FRAMES and all(byte >> 4 == _GSM_MARK for byte in starts)
-
-
-def id3_bytes(content: Bytes) -> int:
-    r"""Give the length of the ID3v2 tag that content begins with; 0 if there is none.
-
-    Example:
-        >>> id3_bytes(b"ID3\x04\0\0\0\0\x01\x02" + bytes(130)), id3_bytes(b"RIFF")
-        (140, 0)
-    """
-    size = 0
-    if bytes(content[:3]) == b"ID3":
-        for byte in content[6:10]:  # of seven bits
-            size = size << 7 | byte & 0x7F
-        size += 10
-    return size
-
-
-def _sniff_after_id3(content: Bytes) -> str:
-    size = id3_bytes(content)
-    behind = bytes(content[size : size + 4])
-    if behind == b"fLaC":
-        return "audio/flac"
-    return "audio/aac" if behind[:2] in {b"\xff\xf1", b"\xff\xf9"} else "audio/mpeg"
-
-
-# Kilobits per second by index, for MPEG 1 layer III and MPEG 2 layer III: ISO 11172-3, 13818-3.
-_KBITS = {
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_SAMPLE_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-
-
-def _is_mpeg_audio(content: Bytes) -> bool:
-    """Tell whether an MP3 frame starts here and another one follows where it ends."""
-    length = _mp3_frame_bytes(content[:4])
-    if not length:
-        return False
-    return len(content) <= length or _mp3_frame_bytes(content[length : length + 4]) > 0
-
-
-def _mp3_frame_bytes(header: Bytes) -> int:
-    """Length of the layer III frame that a header announces; 0 when it is none."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:  # noqa: PLR2004 - sync bits
-        return 0
-    version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or bitrate in {0, 15} or rate == 3:  # noqa: PLR2004 - reserved values
-        return 0
-    kbits = _KBITS[3 if version == 3 else 2][bitrate]  # noqa: PLR2004 - MPEG 1
-    samples = 144 if version == 3 else 72  # noqa: PLR2004 - MPEG 1
-    return samples * 1000 * kbits // _SAMPLE_RATES_HZ[version][rate] + (header[2] >> 1 & 1)
 
 
 def _sniff_text(content: Bytes) -> str | None:

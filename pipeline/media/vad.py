@@ -13,9 +13,14 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from pipeline.media.piece import Samples
+from pipeline.telemetry import report_nothing
+
+report_nothing()  # before onnxruntime starts, which looks only then
+import onnxruntime  # noqa: E402
+
+onnxruntime.disable_telemetry_events()
 
 RATE_HZ: Final = 16_000
 FRAME_SAMPLES: Final = 512

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fsspec
@@ -32,6 +32,7 @@ from pipeline.storage.objects import Opened
 from pipeline.storage.policy import check_local, check_uri, split_uri
 
 _CHUNK_BYTES = 8 * 1024**2
+_LOCAL = "file-"  # no store's etag begins so
 _MIN_BYTES_PER_S = 10_000  # on average, once fetch.timeout_s is over: who drips, holds a worker
 
 
@@ -73,7 +74,7 @@ def read_asset(
         reraise=True,
     )
     content, found = attempts(_Reading(uri, config))
-    if etag is not None and found is not None and bare(etag) != bare(found):
+    if etag is not None and found is not None and _contradicts(etag, found):
         raise ChecksumMismatch(f"{uri} has etag {found}, the manifest says {etag}")
     return _checked(content, uri, sha256, found)
 
@@ -85,6 +86,21 @@ def read_inline(text: str, uri: str, *, sha256: str | None = None) -> Asset:
         ChecksumMismatch: the text in UTF-8 has another checksum.
     """
     return _checked(text.encode(), uri, sha256)
+
+
+def local_etag(state: os.stat_result) -> str:
+    """Name the content of a local file, as stores do: by its size and when it was written."""
+    return f"{_LOCAL}{state.st_size}-{state.st_mtime_ns}"
+
+
+def is_local_etag(etag: str) -> bool:
+    """Check whether an etag is that of a local file."""
+    return bare(etag).startswith(_LOCAL)
+
+
+def _contradicts(claimed: str, found: str) -> bool:
+    """Check whether two etags name different contents; a store's is never compared to a file's."""
+    return bare(claimed) != bare(found) and is_local_etag(claimed) == is_local_etag(found)
 
 
 def bare(etag: str) -> str:
@@ -124,7 +140,9 @@ class _Reading:
 
     def _version(self, etag: str | None) -> None:
         before, self._etag = self._etag, etag
-        if before is not None and before != etag:
+        if before is None or is_local_etag(before):  # each attempt at a file reads all of it anew
+            return
+        if before != etag:
             raise FetchError(
                 f"{self._uri} changed between two attempts: its etag was {before}, now it is {etag}"
             )
@@ -211,7 +229,8 @@ def _opened(uri: str, config: FetchConfig) -> Opened:
         if scheme in web.WEB_SCHEMES:
             parts = web.parts(uri, config)
         elif scheme == "file":
-            parts = _local_parts(Path(path), config)
+            file = _local(Path(path), config)
+            return replace(file, parts=_translated(file.parts, uri))
         else:
             if objects.reads(uri):
                 with suppress(objects.Elsewhere):  # s3fs follows a bucket to its region
@@ -253,13 +272,17 @@ def _named(error: Exception, uri: str, scheme: str) -> FetchError:
     return FetchError(f"cannot read {uri}: {type(error).__name__}: {error}")
 
 
-def _local_parts(path: Path, config: FetchConfig) -> Iterator[bytes]:
+def _local(path: Path, config: FetchConfig) -> Opened:
     check_local(path, config)
     before = path.stat()
     if stat.S_ISDIR(before.st_mode):
         raise IsADirectoryError
     if not stat.S_ISREG(before.st_mode):  # a pipe or a device could give bytes for ever, or none
         raise UriRefused(f"{path} is not a regular file")
+    return Opened(_local_parts(path, before), local_etag(before))
+
+
+def _local_parts(path: Path, before: os.stat_result) -> Iterator[bytes]:
     with path.open("rb") as file:
         while part := file.read(_CHUNK_BYTES):
             yield part

@@ -60,10 +60,22 @@ def read_metadata(store: Store, path: str) -> dict[str, str]:
     Raises:
         As `read_table`.
     """
+    metadata = read_schema(store, path).metadata or {}
+    try:
+        return {name.decode(): value.decode() for name, value in metadata.items()}
+    except UnicodeDecodeError as error:
+        raise _torn(path, error) from error
+
+
+def read_schema(store: Store, path: str) -> pa.Schema:
+    """Read which columns a file has, and of which types.
+
+    Raises:
+        As `read_table`.
+    """
     content = store.read(path)
     try:
-        metadata = pq.read_schema(pa.BufferReader(content)).metadata or {}
-        return {name.decode(): value.decode() for name, value in metadata.items()}
+        return pq.read_schema(pa.BufferReader(content))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _torn(path, error) from error
 

@@ -31,8 +31,7 @@ def attacks() -> Iterator[Attack]:
     yield attack(
         "a FLAC that announces 1193 hours",
         bytes(flac),
-        _HOURS,
-        says=r"audio\.max_hours: 1193",
+        "ok",
     )
     mp3 = a_recording(np.zeros(16_000 * 20, np.float32), kind="MP3")
     yield attack(

@@ -117,10 +117,10 @@ def test_what_only_ffmpeg_reads_becomes_mono_16_khz_too(container: str, codec: s
 
 def test_stereo_is_averaged_and_never_louder_than_its_channels() -> None:
     both = np.stack([a_tone(s=1.0), a_tone(s=1.0)], axis=1)
-    opposite = np.stack([a_tone(s=1.0), -a_tone(s=1.0)], axis=1)
 
     assert np.abs(joined(decode(a_recording(both)))).max() == pytest.approx(0.5, abs=0.01)
-    assert np.abs(joined(decode(a_recording(opposite)))).max() < 0.01
+    apart = np.stack([a_tone(s=1.0), np.zeros(16_000, "f4")], axis=1)
+    assert np.abs(joined(decode(a_recording(apart)))).max() == pytest.approx(0.25, abs=0.01)
 
 
 def test_fixed_windows_cover_the_recording_exactly() -> None:
@@ -310,14 +310,14 @@ def test_what_is_broken_at_the_start_keeps_the_times_after_it() -> None:
     assert pieces[-1].end_s == decode(whole)[-1].end_s
 
 
-@pytest.mark.parametrize("order", ["01", "101", "1010101"])
+@pytest.mark.parametrize("order", ["01", "101", "1010101", "10"])
 def test_pauses_that_a_telephone_did_not_send_keep_the_times_after_them(order: str) -> None:
     second = {"1": 50 * (b"\x3c" + bytes(31)), "0": 50 * b"\x7c"}  # speech; nothing was sent
 
     pieces = decode(b"#!AMR\n" + b"".join(second[kind] for kind in order))
 
     assert pieces[-1].end_s == pytest.approx(len(order))
-    assert pieces[-1].flags == ("corrupt_audio",)
+    assert pieces[-1].flags == ()
 
 
 def test_a_length_that_no_one_states_refuses_and_flags_nothing() -> None:

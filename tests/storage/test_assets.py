@@ -18,7 +18,7 @@ from pipeline.errors import (
     FetchError,
     UriRefused,
 )
-from pipeline.storage.assets import read_asset
+from pipeline.storage.assets import local_etag, read_asset
 from pipeline.storage.policy import check_uri
 from tests.storage.server import s3_options
 
@@ -222,3 +222,20 @@ def test_an_s3_object_is_read_and_its_absence_is_named(s3_endpoint: str) -> None
     assert read_asset("s3://bucket/assets/a", config).content == b"bytes" * 1000
     with pytest.raises(AssetMissing):
         read_asset("s3://bucket/assets/none", config)
+
+
+def test_a_local_file_is_told_from_the_one_that_was_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"first")
+    os.utime(path, ns=(1, 1))
+    listed = local_etag(path.stat())
+    asset = read_asset(str(path), CONFIG, etag=listed)
+    assert (asset.etag, asset.content) == (listed, b"first")
+
+    path.write_bytes(b"other")
+
+    with pytest.raises(ChecksumMismatch, match=r"has etag file-5-.*, the manifest says file-5-1"):
+        read_asset(str(path), CONFIG, etag=listed)
+    assert (
+        read_asset(str(path), CONFIG, etag='"0x8D"').content == b"other"
+    )  # a store's says nothing
