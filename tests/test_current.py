@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from pipeline.console import sample
+from pipeline.current import Current
 from pipeline.report import gather, render
 from pipeline.standing import status
 from pipeline.storage.store import Store, open_store
@@ -119,3 +122,32 @@ def test_a_page_tells_what_is_no_longer_current_if_anything_is(
 
     assert ("no longer current" in page) is (edit is not None)
     assert "<b>6</b>annotations" in page
+
+
+def test_the_readme_s_query_gives_what_holds_and_nothing_else(tmp_path: Path) -> None:
+    """After a changed prompt, a new content that failed, a retry and an asset added later."""
+    corpus = Corpus(tmp_path, images(6))
+    corpus.run(failed=["2"])
+    corpus.settings |= {"tasks": {"caption": {}, "ocr": {"prompt": "Read."}}}
+    corpus.run()
+    corpus.rows[:2] = [image(0, 1), image(1, 1)]
+    corpus.run(failed=["0"])
+    corpus.rows = [*corpus.rows, image(6)]
+    corpus.run()
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (query,) = re.findall(r"```sql\n(.+?);?\n```", readme, re.DOTALL)
+    for folder in ("runs", "annotations"):
+        query = query.replace(f"'{folder}/", f"'{tmp_path / 'output' / folder}/")
+
+    found = duckdb.execute(query).fetchall()
+
+    current = Current(corpus.store)
+    holding = [
+        (row["task"], row["uri"], row["page_number"], row["text"])
+        for _, rows in current.rows(current.files())
+        for row in rows
+        if row["outdated"] is None and row["status"] == "ok"
+    ]
+    assert sorted(found, key=repr) == sorted(holding, key=repr)
+    # Of seven assets, the first one's new content failed; so did a caption, which nobody retried.
+    assert Counter(task for task, *_ in found) == {"ocr": 6, "caption": 5}
