@@ -87,6 +87,19 @@ class FetchConfig(Section):
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=60.0, description="Longest wait for an asset's next bytes"
     )
+    max_asset_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Longest time for one asset, all attempts together; default, and at most: nine "
+        "tenths of cluster.no_progress_timeout_s",
+    )
+    max_failures_at_start: Annotated[int, Field(ge=1)] | None = Field(
+        default=32,
+        description="Ends a run whose first so many assets all failed by their store, before any of"
+        " it is published; null: never",
+    )
+    check_stores: bool = Field(
+        default=True, description="Read one asset per bucket before anything starts"
+    )
     allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
         description="Networks that are not public and that http(s) may reach: 10.1.0.0/16",
