@@ -127,7 +127,7 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
     _check_apart(config)
     manifest = open_manifest(config.manifest, options)
     answering = backend or phi_backend(config)
-    store = open_store(config.output, options)
+    store = open_store(config.output, options, timeout_s=config.output_store.timeout_s)
     plan = Plan(config, manifest, answering, asked, store)
     pending = plan.survey(checked(manifest, list(asked)))
     return Prepared(
