@@ -264,6 +264,15 @@ class ClusterConfig(Section):
     )
 
 
+class OutputStoreConfig(Section):
+    """Writing and reading the output."""
+
+    timeout_s: Annotated[float, Field(ge=1)] = Field(
+        default=180.0,
+        description="Longest time for one file, all attempts together; then the run ends with 5",
+    )
+
+
 class ErrorConfig(Section):
     """When a finished run counts as failed."""
 
@@ -308,6 +317,7 @@ class RunConfig(Section):
         default=0, description="Another number answers everything anew, beside what is there"
     )
     fetch: FetchConfig = FetchConfig()
+    output_store: OutputStoreConfig = OutputStoreConfig()
     images: ImageConfig = ImageConfig()
     decks: DeckConfig = DeckConfig()
     audio: AudioConfig = AudioConfig()

@@ -8,7 +8,7 @@ them take, so that manifest, assets and output are asked of the same place.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from pipeline.errors import ConfigError
@@ -28,7 +28,6 @@ _AZURE_VARIABLES: Final = {
     "tenant_id": "AZURE_STORAGE_TENANT_ID",
 }
 """adlfs's options and the variables that it reads for them."""
-_NOT_SECRET: Final = frozenset({"endpoint_url", "client_kwargs", "config_kwargs", "account_name"})
 
 
 def resolved(uri: str, options: Options) -> dict[str, Any]:
@@ -46,8 +45,10 @@ def resolved(uri: str, options: Options) -> dict[str, Any]:
     return given if family is None else _FROM[family](uri, given)
 
 
-def settled(options: Mapping[str, Options]) -> dict[str, dict[str, Any]]:
-    """Return the options of all schemes with the driver's own endpoints and regions.
+def settled(
+    options: Mapping[str, Options], schemes: Iterable[str] = SCHEMES
+) -> dict[str, dict[str, Any]]:
+    """Return the options with the driver's own endpoints and regions of some schemes.
 
     They go to the workers, whose environment may be another one. Secrets do not: those are looked
     for where they are used.
@@ -56,13 +57,27 @@ def settled(options: Mapping[str, Options]) -> dict[str, dict[str, Any]]:
         ConfigError: see `resolved`.
     """
     whole = {scheme: dict(own) for scheme, own in options.items()}
-    for scheme, family in SCHEMES.items():
+    for scheme in SCHEMES.keys() & set(schemes):
         given = whole.get(scheme, {})
-        found = _FROM[family](f"{scheme}://", given)
-        added = {name: found[name] for name in _NOT_SECRET & found.keys()}
-        if added and {**given, **added} != given:
-            whole[scheme] = {**given, **added}
+        if added := _shared(_FROM[SCHEMES[scheme]](f"{scheme}://", given), given):
+            whole[scheme] = given | added
     return whole
+
+
+def _shared(found: Options, given: Options) -> dict[str, Any]:
+    """Return what was found beside what was given, and holds on any machine."""
+    added: dict[str, Any] = {}
+    for name in ("endpoint_url", "account_name"):
+        if name in found and name not in given:
+            added[name] = found[name]
+    for name, inner in (("client_kwargs", "region_name"), ("config_kwargs", "s3")):
+        before: Options = given.get(name) or {}
+        value = (found.get(name) or {}).get(inner)
+        if value and inner not in before:
+            added[name] = {**before, inner: value}
+    if "endpoint_url" in added and "token" in found and "token" not in given:
+        added["token"] = found["token"]  # of an emulator: anon
+    return added
 
 
 def session(profile: str | None) -> Any | None:  # noqa: ANN401 - botocore has no types

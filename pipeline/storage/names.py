@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from pipeline.storage.options import SCHEMES
 
-# S3: 3 to 63 lower-case letters, digits, dots and hyphens. Buckets of before March 2018 in
-# us-east-1 may also have upper case, underscores and up to 255 characters. None of these characters
-# ends the host or the path that the name stands in.
+# S3: lower-case letters, digits, dots and hyphens. Buckets of before March 2018 in us-east-1 may
+# also have upper case, underscores and up to 255 characters. None of these characters ends the host
+# or the path that the name stands in; that three are the least is left to the store to say.
 # docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
-_S3_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", re.ASCII)
+_S3_BUCKET: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?", re.ASCII)
 _S3_ACCESS_POINT: Final = re.compile(
     r"arn:aws[a-z-]{0,10}:s3:[a-z0-9-]{1,32}:[0-9]{12}:accesspoint[:/][a-z0-9-]{3,50}", re.ASCII
 )
