@@ -27,6 +27,8 @@ Device = Literal["auto", "cpu", "cuda", "mps", "npu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 TaskName = str
 
+_SHARE_OF_NO_PROGRESS = 0.9
+
 
 class Section(BaseModel):
     """A part of the config: frozen, and closed against unknown keys."""
@@ -326,6 +328,18 @@ class RunConfig(Section):
     engine: EngineSettings = EngineSettings()
     cluster: ClusterConfig = ClusterConfig()
     errors: ErrorConfig = ErrorConfig()
+
+    @property
+    def fetching(self) -> FetchConfig:
+        """The section `fetch` as the workers get it.
+
+        An asset ends as an error of its own before its worker is ended for making no progress,
+        which would be blamed on the assets that it holds.
+        """
+        longest_s = _SHARE_OF_NO_PROGRESS * self.cluster.no_progress_timeout_s
+        own_s = self.fetch.max_asset_s
+        wanted_s = longest_s if own_s is None else min(own_s, longest_s)
+        return self.fetch.model_copy(update={"max_asset_s": wanted_s})
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
