@@ -185,6 +185,8 @@ def show_plan(job: Prepared) -> None:
         f"{pending.num_pending_units} of {pending.num_units} units to run, "
         f"{pending.num_pending_assets} of {pending.num_assets} assets; model {job.backend.label}"
     )
+    if job.places.warning:
+        tell(job.places.warning, style="red")
     try:
         for modality, memory in job.memory().items():
             takes, holds = memory.in_words()
@@ -204,6 +206,8 @@ def plan_json(job: Prepared) -> str:
             "model": job.backend.label,
             "fingerprints": {f"{t}/{k}": f for (t, k), f in job.plan.fingerprints.items()},
             "memory": memory,
+            "num_uris_refused": job.places.num_refused,
+            "first_uri_refused": job.places.example,
             **asdict(job.pending),
         },
     )

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from pipeline.engine.capabilities import CAPABILITIES
 from pipeline.engine.memory import MemoryPlan
 from pipeline.errors import ConfigError
 from pipeline.interrupt import SIGNALS
-from pipeline.manifest import Manifest, open_manifest
+from pipeline.manifest import Manifest, ManifestPart, open_manifest
 from pipeline.meter import Use
 from pipeline.models.model import Modality
 from pipeline.plan import Plan, PlanSummary, Work
@@ -40,7 +40,9 @@ from pipeline.record import (
 )
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, Tally
+from pipeline.storage.environment import settled
 from pipeline.storage.options import check_options
+from pipeline.storage.preflight import Places, check_stores
 from pipeline.storage.store import Store, open_store, probe
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import Question, questions
@@ -66,6 +68,7 @@ class Prepared:
     store: Store
     plan: Plan
     pending: PlanSummary
+    places: Places
 
     def memory(self) -> Mapping[Modality, MemoryPlan]:
         """Say what a replica of each model flow will take, as far as this machine can tell.
@@ -129,16 +132,33 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
     answering = backend or phi_backend(config)
     store = open_store(config.output, options, timeout_s=config.output_store.timeout_s)
     plan = Plan(config, manifest, answering, asked, store)
-    pending = plan.survey(checked(manifest, list(asked)))
+    places = Places(config.fetch)
+    pending = plan.survey(_seen(checked(manifest, list(asked)), places))
     return Prepared(
-        config=config,
+        config=_reaching(config, places),
         manifest=manifest,
         backend=answering,
         questions=asked,
         store=store,
         plan=plan,
         pending=pending,
+        places=places,
     )
+
+
+def _seen(parts: Iterable[ManifestPart], places: Places) -> Iterator[ManifestPart]:
+    """Show a manifest's URIs to `places` as they pass by."""
+    for part in parts:
+        pairs = zip(part.rows["uri"].to_pylist(), part.rows["text"].to_pylist(), strict=True)
+        places.look(uri for uri, text in pairs if text is None)
+        yield part
+
+
+def _reaching(config: RunConfig, places: Places) -> RunConfig:
+    """Give the workers the endpoints by which this process reaches manifest and output."""
+    options = settled(config.fetch.storage_options, places.schemes)
+    fetch = config.fetch.model_copy(update={"storage_options": options})
+    return config.model_copy(update={"fetch": fetch})
 
 
 def _check_apart(config: RunConfig) -> None:
@@ -169,7 +189,7 @@ def annotate(
 
     Raises:
         ConfigError, ManifestError, CheckpointError: see `prepare`; nothing was started.
-        StoreError: the output refused; what was published stays right.
+        StoreError: the output, or the assets' store, refused; what was published stays right.
         KeyboardInterrupt: after the run's record was written; what was open will be run again.
     """
     job = prepare(config, backend)
@@ -181,6 +201,8 @@ def annotate(
     if not job.pending.num_pending_units:
         note_settings(job.store, record(job, execution, "done"))
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
+    if config.fetch.check_stores:
+        check_stores(job.places.samples, job.config.fetch)
     probe(job.store)
     expiry_s = config.cluster.claim_expiry_s
     if expiry_s is None:
