@@ -62,7 +62,7 @@ def _fetched(asset: dict[str, Any], config: FetchConfig) -> dict[str, Any]:
         )
     except CredentialsMissing as error:
         if split_uri(asset["uri"])[0] not in WEB_SCHEMES:
-            raise CredentialsRefused(str(error)) from error
+            raise CredentialsRefused(str(error)) from None  # its cause may repeat a secret
         return {**asset, **error_columns(error)}
     except SegmentError as error:
         return {**asset, **error_columns(error)}

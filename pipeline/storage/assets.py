@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import fsspec
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -39,6 +39,7 @@ from pipeline.errors import (
 )
 from pipeline.storage import objects, web
 from pipeline.storage.breaker import Breakers
+from pipeline.storage.connect import filesystem_for
 from pipeline.storage.environment import resolved
 from pipeline.storage.faults import (
     cannot_connect,
@@ -401,10 +402,11 @@ def _store_parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
     scheme, _ = split_uri(uri)
     # Not fsspec.url_to_fs: it would follow "::" in a URI from an allowed place to any other.
     options = resolved(uri, config.storage_options.get(scheme, {}))
-    filesystem = fsspec.filesystem(scheme, **options)
+    filesystem = filesystem_for(scheme, options, read_timeout_s=config.timeout_s)
     path = filesystem._strip_protocol(uri)
     total = 0
-    with filesystem.open(path, "rb", block_size=_CHUNK_BYTES, cache_type="readahead") as file:
+    opened: Any = filesystem.open(path, "rb", block_size=_CHUNK_BYTES, cache_type="readahead")
+    with opened as file:
         announced = getattr(file, "size", None)
         while part := file.read(_CHUNK_BYTES):
             total += len(part)

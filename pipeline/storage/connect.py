@@ -53,6 +53,16 @@ def filesystem_of(
     return filesystem, path
 
 
+def filesystem_for(
+    scheme: str, options: Mapping[str, Any], *, read_timeout_s: float
+) -> AbstractFileSystem:
+    """Open the file system of a scheme, whose requests are not tried again below the caller."""
+    own = _with_patience(options, read_timeout_s) if SCHEMES.get(scheme) == "s3" else options
+    filesystem = fsspec.filesystem(scheme, **own)
+    without_own_retries(filesystem)
+    return filesystem
+
+
 def without_own_retries(filesystem: AbstractFileSystem) -> None:
     """Have s3fs ask once: it would multiply the attempts of botocore below, and of us above."""
     if SCHEMES.get(_protocol(filesystem)) == "s3":
@@ -79,7 +89,7 @@ def how_to_install(uri: str) -> str:
         >>> how_to_install("/data"), how_to_install("hdfs://host/data")
         ('', '')
         >>> how_to_install("s4://bucket/data")
-        "; did you mean 's3'?"
+        "; known schemes: s3, gs, abfs, az, file; did you mean 's3'?"
     """
     scheme, separator, _ = uri.partition("://")
     if not separator:
@@ -90,7 +100,8 @@ def how_to_install(uri: str) -> str:
         extra = _EXTRAS.get(SCHEMES.get(scheme, ""))
         return f"; pip install 'phicorpus[{extra}]'" if extra else ""
     except ValueError:
-        return nearest(scheme, _KNOWN, "schemes")
+        known = f"; known schemes: {', '.join(_KNOWN)}"
+        return known + nearest(scheme, _KNOWN, "schemes").removeprefix(known)
     return ""
 
 

@@ -9,6 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.config import FetchConfig
+from pipeline.errors import CredentialsRefused
 from pipeline.stages.fetch import fetch
 from schemas import ASSET
 from schemas.segment import FETCHED
@@ -154,3 +155,14 @@ def test_no_uri_of_a_manifest_reaches_what_the_job_does_not_allow(tmp_path: Path
     assert fetched["content"].to_pylist() == [None] * len(uris)
     ends = dict(zip(uris, fetched["error_type"].to_pylist(), strict=True))
     assert set(ends.values()) <= {"UriRefused", "AssetMissing"}, ends
+
+
+def test_credentials_that_are_refused_are_told_without_what_the_library_said() -> None:
+    options = {"key": "A", "secret": ["not a text"], "endpoint_url": "http://127.0.0.1:9"}
+    config = FetchConfig(storage_options={"s3": options}, max_attempts=1)
+    row = {"unit_id": "u", "asset_id": "a", "uri": "s3://bucket/a", "tasks": ["ocr"]}
+
+    with pytest.raises(CredentialsRefused) as caught:
+        list(fetch(pa.Table.from_pylist([row], schema=ASSET), config=config))
+
+    assert caught.value.__suppress_context__
