@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.errors import ConfigError, PhicorpusError
+from pipeline.storage.redact import redacted
 from pipeline.telemetry import logs_json
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def tell(line: str, *, style: str | None = None, **fields: object) -> None:
 
 def tell_error(error: PhicorpusError) -> None:
     """Print why the command ends, in one line."""
-    kind = type(error).__name__
+    kind, text = type(error).__name__, redacted(str(error))
     if logs_json():
-        log.error(str(error), extra={"error": kind, "exit_code": error.exit_code})
+        log.error(text, extra={"error": kind, "exit_code": error.exit_code})
         return
     err.print(kind, style="bold red", end=": ")
-    err.print(str(error), highlight=False, soft_wrap=True)
+    err.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
