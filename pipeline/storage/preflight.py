@@ -32,6 +32,7 @@ STORE_FAULTS: Final = (AccessDenied, BucketMissing, StoreStalled, StoreUnreachab
 _PLACES: Final = 8
 _PER_PLACE: Final = 3
 """Objects that are tried: one that is missing, or may not be read, says nothing of its bucket."""
+_NOT_STARTED: Final = "Nothing was started; fetch.check_stores: false starts all the same"
 _WAIT_S: Final = 10.0
 _FIXES: Final[Mapping[type[FetchError], str]] = {
     AccessDenied: "the keys in use may not read there: check the credentials, and the bucket's"
@@ -130,9 +131,9 @@ def check_stores(samples: Mapping[str, Sequence[str]], config: FetchConfig) -> N
         found = dict(
             zip(samples, pool.map(lambda uris: _fault(uris, brief), samples.values()), strict=True)
         )
-    for place, fault in found.items():
+    for fault in found.values():
         if isinstance(fault, CredentialsMissing):
-            raise CredentialsRefused(_message(place, fault, config)) from fault
+            raise CredentialsRefused(f"{fault}. {_NOT_STARTED}") from fault
     for scheme in {split_uri(place)[0] for place in found}:
         own = {place: fault for place, fault in found.items() if split_uri(place)[0] == scheme}
         place, fault = next(iter(own.items()))
@@ -166,7 +167,7 @@ def _message(place: str, fault: FetchError, config: FetchConfig) -> str:
     remedy = next((fix for kind, fix in _FIXES.items() if isinstance(fault, kind)), None)
     more = f"; {remedy} (fetch.storage_options.{scheme}, environment, profile)" if remedy else ""
     return redacted(
-        f"cannot read the assets of {scheme}://{bucket_of(place)}{at}: {fault}{more}. Nothing was "
-        "started; fetch.check_stores: false starts all the same",
+        f"cannot read the assets of {scheme}://{bucket_of(place)}{at}: {fault}{more}. "
+        f"{_NOT_STARTED}",
         config.storage_options,
     )
