@@ -201,8 +201,6 @@ def annotate(
     if not job.pending.num_pending_units:
         note_settings(job.store, record(job, execution, "done"))
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
-    if config.fetch.check_stores:
-        check_stores(job.places.samples, job.config.fetch)
     probe(job.store)
     expiry_s = config.cluster.claim_expiry_s
     if expiry_s is None:
@@ -234,6 +232,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
 
     Raises:
         ConfigError: a replica's memory does not fit here; nothing was started.
+        StoreError: no asset can be read; nothing was started but the run's record.
     """
     job.memory()
     begun = time.monotonic()
@@ -243,6 +242,8 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     evidence = evidence_folder(job.store, job.plan.fingerprints.values())
     write_start(job.store, record(job, run, "running"))
     try:
+        if job.config.fetch.check_stores:
+            check_stores(job.places.samples, job.config.fetch)
         with cluster(job.config.cluster):
             SIGNALS.reclaim()
             witness = RemoteWitness(job.store, evidence)
