@@ -27,6 +27,8 @@ Device = Literal["auto", "cpu", "cuda", "mps", "npu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 TaskName = str
 
+_SHARE_OF_NO_PROGRESS = 0.9
+
 
 class Section(BaseModel):
     """A part of the config: frozen, and closed against unknown keys."""
@@ -88,6 +90,19 @@ class FetchConfig(Section):
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=60.0, description="Longest wait for an asset's next bytes"
+    )
+    max_asset_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Longest time for one asset, all attempts together; default, and at most: nine "
+        "tenths of cluster.no_progress_timeout_s",
+    )
+    max_failures_at_start: Annotated[int, Field(ge=1)] | None = Field(
+        default=32,
+        description="Ends a run whose first so many assets all failed by their store, before any of"
+        " it is published; null: never",
+    )
+    check_stores: bool = Field(
+        default=True, description="Read one asset per bucket before anything starts"
     )
     allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
@@ -278,6 +293,15 @@ class ClusterConfig(Section):
     )
 
 
+class OutputStoreConfig(Section):
+    """Writing and reading the output."""
+
+    timeout_s: Annotated[float, Field(ge=1)] = Field(
+        default=180.0,
+        description="Longest time for one file, all attempts together; then the run ends with 5",
+    )
+
+
 class ErrorConfig(Section):
     """When a finished run counts as failed."""
 
@@ -324,6 +348,7 @@ class RunConfig(Section):
         "newest that a run of the output has finished, as --reprocess all leaves it",
     )
     fetch: FetchConfig = FetchConfig()
+    output_store: OutputStoreConfig = OutputStoreConfig()
     images: ImageConfig = ImageConfig()
     decks: DeckConfig = DeckConfig()
     audio: AudioConfig = AudioConfig()
@@ -332,6 +357,18 @@ class RunConfig(Section):
     engine: EngineSettings = EngineSettings()
     cluster: ClusterConfig = ClusterConfig()
     errors: ErrorConfig = ErrorConfig()
+
+    @property
+    def fetching(self) -> FetchConfig:
+        """The section `fetch` as the workers get it.
+
+        An asset ends as an error of its own before its worker is ended for making no progress,
+        which would be blamed on the assets that it holds.
+        """
+        longest_s = _SHARE_OF_NO_PROGRESS * self.cluster.no_progress_timeout_s
+        own_s = self.fetch.max_asset_s
+        wanted_s = longest_s if own_s is None else min(own_s, longest_s)
+        return self.fetch.model_copy(update={"max_asset_s": wanted_s})
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

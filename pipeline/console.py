@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.errors import ConfigError, PhicorpusError
+from pipeline.storage.redact import redacted
 from pipeline.telemetry import logs_json
 
 if TYPE_CHECKING:
@@ -62,12 +63,12 @@ def tell(line: str, *, style: str | None = None, **fields: object) -> None:
 
 def tell_error(error: PhicorpusError) -> None:
     """Print why the command ends, in one line."""
-    kind = type(error).__name__
+    kind, text = type(error).__name__, redacted(str(error))
     if logs_json():
-        log.error(str(error), extra={"error": kind, "exit_code": error.exit_code})
+        log.error(text, extra={"error": kind, "exit_code": error.exit_code})
         return
     err.print(kind, style="bold red", end=": ")
-    err.print(str(error), highlight=False, soft_wrap=True)
+    err.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -225,6 +226,8 @@ def show_plan(job: Prepared) -> None:
     )
     if pending.num_changed_assets:
         out.print(f"{pending.num_changed_assets} of them again: their content changed")
+    if job.places.warning:
+        tell(job.places.warning, style="red")
     try:
         for modality, memory in job.memory().items():
             takes, holds = memory.in_words()
@@ -244,6 +247,8 @@ def plan_json(job: Prepared) -> str:
             "model": job.backend.label,
             "fingerprints": {f"{t}/{k}": f for (t, k), f in job.plan.fingerprints.items()},
             "memory": memory,
+            "num_uris_refused": job.places.num_refused,
+            "first_uri_refused": job.places.example,
             **asdict(job.pending),
         },
     )

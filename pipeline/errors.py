@@ -51,6 +51,12 @@ class CredentialsRefused(StoreError):
     """A store that holds assets wants credentials, or other ones: every asset there would fail."""
 
 
+class OutputRefused(StoreError):
+    """The output's URI is none: an unknown scheme, a package that is missing, a bucket's name."""
+
+    exit_code = 2
+
+
 class StoreBusy(StoreError):
     """The output store failed for now: throttled, slow, unreachable. Tried again before it ends."""
 
@@ -114,6 +120,22 @@ class UriRefused(FetchError):
     """The URI's scheme or prefix is not allowed by the job's config."""
 
     retryable = False
+
+
+class AccessDenied(UriRefused):
+    """The store knows who asks, and does not let them read this object."""
+
+
+class BucketMissing(AssetMissing):
+    """The store has no such bucket or container."""
+
+
+class StoreUnreachable(FetchError):
+    """No connection to the store: a wrong endpoint, a name that does not resolve, a network."""
+
+
+class StoreStalled(FetchError):
+    """The store took the request and gave nothing, or nothing more, for `fetch.timeout_s`."""
 
 
 class CredentialsMissing(FetchError):

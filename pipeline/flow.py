@@ -36,6 +36,7 @@ from pipeline.stages.commit import Attempts, Commit
 from pipeline.stages.decode import decode
 from pipeline.stages.fetch import fetch
 from pipeline.stages.infer import Infer
+from pipeline.stages.start import Start
 from pipeline.tasks.question import Question
 from pipeline.unit import KINDS
 from pipeline.watch import WatchedModel, watched
@@ -104,7 +105,7 @@ class Flow:
         return iter(replies.iter_batches(batch_size=None, batch_format="pyarrow"))
 
     def _fetch(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
-        return partial(fetch, config=self.config.fetch)
+        return partial(fetch, config=self.config.fetching)
 
     def _decode(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
         limits = self.config
@@ -169,6 +170,7 @@ def run(
         WorkersLost: the last of these streams did not end by itself: its workers had died. That is
             no row's fault (a row that kills is found and ends as an error), so no row is blamed.
     """
+    start = Start(next((f.config.fetch.max_failures_at_start for f in flows.values()), None))
     for modality, flow in flows.items():
         for wave in plan.waves(modality, units_per_wave(flow.config.cluster)):
             for unit in wave:
@@ -177,7 +179,7 @@ def run(
             attempts = Attempts(commit, flow.config.errors.max_unit_attempts)
             for attempt in attempts:
                 log.info("running units", extra=_wave_fields(modality, attempt, commit))
-                cause = _attempt(flow, commit, on_progress)
+                cause = _attempt(flow, commit, start, on_progress)
             if cause is not None and commit.open_units:
                 raise WorkersLost(_last_line(cause)) from cause
             commit.give_up(attempts.number)
@@ -192,18 +194,19 @@ def units_per_wave(config: ClusterConfig) -> int:
     return config.units_per_wave or (2048 if config.claim_expiry_s is not None else 16_384)
 
 
-def _attempt(flow: Flow, commit: Commit, on_progress: OnProgress) -> Exception | None:
+def _attempt(flow: Flow, commit: Commit, start: Start, on_progress: OnProgress) -> Exception | None:
     """Run what is missing once; workers that keep dying end the attempt, not the run.
 
     Returns:
         What ended the stream, if it did not end by itself.
 
     Raises:
-        StoreError, ConfigError: a stage ends the run: a bucket wants other credentials.
+        StoreError, ConfigError: a stage ends the run: a bucket wants other credentials, or no asset
+            of the run can be read.
         RayTaskError: a stage raised anything else: a defect of this software.
     """
     try:
-        for replies in flow.replies(commit.missing()):
+        for replies in start.passed(flow.replies(commit.missing())):
             commit.add(replies)
             on_progress(commit)
     except RayTaskError as error:

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +29,7 @@ from pipeline.engine.capabilities import CAPABILITIES
 from pipeline.engine.memory import MemoryPlan
 from pipeline.errors import ConfigError, StoreError, WorkersLost
 from pipeline.interrupt import SIGNALS
-from pipeline.manifest import Manifest, open_manifest
+from pipeline.manifest import Manifest, ManifestPart, open_manifest
 from pipeline.meter import Use
 from pipeline.models.model import Modality
 from pipeline.parent import PARENT
@@ -45,7 +45,9 @@ from pipeline.record import (
 )
 from pipeline.stages.assemble import assemble
 from pipeline.stages.commit import Commit, Tally
+from pipeline.storage.environment import settled
 from pipeline.storage.options import check_options
+from pipeline.storage.preflight import Places, check_stores
 from pipeline.storage.store import Store, open_store, probe
 from pipeline.tasks import TASKS
 from pipeline.tasks.question import Question, questions
@@ -71,6 +73,7 @@ class Prepared:
     store: Store
     plan: Plan
     pending: PlanSummary
+    places: Places
 
     def memory(self) -> Mapping[Modality, MemoryPlan]:
         """Say what a replica of each model flow will take, as far as this machine can tell.
@@ -134,20 +137,37 @@ def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
     _check_apart(config)
     manifest = open_manifest(config.manifest, options)
     answering = backend or phi_backend(config)
-    store = open_store(config.output, options)
+    store = open_store(config.output, options, timeout_s=config.output_store.timeout_s)
     plan = Plan(config, manifest, answering, asked, store)
-    pending = plan.survey(checked(plan.manifest, list(asked)))
+    places = Places(config.fetch)
+    pending = plan.survey(_seen(checked(plan.manifest, list(asked)), places))
     if not pending.num_assets:
         log.warning("the manifest is empty: 0 assets", extra={"manifest": config.manifest})
     return Prepared(
-        config=config,
+        config=_reaching(config, places),
         manifest=plan.manifest,
         backend=answering,
         questions=asked,
         store=store,
         plan=plan,
         pending=pending,
+        places=places,
     )
+
+
+def _seen(parts: Iterable[ManifestPart], places: Places) -> Iterator[ManifestPart]:
+    """Show a manifest's URIs to `places` as they pass by."""
+    for part in parts:
+        pairs = zip(part.rows["uri"].to_pylist(), part.rows["text"].to_pylist(), strict=True)
+        places.look(uri for uri, text in pairs if text is None)
+        yield part
+
+
+def _reaching(config: RunConfig, places: Places) -> RunConfig:
+    """Give the workers the endpoints by which this process reaches manifest and output."""
+    options = settled(config.fetch.storage_options, places.schemes)
+    fetch = config.fetch.model_copy(update={"storage_options": options})
+    return config.model_copy(update={"fetch": fetch})
 
 
 def _check_apart(config: RunConfig) -> None:
@@ -178,7 +198,7 @@ def annotate(
 
     Raises:
         ConfigError, ManifestError, CheckpointError: see `prepare`; nothing was started.
-        StoreError: the output refused; what was published stays right.
+        StoreError: the output, or the assets' store, refused; what was published stays right.
         KeyboardInterrupt: after the run's record was written; what was open will be run again.
     """
     job = prepare(config, backend)
@@ -202,7 +222,8 @@ def annotate(
 
 def with_new_generation(config: RunConfig) -> RunConfig:
     """Return the config of a run that answers all anew, or goes on with one that began to."""
-    number = next_generation(open_store(config.output, config.fetch.storage_options))
+    options, timeout_s = config.fetch.storage_options, config.output_store.timeout_s
+    number = next_generation(open_store(config.output, options, timeout_s=timeout_s))
     return config.model_copy(update={"generation": number})
 
 
@@ -221,6 +242,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
 
     Raises:
         ConfigError: a replica's memory does not fit here; nothing was started.
+        StoreError: no asset can be read; nothing was started but the run's record.
     """
     job.memory()
     begun = time.monotonic()
@@ -240,6 +262,8 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             on_progress(job, commit)
 
     try:
+        if job.config.fetch.check_stores:
+            check_stores(job.places.samples, job.config.fetch)
         with watch.watching():
             watch.waits_for("Ray to start")
             with cluster(job.config.cluster):

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, asset_kind, guess, sniff
 from pipeline.storage.assets import local_etag
+from pipeline.storage.connect import filesystem_of, how_to_connect, how_to_install
 from pipeline.storage.faults import foreign_errors
 from pipeline.storage.policy import uri_of
-from pipeline.storage.store import how_to_install
+from pipeline.storage.redact import redacted
 
 _SNIFF_BYTES = 4096
 # Where fsspec's listing has the name that reading an object gives its content. Not Google's: its
@@ -67,10 +68,12 @@ def build(
     protocol = prefix.partition("://")[0] if "://" in prefix else "file"
     whole = prefix if "://" in prefix else os.path.abspath(prefix)  # noqa: PTH100 - "..", no links
     try:
-        filesystem, root = fsspec.url_to_fs(whole, **(options or {}).get(protocol, {}))
-        listed: Mapping[str, Mapping[str, Any]] = filesystem.find(root, detail=True)
+        filesystem, root = filesystem_of(whole, options)
+        found: Any = filesystem.find(root, detail=True)
+        listed: Mapping[str, Mapping[str, Any]] = found
     except (OSError, ValueError, ImportError, *foreign_errors(protocol)) as error:
-        raise ManifestError(f"cannot list {prefix}: {error}{how_to_install(prefix)}") from error
+        why = f"{error}{how_to_install(prefix)}{how_to_connect(error, protocol)}"
+        raise ManifestError(redacted(f"cannot list {prefix}: {why}", options)) from error
     uris: list[str] = []
     media_types: list[str] = []
     sizes: list[int] = []
@@ -99,7 +102,8 @@ def build(
         raise ManifestError(f"no image, deck, recording or text under {prefix}: {others}")
     columns = {"uri": uris, "media_type": media_types, "size_bytes": sizes}
     table = pa.table(columns | ({"etag": etags} if any(etags) else {}))
-    with fsspec.open(output, "wb", **(options or {}).get(_protocol(output), {})) as file:
+    written_to, path = filesystem_of(output, options)
+    with written_to.open(path, "wb") as file:
         pq.write_table(table, file)
     kinds = [str(asset_kind(media_type)) for media_type in media_types]
     return BuildSummary(

@@ -23,9 +23,10 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from pipeline.columns import cast, hive_root, hive_schema, unified
 from pipeline.errors import ManifestError
 from pipeline.media.sniff import PLAIN_TEXT, guess
+from pipeline.storage.connect import filesystem_of, how_to_connect, how_to_install
 from pipeline.storage.faults import foreign_errors
 from pipeline.storage.policy import uri_of
-from pipeline.storage.store import how_to_install
+from pipeline.storage.redact import redacted
 from schemas import ANNOTATION, MANIFEST
 
 log = logging.getLogger(__name__)
@@ -241,7 +242,7 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
     """
     protocol = uri.partition("://")[0] if "://" in uri else "file"
     try:
-        filesystem, path = fsspec.url_to_fs(uri, **(options or {}).get(protocol, {}))
+        filesystem, path = filesystem_of(uri, options)
         files, left_out = _parquet_files(filesystem, path)
         if not files:
             where = f" ({path})" if protocol == "file" and path != uri else ""
@@ -264,8 +265,8 @@ def open_manifest(uri: str, options: Mapping[str, Any] | None = None) -> Manifes
         why = " ".join(str(error).split())
         raise ManifestError(f"cannot read the manifest {uri}: {why}{_conversion(uri)}") from error
     except (OSError, ValueError, ImportError, *foreign_errors(protocol)) as error:
-        why = str(error).partition("\n")[0] + how_to_install(uri)
-        raise ManifestError(f"cannot open the manifest {uri}: {why}") from error
+        why = str(error).partition("\n")[0] + how_to_install(uri) + how_to_connect(error, protocol)
+        raise ManifestError(redacted(f"cannot open the manifest {uri}: {why}", options)) from error
     _check_schema(uri, schema)
     if left_out:
         log.warning(

@@ -10,9 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import FetchConfig
-from pipeline.errors import CredentialsMissing, CredentialsRefused, SegmentError
+from pipeline.errors import (
+    CredentialsMissing,
+    CredentialsRefused,
+    FetchError,
+    PhicorpusError,
+    SegmentError,
+)
 from pipeline.storage.assets import read_asset, read_inline
 from pipeline.storage.policy import split_uri
+from pipeline.storage.redact import redacted
 from pipeline.storage.web import WEB_SCHEMES
 from schemas.error import error_columns
 from schemas.segment import FETCHED
@@ -55,8 +62,14 @@ def _fetched(asset: dict[str, Any], config: FetchConfig) -> dict[str, Any]:
         )
     except CredentialsMissing as error:
         if split_uri(asset["uri"])[0] not in WEB_SCHEMES:
-            raise CredentialsRefused(str(error)) from error
+            raise CredentialsRefused(str(error)) from None  # its cause may repeat a secret
         return {**asset, **error_columns(error)}
     except SegmentError as error:
         return {**asset, **error_columns(error)}
+    except (PhicorpusError, MemoryError):  # a bad run
+        raise
+    except Exception as error:  # noqa: BLE001 - the last net: one odd row must not end the run
+        why = f"cannot read {asset['uri']}: {type(error).__name__}: {error}"
+        named = FetchError(redacted(why, config.storage_options))
+        return {**asset, **error_columns(named)}
     return {**asset, "content": read.content, "sha256": read.sha256, "etag": read.etag}

@@ -12,25 +12,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import fsspec
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_any,
+    wait_random_exponential,
+)
 
 from pipeline.config import FetchConfig
 from pipeline.errors import (
+    AccessDenied,
     AssetMissing,
     AssetTooLarge,
     ChecksumMismatch,
     CredentialsMissing,
     FetchError,
+    PhicorpusError,
     SegmentError,
+    StoreStalled,
+    StoreUnreachable,
     UriRefused,
 )
 from pipeline.storage import objects, web
-from pipeline.storage.faults import foreign_errors, is_transient, lacks_credentials
+from pipeline.storage.breaker import Breakers
+from pipeline.storage.connect import filesystem_for
+from pipeline.storage.environment import resolved
+from pipeline.storage.faults import (
+    cannot_connect,
+    foreign_errors,
+    is_transient,
+    lacks_credentials,
+)
 from pipeline.storage.objects import Opened
+from pipeline.storage.options import SCHEMES
 from pipeline.storage.policy import check_local, check_uri, split_uri
+from pipeline.storage.redact import redacted
 
+_BREAKERS = Breakers()
+_IN_VAIN = (StoreStalled, StoreUnreachable)
 _CHUNK_BYTES = 8 * 1024**2
 _LOCAL = "file-"  # no store's etag begins so
 _MIN_BYTES_PER_S = 10_000  # on average, once fetch.timeout_s is over: who drips, holds a worker
@@ -50,6 +73,8 @@ def read_asset(
 ) -> Asset:
     """Read all bytes of an asset.
 
+    No message holds a secret of `fetch.storage_options`, or user, password or query of a URL.
+
     Args:
         uri: Absolute path, or URI with a scheme.
         config: What is allowed, how large, how often to try, how long to wait.
@@ -57,26 +82,55 @@ def read_asset(
         etag: The store's name for the content that is meant, if the manifest gives one.
 
     Raises:
-        UriRefused: not an allowed place.
+        UriRefused: not an allowed place; or what no library should have raised, by its name.
         AssetMissing: there is no such object.
         AssetTooLarge: more than `fetch.max_asset_bytes`; found while reading, nothing is kept.
         CredentialsMissing: the store wants other credentials; not tried again.
         ChecksumMismatch: the bytes are not those of the manifest's checksum or etag.
         FetchError: the store failed `fetch.max_attempts` times: an error of its own, no bytes for
-            `fetch.timeout_s`, or an object that changed or broke off while it was read.
+            `fetch.timeout_s`, or an object that changed or broke off while it was read. Or all of
+            it took longer than `fetch.max_asset_s`.
         ConfigError: `fetch.storage_options` has an option without a meaning.
     """
-    check_uri(uri, config)
+    try:
+        check_uri(uri, config)
+        content, found = _read(uri, config)
+        if etag is not None and found is not None and _contradicts(etag, found):
+            raise ChecksumMismatch(f"{uri} has etag {found}, the manifest says {etag}")
+        return _checked(content, uri, sha256, found)
+    except PhicorpusError as error:
+        error.args = tuple(redacted(str(part), config.storage_options) for part in error.args)
+        raise
+
+
+def reach(uri: str, config: FetchConfig) -> None:
+    """Open an asset as `read_asset` does, once, and leave its bytes unread.
+
+    Raises:
+        SegmentError, ConfigError: see `read_asset`.
+    """
+    try:
+        check_uri(uri, config)
+        for part in _parts(uri, config, config.timeout_s):
+            if not isinstance(part, Opened):
+                return
+    except PhicorpusError as error:
+        error.args = tuple(redacted(str(part), config.storage_options) for part in error.args)
+        raise
+
+
+def _read(uri: str, config: FetchConfig) -> tuple[bytes | bytearray, str | None]:
+    reading = _Reading(uri, config)
+    stop = stop_after_attempt(config.max_attempts)
+    if config.max_asset_s is not None:
+        stop = stop_any(stop, stop_after_delay(config.max_asset_s))
     attempts = Retrying(
-        stop=stop_after_attempt(config.max_attempts),
+        stop=stop,
         wait=wait_random_exponential(multiplier=0.2, max=10),
-        retry=retry_if_exception(_may_pass),
+        retry=retry_if_exception(reading.may_pass),
         reraise=True,
     )
-    content, found = attempts(_Reading(uri, config))
-    if etag is not None and found is not None and _contradicts(etag, found):
-        raise ChecksumMismatch(f"{uri} has etag {found}, the manifest says {etag}")
-    return _checked(content, uri, sha256, found)
+    return attempts(reading)
 
 
 def read_inline(text: str, uri: str, *, sha256: str | None = None) -> Asset:
@@ -122,10 +176,6 @@ def _checked(
     return Asset(content=content, sha256=found, etag=etag)
 
 
-def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, SegmentError) and error.retryable
-
-
 class _Reading:
     """One asset's attempts: each reads all of it, and notices another version than the last saw."""
 
@@ -133,10 +183,61 @@ class _Reading:
         self._uri = uri
         self._config = config
         self._etag: str | None = None
+        self._breaker = _BREAKERS.of(_place(uri, config))
+        self._started_s = time.monotonic()
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Return whether another attempt may succeed, and is worth the wait."""
+        if not isinstance(error, SegmentError) or not error.retryable:
+            return False
+        return self._breaker.allows_retry or not isinstance(error, _IN_VAIN)
 
     def __call__(self) -> tuple[bytes | bytearray, str | None]:
-        content, etag = _read_once(self._uri, self._config, self._version)
+        wait_s = self._breaker.wait_s(self._config.timeout_s)
+        try:
+            read = self._read_once(wait_s)
+        except SegmentError as error:
+            if isinstance(error, _IN_VAIN):
+                self._breaker.stalled()
+            else:
+                self._breaker.answered()
+            raise
+        self._breaker.answered()
+        return read
+
+    def _read_once(self, wait_s: float) -> tuple[bytes | bytearray, str | None]:
+        content: bytes | bytearray = b""
+        etag: str | None = None
+        begun_s = time.monotonic()
+        for part in _parts(self._uri, self._config, wait_s, self._left_s):
+            if isinstance(part, Opened):
+                etag = part.etag
+                self._version(etag)
+                continue
+            content = _appended(content, part)
+            elapsed_s = time.monotonic() - begun_s
+            if elapsed_s > self._config.timeout_s and len(content) < elapsed_s * _MIN_BYTES_PER_S:
+                raise FetchError(
+                    f"{self._uri} gave {len(content)} bytes in {elapsed_s:.0f} s: too slow"
+                )
         return content, etag
+
+    def _left_s(self) -> float:
+        """Return how long all of the asset may still take.
+
+        Raises:
+            FetchError: no longer.
+        """
+        limit_s = self._config.max_asset_s
+        if limit_s is None:
+            return threading.TIMEOUT_MAX
+        left_s = limit_s - (time.monotonic() - self._started_s)
+        if left_s <= 0:
+            raise StoreStalled(
+                f"{self._uri} took longer than fetch.max_asset_s = {limit_s:g} s, all attempts "
+                "together; it has to be below cluster.no_progress_timeout_s"
+            )
+        return left_s
 
     def _version(self, etag: str | None) -> None:
         before, self._etag = self._etag, etag
@@ -148,38 +249,60 @@ class _Reading:
             )
 
 
-def _read_once(
-    uri: str, config: FetchConfig, on_version: Callable[[str | None], None]
-) -> tuple[bytes | bytearray, str | None]:
+def _place(uri: str, config: FetchConfig) -> str:
+    """Name what fails together: a host, a bucket at an endpoint, a disk's top folder."""
+    scheme, path = split_uri(uri)
+    endpoint = config.storage_options.get(scheme, {}).get("endpoint_url", "")
+    return f"{scheme}://{path.lstrip('/').partition('/')[0]} {endpoint}"
+
+
+def _parts(
+    uri: str, config: FetchConfig, wait_s: float, left_s: Callable[[], float] | None = None
+) -> Iterator[Opened | bytes]:
     """Read in a thread, which is left behind when it hangs: clients wait as long as they like."""
-    stream: queue.SimpleQueue[Opened | bytes | Exception | None] = queue.SimpleQueue()
+    stream: queue.SimpleQueue[Opened | bytes | BaseException | None] = queue.SimpleQueue()
     abandoned = threading.Event()
-    started_s = time.monotonic()
     reader = threading.Thread(
         target=_pass_on, args=(uri, config, stream, abandoned), daemon=True, name="read asset"
     )
     reader.start()
-    content: bytes | bytearray = b""
-    etag: str | None = None
     try:
-        while (part := stream.get(timeout=config.timeout_s)) is not None:
-            if isinstance(part, Exception):
-                raise part
-            if isinstance(part, Opened):
-                etag = part.etag
-                on_version(etag)
-                continue
-            content = _appended(content, part)
-            elapsed_s = time.monotonic() - started_s
-            if elapsed_s > config.timeout_s and len(content) < elapsed_s * _MIN_BYTES_PER_S:
-                raise FetchError(f"{uri} gave {len(content)} bytes in {elapsed_s:.0f} s: too slow")
-    except queue.Empty as error:
-        raise FetchError(
-            f"{uri} gave no bytes for fetch.timeout_s = {config.timeout_s:g} s"
-        ) from error
+        while True:
+            longest_s = left_s() if left_s is not None else wait_s
+            try:
+                part = stream.get(timeout=min(wait_s, longest_s))
+            except queue.Empty as error:
+                if longest_s < wait_s and left_s is not None:
+                    continue  # says so itself
+                raise StoreStalled(_in_vain(uri, config, wait_s)) from error
+            if part is None:
+                return
+            if isinstance(part, BaseException):
+                raise _of_reader(part, uri)
+            yield part
     finally:
         abandoned.set()
-    return content, etag
+
+
+def _in_vain(uri: str, config: FetchConfig, wait_s: float) -> str:
+    if wait_s < config.timeout_s:
+        return (
+            f"{uri} gave no bytes for {wait_s:g} s, once: its store has not answered for long "
+            f"(fetch.timeout_s = {config.timeout_s:g} s holds again when it does)"
+        )
+    return f"{uri} gave no bytes for fetch.timeout_s = {config.timeout_s:g} s"
+
+
+def _of_reader(error: BaseException, uri: str) -> BaseException:
+    """Return what a reader ended with, or, if no library should have raised it, a row's error.
+
+    A panic of a library in Rust is no Exception. Memory that is missing is no row's fault.
+    """
+    if isinstance(error, PhicorpusError | MemoryError):
+        return error
+    named = UriRefused(f"cannot read {uri}: {type(error).__name__}: {error}")
+    named.__cause__ = error
+    return named
 
 
 def _appended(content: bytes | bytearray, part: bytes) -> bytes | bytearray:
@@ -194,7 +317,7 @@ def _appended(content: bytes | bytearray, part: bytes) -> bytes | bytearray:
 def _pass_on(
     uri: str,
     config: FetchConfig,
-    stream: queue.SimpleQueue[Opened | bytes | Exception | None],
+    stream: queue.SimpleQueue[Opened | bytes | BaseException | None],
     abandoned: threading.Event,
 ) -> None:
     try:
@@ -206,7 +329,7 @@ def _pass_on(
                 return
             stream.put(part)
         stream.put(None)
-    except Exception as error:  # noqa: BLE001 - raised again by the thread that waits for it
+    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for it
         stream.put(error)
 
 
@@ -266,7 +389,12 @@ def _named(error: Exception, uri: str, scheme: str) -> FetchError:
             "or in the environment of every worker"
         )
     if isinstance(error, PermissionError):
-        return UriRefused(f"{uri}: access denied ({error})")
+        denied = AccessDenied if scheme in SCHEMES else UriRefused
+        return denied(f"{uri}: access denied ({error})")
+    if cannot_connect(error):
+        return StoreUnreachable(f"cannot reach the store of {uri}: {error}")
+    if isinstance(error, TimeoutError):
+        return StoreStalled(f"cannot read {uri}: {type(error).__name__}: {error}")
     if isinstance(error, ValueError | ImportError) or not is_transient(error):
         return UriRefused(f"cannot open {uri}: {error}")
     return FetchError(f"cannot read {uri}: {type(error).__name__}: {error}")
@@ -296,10 +424,12 @@ def _local_parts(path: Path, before: os.stat_result) -> Iterator[bytes]:
 def _store_parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
     scheme, _ = split_uri(uri)
     # Not fsspec.url_to_fs: it would follow "::" in a URI from an allowed place to any other.
-    filesystem = fsspec.filesystem(scheme, **config.storage_options.get(scheme, {}))
+    options = resolved(uri, config.storage_options.get(scheme, {}))
+    filesystem = filesystem_for(scheme, options, read_timeout_s=config.timeout_s)
     path = filesystem._strip_protocol(uri)
     total = 0
-    with filesystem.open(path, "rb", block_size=_CHUNK_BYTES, cache_type="readahead") as file:
+    opened: Any = filesystem.open(path, "rb", block_size=_CHUNK_BYTES, cache_type="readahead")
+    with opened as file:
         announced = getattr(file, "size", None)
         while part := file.read(_CHUNK_BYTES):
             total += len(part)

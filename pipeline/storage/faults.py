@@ -36,6 +36,12 @@ _CONNECTION_ERRORS = frozenset(
 )
 """Of those libraries, by name: the request or its answer was lost on the way."""
 
+_UNCONNECTED = frozenset(
+    {"ConnectionRefusedError", "gaierror", "EndpointConnectionError", "ConnectTimeoutError"}
+    | {"ClientConnectorError", "ProxyConnectionError"}
+)
+"""Of sockets, botocore and aiohttp, by name: there is no connection."""
+
 _CREDENTIAL_ERRORS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
     | {"TokenRetrievalError", "SSOError", "ProfileNotFound"}
@@ -84,6 +90,19 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno not in _PERMANENT
     return any(base.__name__ in _CONNECTION_ERRORS for base in type(error).__mro__)
+
+
+def cannot_connect(error: BaseException) -> bool:
+    """Return whether no connection was made: nobody listens there, or the name does not resolve.
+
+    Example:
+        >>> cannot_connect(ConnectionRefusedError()), cannot_connect(TimeoutError())
+        (True, False)
+    """
+    names = {base.__name__ for base in type(error).__mro__}
+    if names & _UNCONNECTED:
+        return True
+    return error.__cause__ is not None and cannot_connect(error.__cause__)
 
 
 def lacks_credentials(error: Exception) -> bool:

@@ -13,13 +13,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, InvalidPathError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from pipeline.errors import CredentialsMissing, FetchError, UriRefused
+from pipeline.errors import (
+    AccessDenied,
+    BucketMissing,
+    CredentialsMissing,
+    FetchError,
+    StoreStalled,
+    StoreUnreachable,
+    UriRefused,
+)
+from pipeline.storage.environment import resolved, session
 from pipeline.storage.faults import foreign_errors, lacks_credentials
+from pipeline.storage.names import azure_parts, bucket_of
 from pipeline.storage.options import SCHEMES, Connection, connection
 from pipeline.storage.policy import split_uri
 
@@ -36,6 +47,12 @@ _LONGEST_READ = timedelta(
 _RENEW_AFTER = timedelta(minutes=10)
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_NO_CONNECTION = re.compile(r"kind: Connect\b")  # in obstore's notes on the error's source
+_CONNECT_CAUSE = re.compile(r'"(dns error|tcp connect error|tls [^"]*|[^"]*certificate[^"]*)"')
+_TIMED_OUT = re.compile(r"kind: Timeout\b")
+_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|The specified bucket does not exist")
+_SUBDOMAIN = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_AWS_KEYS = ("access_key_id", "secret_access_key", "session_token")
 _METADATA_SERVERS = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 # Error codes of S3 and Azure that are about who asks, not about what.
 _CREDENTIAL_CODES: Final = frozenset(
@@ -70,7 +87,8 @@ def reads(uri: str) -> bool:
     scheme, path = split_uri(uri)
     segments = path.split("/")[1:]
     odd = any(segment in {"", ".", ".."} or not segment.isprintable() for segment in segments)
-    return scheme in SCHEMES and bool(segments) and not odd
+    is_access_point = path.startswith("arn:")  # only botocore knows its host
+    return scheme in SCHEMES and bool(segments) and not odd and not is_access_point
 
 
 def opened(uri: str, config: FetchConfig) -> Opened:
@@ -85,13 +103,14 @@ def opened(uri: str, config: FetchConfig) -> Opened:
         ConfigError: `fetch.storage_options` has an option without a meaning.
     """
     scheme, path = split_uri(uri)
-    bucket, _, key = path.partition("/")
+    bucket = bucket_of(uri)
+    key = path.removeprefix(bucket).removeprefix("/")
     options = json.dumps(config.storage_options.get(scheme, {}), sort_keys=True)
     try:
         store = _store(scheme, bucket, options, config.timeout_s)
         result = obstore.get(store, key)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise _missing(error, uri) from error
     except (BaseError, ValueError, *foreign_errors(scheme)) as error:
         raise _named(error, uri) from error
     size = result.meta["size"]
@@ -130,60 +149,99 @@ def _named(error: Exception, uri: str) -> FetchError:
     line = text.partition("\n")[0][:500]
     found = _STATUS.search(text)
     status = int(found.group(1)) if found else None
-    code = _CODE.search(text)
-    nobody = isinstance(error, UnauthenticatedError) or any(s in text for s in _METADATA_SERVERS)
-    told = code is not None and code.group(1) in _CREDENTIAL_CODES
-    if nobody or told or status == _UNAUTHORIZED or lacks_credentials(error):
+    if _wants_credentials(error, text, status):
         scheme, _ = split_uri(uri)
         return CredentialsMissing(
             f"{uri}: {line}; give credentials in fetch.storage_options.{scheme}, "
             "or in the environment of every worker"
         )
+    if status is None:
+        return _unanswered(error, uri, text, line)
     if status in _REDIRECTS:
         return Elsewhere(f"{uri}: the bucket is in another region: {line}")
     if status == _FORBIDDEN:
-        return UriRefused(f"{uri}: access denied ({line})")
-    passes = status is None or status in _AGAIN or status in _SERVER_ERRORS
-    if not passes or isinstance(error, ValueError | InvalidPathError):
+        return AccessDenied(f"{uri}: access denied ({line})")
+    if status in _AGAIN or status in _SERVER_ERRORS:
+        return FetchError(f"cannot read {uri}: {type(error).__name__}: {line}")
+    return UriRefused(f"cannot open {uri}: {line}")
+
+
+def _wants_credentials(error: Exception, text: str, status: int | None) -> bool:
+    code = _CODE.search(text)
+    nobody = isinstance(error, UnauthenticatedError) or any(s in text for s in _METADATA_SERVERS)
+    told = code is not None and code.group(1) in _CREDENTIAL_CODES
+    return nobody or told or status == _UNAUTHORIZED or lacks_credentials(error)
+
+
+def _unanswered(error: Exception, uri: str, text: str, line: str) -> FetchError:
+    """Name what went wrong before the store answered, by the client's own notes."""
+    if isinstance(error, ValueError | InvalidPathError):
         return UriRefused(f"cannot open {uri}: {line}")
+    if why := _NO_CONNECTION.search(text):
+        return StoreUnreachable(f"cannot reach the store of {uri}: {_cause(text, why)}: {line}")
+    if _TIMED_OUT.search(text):
+        return StoreStalled(f"cannot read {uri}: {type(error).__name__}: no answer: {line}")
     return FetchError(f"cannot read {uri}: {type(error).__name__}: {line}")
+
+
+def _cause(text: str, kind: re.Match[str]) -> str:
+    found = _CONNECT_CAUSE.search(text, kind.end())
+    return found.group(1) if found else "no connection"
+
+
+def _missing(error: FileNotFoundError, uri: str) -> Exception:
+    """Tell a bucket that is not there from an object that is not."""
+    if _NO_BUCKET.search(str(error)):
+        return BucketMissing(f"{uri}: the store has no such bucket")
+    return error
 
 
 @cache
 def _store(scheme: str, bucket: str, options: str, timeout_s: float) -> Store:
     """Make one client per bucket and process: it keeps connections and credentials."""
-    asked = connection(scheme, json.loads(options))
+    given = resolved(f"{scheme}://{bucket}", json.loads(options))
+    asked = connection(scheme, given)
     own: Any = asked.config  # obstore's types name every key
     stall = timedelta(seconds=timeout_s)
     client = asked.client | {"timeout": _LONGEST_READ, "read_timeout": stall}
     client["connect_timeout"] = min(stall, timedelta(seconds=10))
     common: dict[str, Any] = {"client_options": client, "retry_config": _NO_RETRIES}
-    provider = None if asked.has_credentials else _PROVIDERS[SCHEMES[scheme]](asked)
-    if provider is not None:
-        common["credential_provider"] = provider
     if SCHEMES[scheme] == "s3":
-        return S3Store(bucket, config=_aws_region(asked) | own, **common)
+        common |= _of(_aws_provider(asked))
+        return S3Store(bucket, config=_aws_config(asked, bucket), **common)
+    provider = None if asked.has_credentials else _PROVIDERS[SCHEMES[scheme]](asked)
+    common |= _of(provider)
     if SCHEMES[scheme] == "gs":
         return GCSStore(bucket, config=own, **common)
-    container, _, host = bucket.partition("@")  # abfs://container@account.dfs.core.windows.net
-    account = host.partition(".")[0]
+    container, account, _ = azure_parts(bucket)
     if account and account != own.setdefault("account_name", account):
         raise UriRefused(f"{scheme}://{bucket} is of another account than the options name")
     return AzureStore(container, config=own, **common)
 
 
-def _aws_region(asked: Connection) -> dict[str, Any]:
-    session = _aws_session(asked.profile)
-    region = session.get_config_variable("region") if session is not None else None
-    return {"region": region or "us-east-1"}
+def _of(provider: object | None) -> dict[str, Any]:
+    return {} if provider is None else {"credential_provider": provider}
 
 
-def _aws_session(profile: str | None) -> Any | None:  # noqa: ANN401 - botocore has no types
-    try:
-        import botocore.session  # noqa: PLC0415 - comes with the extra "s3"
-    except ImportError:
-        return None
-    return botocore.session.Session(profile=profile)
+def _aws_config(asked: Connection, bucket: str) -> Any:  # noqa: ANN401 - obstore's types name every key
+    """Give the settings of one bucket; credentials come from a provider, never from two places."""
+    config = {"region": "us-east-1", **asked.config}
+    if _aws_provider(asked) is not None:
+        config = {name: value for name, value in config.items() if name not in _AWS_KEYS}
+    endpoint = str(config.get("endpoint", ""))
+    if config.get("virtual_hosted_style_request"):
+        host = urlsplit(endpoint).hostname or ""
+        takes_bucket = not endpoint or _takes_subdomains(host)
+        if not takes_bucket or not _SUBDOMAIN.fullmatch(bucket):
+            config["virtual_hosted_style_request"] = False
+        elif endpoint:  # obstore expects the bucket to stand in it
+            config["endpoint"] = endpoint.replace("://", f"://{bucket}.", 1)
+    return config
+
+
+def _takes_subdomains(host: str) -> bool:
+    """Return whether a bucket's name may stand before a host's: not before a number."""
+    return ":" not in host and not host.replace(".", "").isdigit() and host != "localhost"
 
 
 class _NobodyToAsk(Exception):
@@ -191,13 +249,27 @@ class _NobodyToAsk(Exception):
 
 
 def _aws_provider(asked: Connection) -> Callable[[], dict[str, Any]] | None:
-    """Look where botocore looks: environment, files, profiles, SSO, web identity, metadata."""
-    session = _aws_session(asked.profile)
-    if session is None:
+    """Give the options' own keys, else look where botocore looks.
+
+    That is environment, files, profiles, SSO, processes, web identity, metadata. The options' keys
+    go this way too: with them as settings, a session token of the environment would be sent.
+    """
+    if asked.config.get("skip_signature"):
+        return None
+    if "access_key_id" in asked.config:
+        own = {name: asked.config.get(name) for name in _AWS_KEYS}
+        return lambda: {
+            "access_key_id": own["access_key_id"],
+            "secret_access_key": own["secret_access_key"],
+            "token": own["session_token"],
+            "expires_at": None,
+        }
+    found = session(asked.profile)
+    if found is None:
         return None
 
     def provide() -> dict[str, Any]:
-        credentials = session.get_credentials()
+        credentials = found.get_credentials()
         if credentials is None:
             raise _NobodyToAsk("no credentials in the environment, files or metadata")
         frozen = credentials.get_frozen_credentials()
@@ -228,7 +300,6 @@ def _azure_provider(_: Connection) -> Any | None:  # noqa: ANN401 - obstore's pr
 
 
 _PROVIDERS: Mapping[str, Callable[[Connection], Any]] = {
-    "s3": _aws_provider,
     "gs": _google_provider,
     "abfs": _azure_provider,
 }

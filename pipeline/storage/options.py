@@ -26,11 +26,22 @@ _NOT_ABOUT_READING: Final = frozenset(
     {"default_block_size", "block_size", "blocksize", "default_fill_cache", "default_cache_type"}
     | {"use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache"}
     | {"max_concurrency", "fixed_upload_size", "cache_regions", "s3_additional_kwargs"}
+    | {"local_expiry_check", "requests_timeout", "session_kwargs", "blocksize", "location_mode"}
     | {"asynchronous", "loop", "batch_size", "consistency", "cache_timeout", "default_location"}
     | {"check_connection", "access", "version_aware", "assume_container_exists", "timeout"}
+    | {"connection_timeout", "socket_timeout", "max_single_put_size"}
 )
 _BOTOCORE_ONLY: Final = frozenset(
-    {"retries", "read_timeout", "connect_timeout", "max_pool_connections", "signature_version"}
+    {
+        "retries",
+        "user_agent_extra",
+        "use_dualstack_endpoint",
+        "use_fips_endpoint",
+        "read_timeout",
+        "connect_timeout",
+        "max_pool_connections",
+        "signature_version",
+    }
     | {"request_checksum_calculation", "response_checksum_validation", "tcp_keepalive"}
 )
 
@@ -200,6 +211,10 @@ def _azure_credential(found: Connection, value: object) -> None:
     found.config["account_key"] = value
 
 
+def _account_host(found: Connection, value: object) -> None:
+    found.config["endpoint"] = f"https://{value}"
+
+
 def _connection_string(found: Connection, value: object) -> None:
     names = {
         "AccountName": "account_name",
@@ -234,6 +249,7 @@ _OWN: Mapping[str, Mapping[str, Callable[[Connection, Any], None]]] = {
     },
     "abfs": {
         "endpoint": _endpoint("endpoint"),
+        "account_host": _account_host,
         "anon": _anonymous,
         "credential": _azure_credential,
         "connection_string": _connection_string,

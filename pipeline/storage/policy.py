@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from pipeline.config import FetchConfig
 from pipeline.errors import UriRefused
+from pipeline.storage.names import why_refused
 
 
 def check_uri(uri: str, config: FetchConfig) -> None:
@@ -25,6 +26,8 @@ def check_uri(uri: str, config: FetchConfig) -> None:
         raise UriRefused(f"{uri} climbs out of its folder with '..'")
     if config.allowed_prefixes and not any(_is_under(uri, p) for p in config.allowed_prefixes):
         raise UriRefused(f"{uri} is under none of fetch.allowed_prefixes {config.allowed_prefixes}")
+    if why := why_refused(uri, config.storage_options.get(scheme)):
+        raise UriRefused(f"cannot open {uri}: {why}")
 
 
 def check_local(path: Path, config: FetchConfig) -> None:
@@ -35,9 +38,13 @@ def check_local(path: Path, config: FetchConfig) -> None:
     """
     if not config.allowed_prefixes:
         return
-    target = path.resolve()
     folders = [Path(prefix.removeprefix("file://")) for prefix in config.allowed_prefixes]
-    if not any(target.is_relative_to(f.resolve()) for f in folders if f.is_absolute()):
+    try:
+        target = path.resolve()
+        is_inside = any(target.is_relative_to(f.resolve()) for f in folders if f.is_absolute())
+    except RuntimeError as error:  # until Python 3.13; then opening it is refused
+        raise UriRefused(f"cannot open {path}: {error}") from error
+    if not is_inside:
         raise UriRefused(
             f"{path} leads to {target}, under none of "
             f"fetch.allowed_prefixes {config.allowed_prefixes}"

@@ -13,35 +13,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import StoreError
+from pipeline.errors import OutputRefused, StoreError
+from pipeline.storage.connect import (
+    filesystem_of,
+    how_to_connect,
+    how_to_install,
+    reading_at_once,
+    requests_per_attempt,
+    without_own_retries,
+)
 from pipeline.storage.faults import foreign_errors, says_exists, translated
-from pipeline.storage.steady import SteadyStore
+from pipeline.storage.redact import redacted
+from pipeline.storage.steady import ATTEMPTS, REQUESTS_IN_TIME, TIMEOUT_S, SteadyStore
+
+MAX_REQUESTS = 10
+"""That one operation sends to a store that fails, at most."""
 
 _TEMPORARY = ".tmp-"
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}  # link(2), and FUSE
 _ONE_SLASH = re.compile(r"^(?!file:)([a-z0-9]{2,}):/(?!/)(.*)")
-_EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
-
-
-def how_to_install(uri: str) -> str:
-    """Tell which extra reads and writes a URI's scheme, if it is not installed.
-
-    Example:
-        >>> how_to_install("/data"), how_to_install("hdfs://host/data")
-        ('', '')
-    """
-    scheme = uri.partition("://")[0]
-    try:
-        fsspec.get_filesystem_class(scheme)
-    except ImportError:
-        return f"; pip install 'phicorpus[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
-    except ValueError:
-        return ""
-    return ""
 
 
 class Store(Protocol):
@@ -76,28 +69,37 @@ class Store(Protocol):
         ...
 
 
-def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
+def open_store(
+    uri: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S
+) -> Store:
     """Open the store at a path or URI.
 
     Args:
         uri: A folder, or a prefix such as s3://bucket/annotations.
         options: fsspec's storage options by protocol: {"s3": {"endpoint_url": ...}}.
+        timeout_s: For one operation, all of its attempts together.
 
     Raises:
-        StoreError: the protocol is not known, or its package is not installed.
+        OutputRefused: the protocol is not known, its package is not installed, or the bucket's name
+            is none.
+        StoreError: it cannot be opened.
     """
     if slip := _ONE_SLASH.match(uri):
         meant = f"{slip[1]}://{slip[2]}"
-        raise StoreError(f"cannot open the output {uri}: is {meant} meant?")
+        raise OutputRefused(f"cannot open the output {uri}: is {meant} meant?")
     protocol = uri.partition("://")[0] if "://" in uri else "file"
+    request_s = timeout_s / REQUESTS_IN_TIME
     try:
-        filesystem, root = fsspec.url_to_fs(uri, **(options or {}).get(protocol, {}))
+        filesystem, root = filesystem_of(uri, options, read_timeout_s=request_s)
     except (ValueError, ImportError, OSError) as error:
-        why = str(error).partition("\n")[0]
-        raise StoreError(f"cannot open the output {uri}: {why}{how_to_install(uri)}") from error
+        why = str(error).partition("\n")[0] + how_to_install(uri)
+        kind = StoreError if isinstance(error, OSError) else OutputRefused
+        raise kind(redacted(f"cannot open the output {uri}: {why}", options)) from error
     if isinstance(filesystem, LocalFileSystem):
-        return SteadyStore(LocalStore(Path(root)))
-    return SteadyStore(ObjectStore(filesystem, root, foreign_errors(protocol)))
+        return SteadyStore(LocalStore(Path(root)), timeout_s=timeout_s)
+    store = ObjectStore(filesystem, root, foreign_errors(protocol))
+    attempts = min(ATTEMPTS, MAX_REQUESTS // requests_per_attempt(filesystem))
+    return SteadyStore(store, attempts=attempts, timeout_s=timeout_s)
 
 
 def probe(store: Store) -> None:
@@ -225,6 +227,11 @@ class ObjectStore:
         self._root = root.rstrip("/")
         self._failures = (OSError, *foreign)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process, where fsspec made the file system anew."""
+        self.__dict__.update(state)
+        without_own_retries(self._filesystem)
+
     def __str__(self) -> str:
         return self._filesystem.unstrip_protocol(self._root)
 
@@ -235,17 +242,17 @@ class ObjectStore:
         except self._failures as error:
             if says_exists(error):
                 return False
-            raise translated(error, f"write {target}") from error
+            raise self._translated(error, f"write {target}") from error
         return True
 
     def read(self, path: str) -> bytes:
         target = f"{self._root}/{path}"
         try:
-            content: Any = self._filesystem.cat_file(target)
+            content: Any = self._filesystem.cat_file(target, **reading_at_once(self._filesystem))
         except FileNotFoundError:
             raise
         except self._failures as error:
-            raise translated(error, f"read {target}") from error
+            raise self._translated(error, f"read {target}") from error
         return content
 
     def list_files(self, folder: str) -> Iterator[str]:
@@ -255,8 +262,15 @@ class ObjectStore:
         except FileNotFoundError:
             return
         except self._failures as error:
-            raise translated(error, f"list {self._root}/{folder}") from error
+            raise self._translated(error, f"list {self._root}/{folder}") from error
         for name in found:
             relative = str(name)[len(self._root) + 1 :]
             if not relative.rpartition("/")[2].startswith("."):
                 yield relative
+
+    def _translated(self, error: Exception, doing: str) -> StoreError:
+        """Name a failure, with what helps, and without the options' secrets."""
+        found = translated(error, doing)
+        protocol = str(self).partition("://")[0]
+        options: Any = self._filesystem.storage_options
+        return type(found)(redacted(f"{found}{how_to_connect(error, protocol)}", options))

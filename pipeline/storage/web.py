@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import string
@@ -18,7 +19,14 @@ from typing import Final
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from pipeline.config import FetchConfig
-from pipeline.errors import AssetMissing, CredentialsMissing, FetchError, UriRefused
+from pipeline.errors import (
+    AssetMissing,
+    CredentialsMissing,
+    FetchError,
+    StoreUnreachable,
+    UriRefused,
+)
+from pipeline.storage.addresses import Address, is_public
 from pipeline.storage.policy import check_uri
 
 WEB_SCHEMES: Final = ("http", "https")
@@ -27,11 +35,9 @@ MAX_REDIRECTS: Final = 5
 _REDIRECTS = {301, 302, 303, 307, 308}  # HTTP
 _CHUNK_BYTES = 256 * 1024
 _WRITTEN = string.punctuation  # "%" too: what a manifest has quoted is quoted
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-_COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1
-_IPV4_MASK = 0xFFFFFFFF
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII | re.IGNORECASE)  # RFC 1123
+_LONGEST_NAME = 253  # RFC 1035
+_NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}\.?", re.IGNORECASE)
 
 
 def parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
@@ -58,39 +64,8 @@ def parts(uri: str, config: FetchConfig) -> Iterator[bytes]:
     raise UriRefused(f"{uri} is the end of more than {MAX_REDIRECTS} redirects")
 
 
-def is_public(address: Address) -> bool:
-    """Tell whether an address is one of the public internet, also the IPv4 one inside an IPv6 one.
-
-    Example:
-        >>> is_public(ipaddress.ip_address("8.8.8.8")), is_public(ipaddress.ip_address("10.0.0.1"))
-        (True, False)
-        >>> is_public(ipaddress.ip_address("64:ff9b::169.254.169.254"))
-        False
-    """
-    inner = _embedded(address)
-    if inner is not None:
-        return is_public(inner)
-    return address.is_global and not address.is_multicast
-
-
-def _embedded(address: Address) -> ipaddress.IPv4Address | None:
-    if not isinstance(address, ipaddress.IPv6Address):
-        return None
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
-        return ipaddress.IPv4Address(int(address) & _IPV4_MASK)
-    tunnel = address.teredo
-    return address.ipv4_mapped or address.sixtofour or (tunnel[1] if tunnel else None)
-
-
 def _connected(uri: str, config: FetchConfig) -> tuple[http.client.HTTPConnection, SplitResult]:
-    try:
-        parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise UriRefused(f"cannot read {uri}: {error}") from error
-    if not host or parts.username is not None or parts.password is not None:
-        raise UriRefused(f"{uri}: a host without user and password is needed")
-    port = port or (443 if parts.scheme == "https" else 80)
+    parts, host, port = _place(uri)
     address = _resolved(host, port, uri, config)
     try:
         plain = socket.create_connection((str(address), port), timeout=config.timeout_s)
@@ -101,8 +76,55 @@ def _connected(uri: str, config: FetchConfig) -> tuple[http.client.HTTPConnectio
             else plain
         )
     except OSError as error:
-        raise FetchError(f"cannot reach {uri} at {address}: {error}") from error
+        raise StoreUnreachable(f"cannot reach {uri} at {address}: {error}") from error
     return connection, parts
+
+
+def _place(uri: str) -> tuple[SplitResult, str, int]:
+    """Split a URI into its parts, its host and its port, where these are what they look like."""
+    if not all(character.isprintable() for character in uri):  # urlsplit would leave some out
+        raise UriRefused(f"{uri!r} has control characters")
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise UriRefused(f"cannot read {uri}: {error}") from error
+    if not host or "@" in parts.netloc:
+        raise UriRefused(f"{uri}: a host without user and password is needed")
+    if port == 0:
+        raise UriRefused(f"{uri}: port 0 is none")
+    if ":" not in host:
+        host = _host_name(host, uri)
+    return parts, host, port or (443 if parts.scheme == "https" else 80)
+
+
+def _host_name(host: str, uri: str) -> str:
+    """Return a host's name in ASCII, of letters, digits and hyphens: no other part of a URL."""
+    try:
+        name = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise UriRefused(f"cannot read the host of {uri}: {error}") from error
+    labels = name.removesuffix(".").split(".")
+    if len(name) > _LONGEST_NAME or not all(_LABEL.fullmatch(label) for label in labels):
+        raise UriRefused(f"cannot read the host of {uri}: {host!r} is no host's name")
+    return _plain_number(name, uri)
+
+
+def _plain_number(name: str, uri: str) -> str:
+    """Refuse an IPv4 address in any spelling but four decimals: 0x7f.1, 017700000001, 2130706433.
+
+    Whoever reads the manifest, or a prefix that is allowed, would not see which address it is.
+    """
+    if not _NUMBER.fullmatch(name):
+        return name
+    try:
+        address = ipaddress.IPv4Address(socket.inet_aton(name.removesuffix(".")))
+    except OSError as error:
+        raise UriRefused(f"cannot read the host of {uri}: {name!r} is no address") from error
+    if str(address) != name:
+        public = "" if is_public(address) else ", which is not a public address"
+        raise UriRefused(f"{uri} writes {address}{public}, as {name}; four decimals are needed")
+    return name
 
 
 def _resolved(host: str, port: int, uri: str, config: FetchConfig) -> Address:
@@ -112,7 +134,7 @@ def _resolved(host: str, port: int, uri: str, config: FetchConfig) -> Address:
     except UnicodeError as error:
         raise UriRefused(f"cannot read the host of {uri}: {error}") from error
     except OSError as error:
-        raise FetchError(f"cannot resolve the host of {uri}: {error}") from error
+        raise StoreUnreachable(f"cannot resolve the host of {uri}: {error}") from error
     addresses = [ipaddress.ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
     for address in addresses:
         allowed = any(address in network for network in config.allowed_networks)

@@ -1,11 +1,15 @@
 import socket
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.config import FetchConfig
+from pipeline.errors import CredentialsRefused
 from pipeline.stages.fetch import fetch
 from schemas import ASSET
 from schemas.segment import FETCHED
@@ -24,6 +28,72 @@ def test_an_unreadable_asset_keeps_its_row_and_hurts_no_neighbour(tmp_path: Path
     assert fetched["content"].to_pylist() == [None, b"x", None]
     assert fetched["error_type"].to_pylist() == ["AssetMissing", None, "UriRefused"]
     assert fetched["error_stage"].to_pylist() == ["fetch", None, "fetch"]
+
+
+class Panic(BaseException):
+    """As a library in Rust panics: no Exception."""
+
+
+class OddFileSystem(MemoryFileSystem):
+    """Raises what its paths name."""
+
+    protocol = "odd"
+    raised: tuple[type[BaseException], ...] = (
+        *(Panic, RuntimeError, RecursionError, TypeError, OverflowError, KeyError, AttributeError),
+        *(ZeroDivisionError, StopIteration, GeneratorExit, AssertionError, NotImplementedError),
+    )
+
+    def _open(self, path: str, *args: Any, **kwargs: Any) -> object:
+        for kind in (*self.raised, MemoryError):
+            if path.endswith(kind.__name__):
+                raise kind("by the test")
+        return super()._open(path, *args, **kwargs)
+
+
+def odd_assets(*names: str) -> pa.Table:
+    fsspec.register_implementation("odd", OddFileSystem, clobber=True)
+    rows = [{"unit_id": "u", "asset_id": n, "uri": f"odd://{n}", "tasks": ["ocr"]} for n in names]
+    return pa.Table.from_pylist(rows, schema=ASSET)
+
+
+def test_whatever_a_library_raises_is_one_row_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "good").write_bytes(b"x")
+    names = [kind.__name__ for kind in OddFileSystem.raised]
+    good = {"unit_id": "u", "asset_id": "good", "uri": f"{tmp_path}/good", "tasks": ["ocr"]}
+    batch = pa.concat_tables([odd_assets(*names), pa.Table.from_pylist([good], schema=ASSET)])
+    config = FetchConfig(allowed_schemes=("odd", "file"), timeout_s=600)
+
+    fetched = pa.concat_tables(fetch(batch, config=config))
+
+    assert fetched["content"].to_pylist() == [None] * len(names) + [b"x"]
+    messages = fetched["error_message"].to_pylist()
+    assert all(name in message for name, message in zip(names, messages[:-1], strict=True))
+    assert set(fetched["error_type"].to_pylist()[:-1]) <= {"UriRefused", "FetchError"}
+
+
+def test_memory_that_is_missing_is_no_rows_fault() -> None:
+    config = FetchConfig(allowed_schemes=("odd",), timeout_s=600)
+
+    with pytest.raises(MemoryError):
+        list(fetch(odd_assets("MemoryError"), config=config))
+
+
+def test_a_loop_of_symbolic_links_is_one_row(tmp_path: Path) -> None:
+    (tmp_path / "loop1").symlink_to(tmp_path / "loop2")
+    (tmp_path / "loop2").symlink_to(tmp_path / "loop1")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "good").write_bytes(b"x")
+    uris = [f"{tmp_path}/{name}" for name in ("loop1", "self", "loop1/x", "a\0b", "good")]
+    uris.append(f"{tmp_path}/{'n' * 300}")
+    rows = [{"unit_id": "u", "asset_id": uri, "uri": uri, "tasks": ["ocr"]} for uri in uris]
+
+    for prefixes in ((), (str(tmp_path),)):
+        config = FetchConfig(allowed_prefixes=prefixes)
+        fetched = pa.concat_tables(fetch(pa.Table.from_pylist(rows, schema=ASSET), config=config))
+
+        ends = dict(zip(uris, fetched["error_type"].to_pylist(), strict=True))
+        assert ends.pop(f"{tmp_path}/good") is None
+        assert set(ends.values()) <= {"UriRefused", "AssetMissing"}, ends
 
 
 def test_a_large_asset_is_in_memory_once(tmp_path: Path) -> None:
@@ -85,3 +155,14 @@ def test_no_uri_of_a_manifest_reaches_what_the_job_does_not_allow(tmp_path: Path
     assert fetched["content"].to_pylist() == [None] * len(uris)
     ends = dict(zip(uris, fetched["error_type"].to_pylist(), strict=True))
     assert set(ends.values()) <= {"UriRefused", "AssetMissing"}, ends
+
+
+def test_credentials_that_are_refused_are_told_without_what_the_library_said() -> None:
+    options = {"key": "A", "secret": ["not a text"], "endpoint_url": "http://127.0.0.1:9"}
+    config = FetchConfig(storage_options={"s3": options}, max_attempts=1)
+    row = {"unit_id": "u", "asset_id": "a", "uri": "s3://bucket/a", "tasks": ["ocr"]}
+
+    with pytest.raises(CredentialsRefused) as caught:
+        list(fetch(pa.Table.from_pylist([row], schema=ASSET), config=config))
+
+    assert caught.value.__suppress_context__

@@ -25,7 +25,8 @@ class Faults:
     """What goes wrong next: per method a list of faults, one per request; then all is well.
 
     "lost": the request is done, its answer is not given. "cut": the connection ends before the
-    request is done. Others answer with an S3 error. A fault given as `always` never ends.
+    request is done. "silent": it is taken, and the connection kept for two minutes. Others answer
+    with an S3 error. A fault given as `always` never ends.
     """
 
     def __init__(self) -> None:
@@ -54,11 +55,22 @@ class _Quiet(ThreadingHTTPServer):
         """Say nothing: a connection that the script cut is no error."""
 
 
+def _refuse(handler: BaseHTTPRequestHandler, status: int, code: str) -> None:
+    body = f"<Error><Code>{code}</Code><Message>by the script</Message></Error>".encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/xml")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(body)
+
+
 @contextmanager
 def faulty_proxy(endpoint: str) -> Iterator[tuple[str, Faults]]:
     """Serve on loopback before `endpoint`; gives the address and what can be made to fail."""
     faults = Faults()
     target = urlsplit(endpoint)
+    ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -66,11 +78,8 @@ def faulty_proxy(endpoint: str) -> Iterator[tuple[str, Faults]]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fault = faults.take(self.command)
-            if fault == "cut":
-                self._hang_up()
-                return
-            if fault in _ERRORS:
-                self._refuse(*_ERRORS[fault])
+            if fault in {"cut", "silent", *_ERRORS}:
+                self._fail(str(fault))
                 return
             upstream = http.client.HTTPConnection(str(target.hostname), int(target.port or 80))
             upstream.request(self.command, self.path, body, dict(self.headers))
@@ -89,18 +98,17 @@ def faulty_proxy(endpoint: str) -> Iterator[tuple[str, Faults]]:
             self.end_headers()
             self.wfile.write(content)
 
+        def _fail(self, fault: str) -> None:
+            if fault in _ERRORS:
+                _refuse(self, *_ERRORS[fault])
+                return
+            if fault == "silent":
+                ended.wait(120)
+            self._hang_up()
+
         def _hang_up(self) -> None:
             self.close_connection = True
             self.connection.close()
-
-        def _refuse(self, status: int, code: str) -> None:
-            body = f"<Error><Code>{code}</Code><Message>by the script</Message></Error>".encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/xml")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
 
         do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815 - the base's names
 
@@ -112,5 +120,6 @@ def faulty_proxy(endpoint: str) -> Iterator[tuple[str, Faults]]:
     try:
         yield f"http://127.0.0.1:{server.server_port}", faults
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()

@@ -238,3 +238,14 @@ def test_a_manifest_that_is_built_from_a_bucket_names_the_content(
     put(s3_endpoint, "listed/words.txt", b"other words")
     with pytest.raises(ChecksumMismatch, match="the manifest says"):
         read_asset(row["uri"], config(s3_endpoint), etag=row["etag"])
+
+
+def test_keys_that_only_s3fs_can_name_are_asked_for_as_often_as_others(s3_endpoint: str) -> None:
+    with faulty_proxy(s3_endpoint) as (endpoint, faults):
+        faults.always |= {"GET": "slow_down", "HEAD": "slow_down"}
+        options = {"s3": {"endpoint_url": endpoint, "key": "test", "secret": "test"}}
+
+        with pytest.raises(FetchError):
+            read_asset("s3://bucket/a//b", FetchConfig(storage_options=options, max_attempts=2))
+
+    assert faults.seen.total() <= 2 * 2  # a HEAD for the size, and what s3fs asks where that fails
