@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.audit import Verification
     from pipeline.holdings import FileKey
     from pipeline.job import OnProgress, Prepared, RunReport
+    from pipeline.mend import Mended
     from pipeline.plan import PlanSummary
     from pipeline.stages.commit import Commit
     from pipeline.standing import OutputStatus
@@ -267,6 +268,16 @@ def show_verification(found: Verification) -> None:
     out.print(
         "all right" if found.is_right else "not right", style=None if found.is_right else "red"
     )
+
+
+def show_mended(mended: Mended) -> None:
+    """Print what was set aside, and what makes it again."""
+    for path in mended.set_aside:
+        out.print(f"set aside: {path}", highlight=False, markup=False)
+    if mended.taken_away:
+        out.print(f"{len(mended.taken_away)} temporary files of killed writers were taken away")
+    if mended.set_aside:
+        out.print("They lie in damaged/ now; `phicorpus annotate` makes what was in them again.")
 
 
 def show_status(found: OutputStatus) -> None:

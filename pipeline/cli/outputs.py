@@ -22,24 +22,37 @@ from pipeline.errors import ConfigError
 
 
 def verify(
-    output: OutputArgument, *, storage_options: StorageOptions = "{}", as_json: JsonFlag = False
+    output: OutputArgument,
+    *,
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Set torn files aside, so that annotate makes them again."),
+    ] = False,
+    storage_options: StorageOptions = "{}",
+    as_json: JsonFlag = False,
 ) -> None:
     """Check every file of an output against its newest run's manifest: nothing lost, nothing twice.
 
     Example: phicorpus verify s3://bucket/annotations --json
 
     Exit codes: 0 all right, 2 no output or manifest there, 4 something is missing, twice, torn,
-    stale or foreign, 5 the output store refused.
+    stale or foreign, also where --mend set it aside, 5 the output store refused.
     """
     from pipeline.audit import verify as check  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.mend import Mended  # noqa: PLC0415
+    from pipeline.mend import mend as set_aside  # noqa: PLC0415
     from pipeline.storage.store import open_store  # noqa: PLC0415
 
     options = storage_options_of(storage_options)
-    found = check(open_store(output, options), options)
+    store = open_store(output, options)
+    found = check(store, options)
+    mended = set_aside(store, found) if mend else Mended()
     if as_json:
-        typer.echo(json.dumps(asdict(found) | {"is_right": found.is_right}))
+        told = asdict(found) | {"is_right": found.is_right}
+        typer.echo(json.dumps(told | (asdict(mended) if mend else {})))
     else:
         console.show_verification(found)
+        console.show_mended(mended)
     if not found.is_right:
         raise typer.Exit(EXIT_NOT_RIGHT)
 

@@ -42,6 +42,10 @@ def annotate(
         Reprocess,
         typer.Option(help="none: only what is new; failed: errors too; all: everything anew"),
     ] = Reprocess.NONE,
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="First set torn files of the output aside: see verify."),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the job: annotate what the manifest names and the output does not hold yet.
@@ -61,6 +65,8 @@ def annotate(
     from pipeline.retry import retry as retry_errors  # noqa: PLC0415
 
     settings = load_config(config, set_ or ())
+    if mend:
+        _mend(settings)
     if reprocess is Reprocess.ALL:
         settings = with_new_generation(settings)
         console.tell(
@@ -73,6 +79,22 @@ def annotate(
         with console.progress_bar() as on_progress:
             reports.append(retry_errors(settings, choose("all"), on_progress=on_progress))
     _finish(reports, settings, as_json=as_json)
+
+
+def _mend(settings: RunConfig) -> None:
+    from pipeline.audit import verify  # noqa: PLC0415  (pyarrow, fsspec)
+    from pipeline.mend import mend  # noqa: PLC0415
+    from pipeline.record import NothingRecorded  # noqa: PLC0415
+    from pipeline.storage.store import open_store  # noqa: PLC0415
+
+    options = settings.fetch.storage_options
+    store = open_store(settings.output, options, timeout_s=settings.output_store.timeout_s)
+    try:
+        found = verify(store, options)
+    except NothingRecorded:
+        return
+    for path in mend(store, found).set_aside:
+        console.tell(f"set aside: {path}", path=path)
 
 
 def retry(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from tenacity import (
     RetryCallState,
@@ -23,7 +23,7 @@ from tenacity import (
 from pipeline.errors import StoreBusy
 
 if TYPE_CHECKING:
-    from pipeline.storage.store import Store
+    from pipeline.storage.store import Mendable, Store
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,19 @@ class SteadyStore:
         """See `Store.read`."""
         clock = _Clock(self._timeout_s)
         return self._again(lambda: self._store.read(path), f"read {self}/{path}", clock)
+
+    def remove(self, path: str) -> None:
+        """See `Mendable.remove`."""
+        clock = _Clock(self._timeout_s)
+        store = cast("Mendable", self._store)
+        self._again(lambda: store.remove(path), f"remove {self}/{path}", clock)
+
+    def list_leftovers(self) -> Iterator[str]:
+        """See `Mendable.list_leftovers`."""
+        clock = _ListingClock(self._timeout_s)
+        what = f"list {self}"
+        store = cast("Mendable", self._store)
+        yield from self._again(lambda: list(store.list_leftovers()), what, clock)
 
     def list_files(self, folder: str) -> Iterator[str]:
         """See `Store.list_files`; complete, or an error.

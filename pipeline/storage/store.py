@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,8 @@ MAX_REQUESTS = 10
 """That one operation sends to a store that fails, at most."""
 
 _TEMPORARY = ".tmp-"
+_LEFTOVER_S = 3600.0
+"""A writer that lives has published its file long before."""
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}  # link(2), and FUSE
 _ONE_SLASH = re.compile(r"^(?!file:)([a-z0-9]{2,}):/(?!/)(.*)")
 
@@ -69,9 +72,29 @@ class Store(Protocol):
         ...
 
 
+class Mendable(Store, Protocol):
+    """A store in which damaged files can be mended; nothing else ever takes a file away."""
+
+    def remove(self, path: str) -> None:
+        """Take a file away; one that is gone already is no error.
+
+        Raises:
+            StoreError: the store failed or refused.
+        """
+        ...
+
+    def list_leftovers(self) -> Iterator[str]:
+        """Return the paths of temporary files that killed writers left, an hour old or more.
+
+        Raises:
+            StoreError: not all of them can be listed.
+        """
+        ...
+
+
 def open_store(
     uri: str, options: Mapping[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S
-) -> Store:
+) -> Mendable:
     """Open the store at a path or URI.
 
     Args:
@@ -178,6 +201,23 @@ class LocalStore:
         except OSError as error:
             raise translated(error, f"read {self._root / path}") from error
 
+    def remove(self, path: str) -> None:
+        target = self._root / path
+        try:
+            target.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise translated(error, f"remove {target}") from error
+
+    def list_leftovers(self) -> Iterator[str]:
+        for parent, _, names in os.walk(self._root, onerror=_not_listed):
+            for name in sorted(names):
+                path = Path(parent, name)
+                if name.startswith(_TEMPORARY) and _age_s(path) > _LEFTOVER_S:
+                    yield path.relative_to(self._root).as_posix()
+
     def list_files(self, folder: str) -> Iterator[str]:
         for parent, _, names in os.walk(self._root / folder, onerror=_not_listed):
             inside = os.path.relpath(parent, self._root)  # once per folder: a path takes memory
@@ -193,6 +233,14 @@ def _not_listed(error: OSError) -> None:
     """
     if not isinstance(error, FileNotFoundError):
         raise translated(error, f"list {error.filename}") from error
+
+
+def _age_s(path: Path) -> float:
+    """Return how long ago a file was written; 0 if it is gone meanwhile."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _sync_folder(folder: Path) -> None:
@@ -254,6 +302,18 @@ class ObjectStore:
         except self._failures as error:
             raise self._translated(error, f"read {target}") from error
         return content
+
+    def remove(self, path: str) -> None:
+        target = f"{self._root}/{path}"
+        try:
+            self._filesystem.rm_file(target)
+        except FileNotFoundError:
+            return
+        except self._failures as error:
+            raise self._translated(error, f"remove {target}") from error
+
+    def list_leftovers(self) -> Iterator[str]:
+        yield from ()  # an object appears whole: there are no temporary ones
 
     def list_files(self, folder: str) -> Iterator[str]:
         self._filesystem.invalidate_cache()
