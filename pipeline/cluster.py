@@ -88,7 +88,6 @@ def connect(config: ClusterConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS", "local")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # it listens on all interfaces
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")  # of 60: a lost head
     local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
     answers = _answers(address)

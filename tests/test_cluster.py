@@ -91,6 +91,45 @@ except WorkersLost as error:
     assert "no authentication token was found" in ended.stdout
 
 
+_STRANGER = """
+import os, ray
+try:
+    ray.init(address=os.environ["ADDRESS"], log_to_driver=False)
+    print("joined")
+except (ConnectionError, RuntimeError, ray.exceptions.RayError):
+    print("refused")
+"""
+_LOCAL = """
+import os, subprocess, sys
+import ray
+from pipeline.cluster import cluster
+from pipeline.config import ClusterConfig
+with cluster(ClusterConfig(num_cpus=2, cpus_per_replica=0.5)):
+    address = ray.get_runtime_context().gcs_address
+    print("in the block")  # Ray's words and ours go to standard error here
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"ADDRESS": address, "HOME": sys.argv[1] + "/other", "RAY_AUTH_MODE": "disabled"}
+    stranger = [sys.executable, "-c", sys.argv[2]]
+    said = subprocess.run(stranger, env=env, capture_output=True, text=True)
+print(said.stdout.split()[-1])
+"""
+
+
+@pytest.mark.chaos  # Ray tries for half a minute
+def test_a_local_cluster_lets_no_stranger_in_and_keeps_off_standard_output(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+    ended = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", _LOCAL, str(tmp_path), _STRANGER],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env | {"HOME": str(tmp_path)},
+    )
+
+    assert ended.stdout == "refused\n"
+
+
 def test_metrics_grow_by_what_an_engine_counted_however_often_it_tells() -> None:
     seen: dict[str, float] = defaultdict(float)
 
