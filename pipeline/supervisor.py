@@ -136,6 +136,7 @@ def _wait(driver: subprocess.Popen[bytes], signals: _Signals) -> int:
         try:
             return driver.wait(timeout=_POLL_S)
         except subprocess.TimeoutExpired:
+            _reap_orphans(driver)
             if signals.is_overdue:
                 driver.kill()
 
@@ -183,6 +184,14 @@ def _adopt_orphans() -> None:
     if sys.platform == "linux":
         pr_set_child_subreaper = 36  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
+
+
+def _reap_orphans(driver: subprocess.Popen[bytes]) -> None:
+    """Forget processes that ended after their parents did: they would be zombies until the end."""
+    if sys.platform == "linux":
+        peek = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while (ended := os.waitid(os.P_ALL, 0, peek)) is not None and ended.si_pid != driver.pid:
+            os.waitpid(ended.si_pid, 0)
 
 
 def _end_leftovers() -> None:

@@ -165,6 +165,33 @@ def test_a_second_signal_waits_for_nothing(tmp_path: Path) -> None:
     assert [record["status"] for record in records(tmp_path)] == ["interrupted"]
 
 
+_LEAVES_AN_ORPHAN = """
+import os, subprocess, sys, time
+import psutil
+from pipeline.cli import main
+def run():
+    start = "import subprocess; print(subprocess.Popen(['true']).pid, flush=True)"
+    orphan = int(subprocess.run([sys.executable, "-c", start], capture_output=True).stdout)
+    while psutil.pid_exists(orphan):  # a zombie, until its new parent asks for it
+        time.sleep(0.02)
+    print("reaped", os.getppid() != 1)
+main(run, supervised=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans go to init elsewhere")
+def test_processes_that_outlive_their_parents_do_not_stay_as_zombies() -> None:
+    ended = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", _LEAVES_AN_ORPHAN],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "reaped True\n")
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(20))
 def test_sigterm_at_any_moment_ends_with_143_and_a_closed_record(tmp_path: Path, seed: int) -> None:
