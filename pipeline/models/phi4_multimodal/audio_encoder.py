@@ -94,7 +94,10 @@ class Conformer(nn.Module):
         self.encoders = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
 
     def forward(
-        self, features: torch.Tensor, lengths: torch.Tensor, attends_filling: torch.Tensor
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        attends_filling: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Encode a padded batch.
 
@@ -105,7 +108,8 @@ class Conformer(nn.Module):
         Args:
             features: shape (n, frames, 80), float32.
             lengths: shape (n,), real frames of each clip.
-            attends_filling: shape (n,), bool: what a clip of more than 500 rows does.
+            attends_filling: shape (n,), bool: what a clip of more than 500 rows does. None: no clip
+                does.
 
         Returns:
             States, shape (n, ceil(frames / 8), hidden); a clip owns the first ceil(length / 8).
@@ -120,6 +124,8 @@ class Conformer(nn.Module):
             # The stem's last layer has a bias: rows behind a clip are not zero yet.
             states = states * _is_real(lengths, num_rows)[..., None]
             states = functional.pad(states, (0, 0, 0, -num_rows % BLOCK_ROWS))
+            if attends_filling is None:
+                attends_filling = torch.zeros_like(lengths, dtype=torch.bool)
             filled = torch.div(lengths - 1, BLOCK_ROWS, rounding_mode="floor") + 1
             lengths = lengths.where(~attends_filling | (lengths <= BLOCK_ROWS), filled * BLOCK_ROWS)
         real = _is_real(lengths, states.shape[1]).reshape(-1, block_rows)
@@ -161,23 +167,24 @@ class AudioEncoder(nn.Module):
         self,
         mels: Sequence[torch.Tensor],
         with_image: Sequence[bool],
-        attends_filling: Sequence[bool],
+        attends_filling: Sequence[bool] | None = None,
     ) -> list[torch.Tensor]:
         """Encode a batch of clips, padded to the longest of them.
 
         Args:
             mels: Log-mel features of each clip, shape (frames, 80), float32, on the device.
             with_image: Whether the clip's request has an image, which chooses the projection.
-            attends_filling: See `Slot.attends_filling`.
+            attends_filling: See `Slot.attends_filling`. None: no clip does.
 
         Returns:
             One tensor (ceil(frames / 8), decoder hidden) per clip.
         """
         lengths = torch.tensor([len(mel) for mel in mels], device=mels[0].device)
+        attends = [False] * len(mels) if attends_filling is None else attends_filling
         states = self.encoder(
             nn.utils.rnn.pad_sequence(list(mels), batch_first=True),
             lengths,
-            torch.tensor(attends_filling, device=mels[0].device),
+            torch.tensor(attends, device=mels[0].device),
         )
         return [
             self.audio_projection["vision" if beside else "speech"](
