@@ -49,6 +49,7 @@ class OutputStatus:
     Attributes:
         rows_per_s: That the run committed, from its start to its end; None before that.
         engine: What its replicas did, by flow, see `pipeline.meter.summed`; None before its end.
+        fingerprints: Those of the run, by task and kind of asset: `ocr/image`.
         torn: Files that cannot be read: their rows are not counted.
     """
 
@@ -59,6 +60,7 @@ class OutputStatus:
     rows_per_s: float | None
     engine: Mapping[str, Use] | None
     tasks: dict[str, TaskStatus] = field(default_factory=dict[str, TaskStatus])
+    fingerprints: dict[str, str] = field(default_factory=dict[str, str])
     torn: list[str] = field(default_factory=list[str])
 
     @property
@@ -92,6 +94,7 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
         engine=uses_of(recorded.fields),
     )
     plan = plan_again(recorded, store)
+    found.fingerprints = {f"{task}/{kind}": f for (task, kind), f in plan.fingerprints.items()}
     counts = _counts(store, set(plan.fingerprints.values()), found.torn)
     for unit in plan.every_unit():
         for task in sorted({*unit.todo, *unit.done}):

@@ -146,6 +146,9 @@ def test_status_tells_what_is_committed_and_what_is_not(output: Path) -> None:
     rows = [task.ok + task.error + task.skipped for task in found.tasks.values()]
     assert found.error_ratio == sum(task.error for task in found.tasks.values()) / sum(rows) > 0
     assert found.num_pending_units == 1
+    assert found.fingerprints["ocr/image"] == a_file(output).parent.name.removeprefix(
+        "fingerprint="
+    )
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
