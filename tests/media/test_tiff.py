@@ -115,7 +115,8 @@ def test_floats_between_0_and_1_keep_their_tones(
 @pytest.mark.parametrize("photometric", [GREY, GREY_INVERTED, RGB, CMYK])
 @pytest.mark.parametrize("planar", [False, True])
 def test_whole_numbers_of_32_bits_keep_their_tones(photometric: int, planar: bool) -> None:
-    for order, compression in (("<", NONE), (">", NONE), ("<", DEFLATE), (">", LZW)):
+    written_as: list[tuple[Literal["<", ">"], int]] = [("<", NONE), (">", NONE), ("<", DEFLATE)]
+    for order, compression in [*written_as, (">", LZW)]:
         layout = ATiff(
             photometric=photometric,
             kind="u4",
