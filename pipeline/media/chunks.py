@@ -79,6 +79,7 @@ class _File:
     regions: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     num_announced: int | None = 0
     is_longer: bool = False
+    is_misstated: bool = False  # its sizes are not those of what it holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ def _sound(view: memoryview, family: _Family, demuxer: str, files: list[_File]) 
         family is _RIFX
         or len(regions) > 1
         or is_longer
+        or any(file.is_misstated for file in files)
         or (tag == _GSM and num_found % _GSM_BLOCK_BYTES != 0)
     )
     if is_odd:
@@ -201,7 +203,7 @@ def _files(view: memoryview, family: _Family) -> Iterator[_File]:
             position = _take_samples(view, family, chunk, file)
         else:
             file.chunks.setdefault(chunk.name, bytes(view[chunk.start : chunk.end][:65_536]))
-            position = chunk.end
+            position = _behind(view, family, chunk, file)
     yield file
 
 
@@ -218,12 +220,23 @@ def _chunk(view: memoryview, position: int, family: _Family) -> _Chunk | None:
     return _Chunk(name[:4], start, size, start + max(size, 0) + -size % family.align)
 
 
+def _behind(view: memoryview, family: _Family, chunk: _Chunk, file: _File) -> int:
+    """Return where the next chunk begins; some writers leave the padding out."""
+    unpadded = chunk.start + max(chunk.size, 0)
+    if _chunk(view, chunk.end, family) is None and _chunk(view, unpadded, family) is not None:
+        file.is_misstated = True
+        return unpadded
+    return chunk.end
+
+
 def _take_samples(view: memoryview, family: _Family, chunk: _Chunk, file: _File) -> int:
     """Note where the samples of a chunk really end; return where the next chunk begins."""
     start = chunk.start + family.data[1]
     size = chunk.size
-    if size == _UNKNOWN_SIZE and len(file.chunks.get(b"ds64", b"")) >= 16:  # noqa: PLR2004 - RF64
-        size = struct.unpack_from("<Q", file.chunks[b"ds64"], 8)[0]
+    if len(file.chunks.get(b"ds64", b"")) >= 16:  # noqa: PLR2004 - RF64
+        wide = struct.unpack_from("<Q", file.chunks[b"ds64"], 8)[0]
+        file.is_misstated |= wide != size != _UNKNOWN_SIZE  # FFmpeg believes the wide one
+        size = wide if size == _UNKNOWN_SIZE else size
     if b"COMM" in file.chunks:
         start += int.from_bytes(view[chunk.start : chunk.start + 4], "big")
     left = len(view) - chunk.start
@@ -260,6 +273,7 @@ def _take_rest(
     end = len(view) if following is None else following.start()
     file.regions.append((min(start, end), end))
     file.num_announced = announced
+    file.is_misstated = True
     return end
 
 
@@ -334,10 +348,21 @@ def _built_aiff(
     common = file.chunks.get(b"COMM")
     if common is None:
         return None
+    common = common[:2] + _num_frames(common, num_bytes) + common[6:]
     body = b"COMM" + struct.pack(">I", len(common)) + common
     body += b"SSND" + struct.pack(">III", min(num_bytes + 8, _UNKNOWN_SIZE), 0, 0)
     size = min(4 + len(body) + num_bytes, _UNKNOWN_SIZE)
     return "aiff", (b"FORM" + struct.pack(">I", size) + bytes(view[8:12]) + body, *parts)
+
+
+def _num_frames(common: bytes, num_bytes: int) -> bytes:
+    """Return how many frames a COMM chunk announces; as many as there can be, if it cannot know."""
+    announced = int.from_bytes(common[2:6], "big")
+    if 0 < announced < _STREAMED_BYTES:
+        return common[2:6]
+    channels, bits = (int.from_bytes(common[at : at + 2], "big") for at in (0, 6))
+    frames = num_bytes // max(1, channels * -(-bits // 8))
+    return min(frames, _STREAMED_BYTES).to_bytes(4, "big")
 
 
 def _built_caf(

@@ -50,7 +50,8 @@ def eight_bits(values: Values, colours: int) -> npt.NDArray[np.uint8]:
 
     Whole numbers of up to 16 bits keep their scale, whatever they are kept in; of those that are
     kept in 16 bits without sign, grey is rounded, and colour cut as Pillow cuts it. Floats within
-    [0, 1] keep theirs. Others have none, and are spread from the least to the greatest value.
+    [0, 1] keep theirs. So do wider numbers without sign, if they reach into the upper half of what
+    they are kept in. Others have no scale, and are spread from the least to the greatest value.
     """
     if values.dtype == np.uint8:
         return values
@@ -65,6 +66,8 @@ def eight_bits(values: Values, colours: int) -> npt.NDArray[np.uint8]:
         low, high = _span(strips, is_float=is_float)
         if full > _UINT16_MAX // 2 and low >= 0 and high <= _UINT16_MAX:
             low, high = 0.0, float(_UINT16_MAX)
+        elif values.dtype.kind == "u" and high > full / 2:
+            low, high = 0.0, full
     tones = np.empty(values.shape, np.uint8)
     for rows in _rows(len(values)):
         tones[rows, :, :colours] = _spread(values[rows, :, :colours], low, high)

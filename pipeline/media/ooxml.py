@@ -11,7 +11,7 @@ import io
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
@@ -190,6 +190,36 @@ class Parts:
             if link.is_a(kind) and not link.is_external and self.has(link.target):
                 return link.target
         return None
+
+
+def spellings(tables: Mapping[str, bytes], names: Collection[str]) -> dict[str, str]:
+    """Name the members of a package as its tables of relationships do.
+
+    Office programs find a part whatever its case, and slashes of the other kind; LibreOffice does
+    not.
+
+    Args:
+        tables: The content of each .rels part, by name.
+        names: Of all members.
+
+    Returns:
+        The names to change, and into what.
+    """
+    by_folded = {_folded(name): name for name in names}
+    changed: dict[str, str] = {}
+    for table, markup in tables.items():
+        folder = posixpath.dirname(posixpath.dirname(table.replace("\\", "/")))
+        for link in parsed(markup).iterchildren(etree.Element):
+            target = _resolved(folder, link.get("Target", ""))
+            found = by_folded.get(_folded(target))
+            if link.get("TargetMode") == "External" or found is None or target in names:
+                continue
+            changed[found] = target
+            at, _, file = target.rpartition("/")
+            own = f"{at}/_rels/{file}.rels"
+            if own not in names and _folded(own) in by_folded:
+                changed[by_folded[_folded(own)]] = own
+    return changed
 
 
 def parsed(markup: bytes) -> Any:  # noqa: ANN401 - lxml's element

@@ -23,7 +23,7 @@ from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no s
 
 from pipeline.config import DeckConfig
 from pipeline.errors import DecodeError, LimitExceeded, PasswordRequired
-from pipeline.media import embedded, sniff
+from pipeline.media import embedded, ooxml, sniff
 
 _RELATIONSHIPS: Final = "http://schemas.openxmlformats.org/package/2006/relationships"
 _XLINK_HREF: Final = "{http://www.w3.org/1999/xlink}href"
@@ -208,11 +208,14 @@ def _presentation(
 ) -> Package:
     """Cut relationships that point outside, and open slide shows like presentations."""
     writer = _Writer()
+    tables = {name: archive.read(name) for name in members if name.lower().endswith(".rels")}
+    spelt = ooxml.spellings(tables, members)
     for name, member in members.items():
         part = archive.read(member)
         if name == _CONTENT_TYPES:
             part = _MAIN_PART.sub(_PRESENTATION, part)
-        writer.add(member, *_harmless(name, part, config, depth=0))
+        part, flag = _harmless(name, part, config, depth=0)
+        writer.add(member, part, flag, name=spelt.get(name, name))
     return Package(content=writer.content(), flags=writer.flags)
 
 
@@ -290,13 +293,20 @@ class _Writer:
     def flags(self) -> tuple[str, ...]:
         return tuple(self._flags)
 
-    def add(self, member: zipfile.ZipInfo, part: bytes, flag: str | None = None) -> None:
+    def add(
+        self,
+        member: zipfile.ZipInfo,
+        part: bytes,
+        flag: str | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
         """Write a member; packed where it was packed well, since that costs little then."""
         if flag is not None:
             self._flags[flag] = None
         if member.is_dir():
             return
-        copy = zipfile.ZipInfo(member.filename)
+        copy = zipfile.ZipInfo(name or member.filename)
         packed = member.compress_size < _PACKED_RATIO * member.file_size
         copy.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
         self._archive.writestr(copy, part, compresslevel=_QUICKLY)

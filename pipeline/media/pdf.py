@@ -124,7 +124,9 @@ class Document:
                 with self._opened(index) as page:
                     image = self._render(page)
                     fonts = _fonts(page) if with_fonts else frozenset[str]()
-                    drawn_over = pdfium_c.FPDFPage_GetAnnotCount(page) > 0 and _flattened(page)
+                    drawn_over = pdfium_c.FPDFPage_GetAnnotCount(page) > 0 and _flattened(
+                        page, has_form=self._document.formenv is not None
+                    )
                     raw = None if drawn_over else self._text(page, with_unseen=with_unseen)
                 if raw is None:
                     with self._opened(index) as page:
@@ -223,12 +225,12 @@ def _open(content: bytes) -> pdfium.PdfDocument:
         raise DecodeError(f"not a readable PDF: {len(content)} bytes, {error}") from error
 
 
-def _flattened(page: pdfium.PdfPage) -> bool:
+def _flattened(page: pdfium.PdfPage, *, has_form: bool) -> bool:
     """Make what is filled in, and drawn by annotations, a part of the page when it is opened anew.
 
     Hidden annotations are dropped; notes have an icon, and no text that is drawn.
     """
-    pdf_layers.hide_unseen_annotations(page)
+    pdf_layers.hide_unseen_annotations(page, has_form=has_form)
     done = pdfium_c.FPDFPage_Flatten(page, pdfium_c.FLAT_NORMALDISPLAY)
     return done == pdfium_c.FLATTEN_SUCCESS
 

@@ -50,15 +50,21 @@ def switch_off_unseen(page: pdfium.PdfPage, *, with_forms: bool) -> None:
             _set_active(objects, active=True)
 
 
-def hide_unseen_annotations(page: pdfium.PdfPage) -> None:
-    """Hide annotations that are not drawn: flattening would draw all that are not hidden."""
+def hide_unseen_annotations(page: pdfium.PdfPage, *, has_form: bool) -> None:
+    """Hide annotations that are not drawn, and no others: flattening has rules of its own.
+
+    It draws what is not for the screen, and fields of no form; and leaves out what is called
+    invisible, though that holds for unknown kinds only (ISO 32000-2, table 167).
+    """
     for number in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
         annotation = pdfium_c.FPDFPage_GetAnnot(page, number)
         if not annotation:
             continue
-        flags = pdfium_c.FPDFAnnot_GetFlags(annotation)
-        if flags & pdfium_c.FPDF_ANNOT_FLAG_NOVIEW:
-            pdfium_c.FPDFAnnot_SetFlags(annotation, flags | pdfium_c.FPDF_ANNOT_FLAG_HIDDEN)
+        flags = pdfium_c.FPDFAnnot_GetFlags(annotation) & ~pdfium_c.FPDF_ANNOT_FLAG_INVISIBLE
+        is_field = pdfium_c.FPDFAnnot_GetSubtype(annotation) == pdfium_c.FPDF_ANNOT_WIDGET
+        if flags & pdfium_c.FPDF_ANNOT_FLAG_NOVIEW or (is_field and not has_form):
+            flags |= pdfium_c.FPDF_ANNOT_FLAG_HIDDEN
+        pdfium_c.FPDFAnnot_SetFlags(annotation, flags)
         pdfium_c.FPDFPage_CloseAnnot(annotation)
 
 

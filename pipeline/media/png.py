@@ -14,6 +14,10 @@ _CHUNK_BYTES: Final = 12  # length, name and checksum: PNG, third edition, 5.3
 _NEEDED: Final = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 # Ancillary chunks that change how the still picture looks.
 _LOOKS: Final = {b"tRNS", b"iCCP", b"eXIf"}
+_MOST_PROFILE_BYTES: Final = 1024**2
+"""Unpacked: Pillow's `PngImagePlugin.MAX_TEXT_CHUNK`, above which it refuses the picture too."""
+
+_FEWEST_TRANSPARENT: Final = {0: 2, 2: 6}  # bytes of tRNS, by colour type: grey, RGB; 11.3.1.1
 
 
 def chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -39,9 +43,10 @@ def without_metadata(content: bytes) -> bytes | None:
         The copy; None where nothing could be left out, so that the damage is elsewhere.
     """
     kept, dropped = [SIGNATURE], False
+    colour_type = content[25] if len(content) > 25 else 0  # noqa: PLR2004 - in IHDR
     for name, start, end in chunks(content):
         chunk = content[start:end]
-        if name in _NEEDED or (name in _LOOKS and _is_whole(chunk)):
+        if name in _NEEDED or (name in _LOOKS and _is_whole(chunk, colour_type)):
             kept.append(chunk)
         else:
             dropped = True
@@ -64,5 +69,21 @@ def _is_deep(image: Image.Image) -> bool:
     return any("16" in str(tile[3]) for tile in image.tile)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _is_whole(chunk: bytes) -> bool:
-    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+def _is_whole(chunk: bytes, colour_type: int) -> bool:
+    """Check that a chunk is as it was written, and can be read with the picture."""
+    name, data = chunk[4:8], chunk[8:-4]
+    if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+        return False
+    if name == b"iCCP":
+        return _profile_fits(data)
+    return name != b"tRNS" or len(data) >= _FEWEST_TRANSPARENT.get(colour_type, 1)
+
+
+def _profile_fits(data: bytes) -> bool:
+    packed = data[data.find(b"\0") + 2 :]
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(packed, _MOST_PROFILE_BYTES)
+    except zlib.error:
+        return False
+    return not unpacker.unconsumed_tail

@@ -205,7 +205,10 @@ def locate(content: Bytes, declared: str | None) -> tuple[str | None, int]:
     found = sniff(content)
     if found in {None, PLAIN_TEXT}:
         return sniff_audio.search(content, declared) or (found, 0)
-    return found, sniff_audio.tag_bytes(content)
+    start = sniff_audio.tag_bytes(content)
+    if start == len(content):  # the tag's length is wrong, or all there is
+        return sniff_audio.search(content, found) or (found, start)
+    return found, start
 
 
 def _sniff_untagged(content: Bytes) -> str | None:

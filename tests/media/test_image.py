@@ -324,6 +324,8 @@ LARGE_TEXT = b"prompt\0\0" + zlib.compress(b"a" * 3_000_000)
         (b"gAMA", b"\0", 1),
         (b"pHYs", b"", 1),
         (b"eXIf", b"MM\0*", 1),
+        (b"iCCP", b"large\0\0" + zlib.compress(bytes(3_000_000)), 0),
+        (b"tRNS", b"\0", 0),
     ],
 )
 def test_damage_in_what_describes_a_png_does_not_cost_its_pixels(

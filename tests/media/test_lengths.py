@@ -87,6 +87,53 @@ def test_several_chunks_of_samples_are_one_recording() -> None:
     assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
 
 
+def with_size_at(content: bytes, mark: bytes, kind: str, size: int) -> bytes:
+    """Announce another size in the chunk that begins with a mark."""
+    at = content.index(mark) + len(mark)
+    return content[:at] + struct.pack(kind, size) + content[at + struct.calcsize(kind) :]
+
+
+@pytest.mark.parametrize("size", [0, 8, 0xFFFFFFFF])
+@pytest.mark.parametrize("num_frames", [0, 0xFFFFFFFF])
+def test_an_aiff_whose_sizes_were_never_filled_in_is_read(size: int, num_frames: int) -> None:
+    whole = a_recording(SAMPLES, kind="AIFF")
+    at = whole.index(b"COMM") + 10
+    content = whole[:at] + struct.pack(">I", num_frames) + whole[at + 4 :]
+
+    starts, pieces = heard(with_size_at(content, b"SSND", ">I", size))
+
+    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+
+
+def test_a_wave64_whose_size_was_never_filled_in_is_read() -> None:
+    mark = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
+
+    starts, pieces = heard(with_size_at(a_recording(SAMPLES, kind="W64"), mark, "<Q", 24))
+
+    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+
+
+@pytest.mark.parametrize("form", [b"RF64", b"BW64"])
+@pytest.mark.parametrize("size", [None, 0, 0xFFFFFFFF])
+def test_an_rf64_whose_wide_sizes_were_never_filled_in_is_read(
+    form: bytes, size: int | None
+) -> None:
+    samples = chunk(b"data", pcm(SAMPLES), size)
+    content = form + a_wav(chunk(b"ds64", bytes(28)), a_format(), samples)[4:]
+
+    starts, pieces = heard(content)
+
+    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+
+
+def test_a_chunk_of_odd_size_without_its_padding_hides_no_samples() -> None:
+    unpadded = b"LIST" + struct.pack("<I", 5) + b"INFOa"
+
+    starts, pieces = heard(a_wav(a_format(), unpadded, chunk(b"data", pcm(SAMPLES))))
+
+    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+
+
 @pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "FLAC", "OGG"])
 @pytest.mark.parametrize("second_hz", [16_000, 8000])
 def test_files_that_are_joined_are_read_one_after_the_other(kind: str, second_hz: int) -> None:
@@ -201,6 +248,15 @@ def an_ape_tag() -> bytes:
 )
 def test_an_mp3_is_found_behind_what_stands_before_it(before: bytes) -> None:
     starts, pieces = heard(before + mp3(), "audio/mpeg")
+
+    assert starts == pytest.approx(TIMES, abs=0.03)
+    assert not flags(pieces)
+
+
+def test_an_mp3_is_found_behind_a_tag_that_says_it_is_longer_than_the_file() -> None:
+    tag = b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f" + bytes(300)
+
+    starts, pieces = heard(tag + mp3())
 
     assert starts == pytest.approx(TIMES, abs=0.03)
     assert not flags(pieces)

@@ -46,6 +46,22 @@ def test_the_parts_of_a_plain_deck_pass_unchanged() -> None:
         assert members(members(checked.content)[name]) == members(members(content)[name])
 
 
+@pytest.mark.parametrize(
+    "spelt",
+    ["ppt/slides/Slide1.xml", "PPT/Slides/slide1.xml", "ppt\\slides\\slide1.xml"],
+)
+def test_parts_are_named_as_the_links_to_them_spell_them(spelt: str) -> None:
+    parts = members(a_deck("One"))
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(spelt if name == SLIDE else name, part)
+
+    checked = check(target.getvalue())
+
+    assert members(checked.content).keys() == parts.keys()
+
+
 def test_pictures_from_elsewhere_are_cut_off_and_flagged() -> None:
     checked = check(linked("image", "http://127.0.0.1/secret.png"))
 

@@ -61,7 +61,9 @@ def test_a_form_on_a_layer_that_is_off_is_left_out_whole() -> None:
 
 
 @pytest.mark.parametrize("kind", ["FreeText", "Stamp"])
-@pytest.mark.parametrize(("flags", "seen"), [(4, True), (0, True), (2, False), (32, False)])
+@pytest.mark.parametrize(
+    ("flags", "seen"), [(4, True), (0, True), (1, True), (2, False), (32, False)]
+)
 def test_what_annotations_draw_is_read_unless_they_are_hidden(
     flags: int, seen: bool, kind: str
 ) -> None:
@@ -70,6 +72,12 @@ def test_what_annotations_draw_is_read_unless_they_are_hidden(
     text = the_text(a_page(words("page", y=250), annotations=[note], others=look))
 
     assert text.split("\n") == (["page", "reviewed"] if seen else ["page"])
+
+
+def test_a_field_that_belongs_to_no_form_is_not_drawn_and_not_read() -> None:
+    field, look = drawn("typed", 4, "Widget")
+
+    assert the_text(a_page(words("page", y=250), annotations=[field], others=look)) == "page"
 
 
 def test_what_a_sticky_note_says_is_not_on_the_page() -> None:

@@ -112,6 +112,22 @@ def test_floats_between_0_and_1_keep_their_tones(
             assert error_from(layout) <= CUT
 
 
+@pytest.mark.parametrize("photometric", [GREY, GREY_INVERTED, RGB, CMYK])
+@pytest.mark.parametrize("planar", [False, True])
+def test_whole_numbers_of_32_bits_keep_their_tones(photometric: int, planar: bool) -> None:
+    written_as: list[tuple[Literal["<", ">"], int]] = [("<", NONE), (">", NONE), ("<", DEFLATE)]
+    for order, compression in [*written_as, (">", LZW)]:
+        layout = ATiff(
+            photometric=photometric,
+            kind="u4",
+            planar=planar,
+            order=order,
+            compression=compression,
+            predictor=1 if compression == NONE else 2,
+        )
+        assert error_from(layout) <= CUT
+
+
 @pytest.mark.parametrize("big", [False, True])
 def test_pages_of_other_layouts_stand_beside_each_other(big: bool) -> None:
     odd = [entry for entry in ATiff(photometric=GREY).page() if entry[0] != 262]
