@@ -275,7 +275,7 @@ def _sniff_zip(content: Bytes) -> str:
     if named:
         return ODP if named.startswith(ODP.encode()) else named.decode("latin-1").strip()
     for folder, media_type in (("ppt/", PPTX), ("word/", _DOCX), ("xl/", _XLSX)):
-        if any(name.startswith(folder) for name in names):
+        if any(name.lower().startswith(folder) for name in names):
             return media_type
     return "application/zip"
 

@@ -180,3 +180,12 @@ def test_a_zip_that_is_all_directory_is_not_read_whole() -> None:
         assert tracemalloc.get_traced_memory()[1] < 40 * 1024**2
     finally:
         tracemalloc.stop()
+
+
+def test_a_deck_whose_parts_are_in_capitals_is_a_deck() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("[CONTENT_TYPES].XML", "PPT/PRESENTATION.XML"):
+            archive.writestr(name, "<x/>")
+
+    assert sniff.sniff(file.getvalue()) == sniff.PPTX
