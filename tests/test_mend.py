@@ -77,7 +77,8 @@ def test_temporary_files_of_killed_writers_are_taken_away_once_they_are_old(corp
     old, young = folder / ".tmp-old", folder / ".tmp-young"
     for path in (old, young):
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - 7200,) * 2)
+    two_hours_ago_s = time.time() - 7200
+    os.utime(old, (two_hours_ago_s, two_hours_ago_s))
     store = open_store(corpus.config.output)
 
     mended = mend(store, verify(store))

@@ -17,7 +17,7 @@ from pipeline.engine.engine import Request
 from pipeline.engine.scripted import Script
 from pipeline.isolation import MAX_DEATHS
 from pipeline.job import annotate
-from pipeline.models.model import Canvas
+from pipeline.models.model import Canvas, Clip
 from pipeline.models.phi4_multimodal.image import ImagePreparation
 from tests.builders import (
     a_config,
@@ -52,7 +52,7 @@ def _note(folder: Path, name: str) -> None:
 def _is_about(request: Request, content: bytes, words: str) -> bool:
     (turn,) = request.turns
     media, prompt = turn.content
-    key = "" if isinstance(media, str) else media.key
+    key = media.key if isinstance(media, Canvas | Clip) else ""
     return key.startswith(hashlib.sha256(content).hexdigest()) and words in str(prompt)
 
 

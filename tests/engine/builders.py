@@ -24,7 +24,7 @@ from transformers import (
 from pipeline.config import EngineConfig
 from pipeline.engine.engine import Completion, Engine, Regime, Request
 from pipeline.errors import RequestRefused
-from pipeline.models.model import Canvas, Clip, Media, Modality, Slot, Tokenizer, Turn
+from pipeline.models.model import Canvas, Clip, Media, Modality, Slot, Tokenizer, Tools, Turn
 
 HIDDEN = 32
 VOCABULARY = 300
@@ -108,7 +108,7 @@ class FakeModel:
             for part in turn.content:
                 if isinstance(part, str):
                     prompt.extend(part.encode("latin-1"))
-                elif part.key.startswith("foreign"):
+                elif isinstance(part, Tools) or part.key.startswith("foreign"):
                     raise RequestRefused("media that this model does not take")
                 else:
                     prompt.append(Slot(part, "image", num_rows(part)))
