@@ -250,11 +250,10 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     status = "failed"
     engine: Mapping[str, Use] = {}
     evidence = evidence_folder(job.store, job.plan.fingerprints.values())
-    write_start(job.store, record(job, run, "running"))
+    begins = record(job, run, "running")
+    write_start(job.store, begins)
     watch = DriverWatch(job.config.cluster.driver_timeout_s, partial(_end_at_once, job, run))
-    PARENT.run_begins(
-        job.config.output, job.config.fetch.storage_options, record(job, run, "running")
-    )
+    PARENT.run_begins(job.config.output, job.config.fetch.storage_options, begins)
 
     def tell(commit: Commit) -> None:
         watch.alive()

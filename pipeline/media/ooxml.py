@@ -33,7 +33,7 @@ NAMES: Final[Mapping[str, str]] = {
     "mc": f"{_OFFICE}markup-compatibility/2006",
     "cx": "http://schemas.microsoft.com/office/drawing/2014/chartex",
 }
-_BROKEN: Final = (
+BROKEN_ZIP: Final = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
@@ -42,6 +42,7 @@ _BROKEN: Final = (
     RuntimeError,
     NotImplementedError,
 )
+"""What zipfile raises for an archive, or a member of one, that is damaged or not to be read."""
 _MICROSOFT: Final = "http://schemas.microsoft.com/office/"
 _UNDERSTOOD: Final = frozenset(
     {
@@ -109,7 +110,7 @@ class Parts:
     def __init__(self, content: bytes) -> None:
         try:
             self._archive = zipfile.ZipFile(io.BytesIO(content))
-        except _BROKEN as error:
+        except BROKEN_ZIP as error:
             raise DecodeError(f"not a readable package: {error}") from error
         self._names: dict[str, str] = {}
         for name in self._archive.namelist():
@@ -134,7 +135,7 @@ class Parts:
             raise PartError(f"the file has no part {name}")
         try:
             return self._archive.read(found)
-        except _BROKEN as error:
+        except BROKEN_ZIP as error:
             raise PartError(f"the part {name} cannot be unpacked: {error}") from error
 
     def markup(self, name: str) -> Any:  # noqa: ANN401 - lxml's element

@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -68,13 +67,7 @@ _MAIN_PART = re.compile(
 _PRESENTATION = rb"\1openxmlformats-officedocument.presentationml.presentation\2"
 
 _BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,
-    NotImplementedError,
+    *ooxml.BROKEN_ZIP,
     KeyError,
     ET.ParseError,
     etree.LxmlError,
