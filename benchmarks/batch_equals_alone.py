@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Completion, Engine, Request
-from pipeline.models.model import Canvas, Clip, Modality, Model, Slot, Turn
-from pipeline.models.parity import recipes
-from pipeline.models.parity.run import PackRun, opened
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Completion, Engine, Request
+from phicorpus.models.model import Canvas, Clip, Modality, Model, Slot, Turn
+from phicorpus.parity import recipes
+from phicorpus.parity.forward import PackRun, opened
 
 GOLDENS = Path(__file__).parents[1] / "tests/goldens"
 WORDS = ("the", "quick", "brown", "fox", "reads", "every", "page", "and", "hears", "each", "word")

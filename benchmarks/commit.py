@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.job import prepare, publication
-from pipeline.publish import Publisher
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
-from pipeline.unit import Unit
-from schemas import REPLY
+from phicorpus.commands.annotate import prepare, publication
+from phicorpus.manifest.units import Unit
+from phicorpus.output.write import Publisher
+from phicorpus.schemas import REPLY
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
 from tests.builders import a_backend, a_config, a_reply, write_manifest
 
 _ROOT = Path(__file__).parent.parent

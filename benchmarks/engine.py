@@ -42,11 +42,11 @@ from benchmarks.workload import (
     run_engine,
     sort_by_length,
 )
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Request
-from pipeline.engine.static import StaticEngine
-from pipeline.models.model import Canvas, Turn
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Request
+from phicorpus.engine.static import StaticEngine
+from phicorpus.models.model import Canvas, Turn
 
 SCALE = 8  # real lengths are divided by it
 NUM_ASSETS = 48

@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.media.decode import DecodeConfig
-from pipeline.models.phi4_multimodal.image import ImagePreparation
-from pipeline.stages.decode import decode
-from schemas.segment import FETCHED
+from phicorpus.media.decode import DecodeConfig
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.schemas.segment import FETCHED
+from phicorpus.stages.decode import decode
 from tests.media.builders import a_deck, a_pdf, a_recording, a_voice, saved
 
 HOUR_S = 3600

@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import FetchConfig
-from pipeline.storage.assets import read_asset
+from phicorpus.config import FetchConfig
+from phicorpus.storage.assets import read_asset
 
 OBJECT_BYTES = 100_000
 DELAY_S = 0.02
-THREADS = 16  # as in pipeline/stages/fetch.py
+THREADS = 16  # as in pipeline/phicorpus/stages/fetch.py
 KEYS = {"key": "test", "secret": "test"}
 
 Read = Callable[[Sequence[str]], None]

@@ -20,9 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.job import prepare
-from pipeline.storage.store import open_store
-from schemas.paths import annotation_path, document_path
+from phicorpus.commands.annotate import prepare
+from phicorpus.schemas.paths import annotation_path, document_path
+from phicorpus.storage.store import open_store
 from tests.builders import a_backend, a_config
 
 _ROOT = Path(__file__).parent.parent

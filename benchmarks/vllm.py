@@ -23,12 +23,12 @@ import torch
 import transformers
 
 from benchmarks.workload import SMALL, WORKS, RandomModel, Work, draw, processor, run_engine
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Engine, Request
-from pipeline.engine.static import StaticEngine
-from pipeline.engine.vllm.engine import VllmEngine
-from pipeline.models.model import Model
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Engine, Request
+from phicorpus.engine.static import StaticEngine
+from phicorpus.engine.vllm.engine import VllmEngine
+from phicorpus.models.model import Model
 
 SCALE = 8  # real lengths are divided by it
 NUM_ASSETS = 48

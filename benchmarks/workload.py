@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from pipeline.engine.engine import Engine, Request
-from pipeline.models.model import Canvas, Modality, Slot, Tokenizer, Turn
+from phicorpus.engine.engine import Engine, Request
+from phicorpus.models.model import Canvas, Modality, Slot, Tokenizer, Turn
 
 QUESTION_TOKENS = 12
 MAX_LENGTH = 8192

@@ -1,6 +1,6 @@
 """The main job from Python: what `phicorpus annotate` does, for schedulers that import.
 
-Run it as `python -m jobs.annotate jobs/annotate.yaml output=s3://bucket/annotations`. Its exit
+Run it as `python jobs/annotate.py jobs/annotate.yaml output=s3://bucket/annotations`. Its exit
 codes are those of `phicorpus annotate` but for 3: the caller says how many errors are too many.
 """
 
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cli import main
-from pipeline.config import load_config
-from pipeline.console import report_json
-from pipeline.job import RunReport, annotate
+from phicorpus.cli import main
+from phicorpus.cli.console import report_json
+from phicorpus.commands.annotate import RunReport, annotate
+from phicorpus.config import load_config
 
 
 def run(config_path: Path, overrides: Sequence[str] = ()) -> RunReport:

@@ -1,6 +1,6 @@
 """A backfill: one run per manifest of a date range, a few at a time.
 
-Run it as `python -m jobs.backfill jobs/backfill.yaml`. Each date's run is an ordinary `phicorpus
+Run it as `python jobs/backfill.py jobs/backfill.yaml`. Each date's run is an ordinary `phicorpus
 annotate` in a process of its own, so that one that fails or dies leaves the others alone; running
 the same backfill again goes on where it stopped.
 """
@@ -20,7 +20,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import ConfigError
+from phicorpus.errors import ConfigError
 
 Reprocess = Literal["none", "failed", "all"]
 
@@ -93,7 +93,7 @@ def days(first: date, last: date) -> Iterator[date]:
 def command(backfill: Backfill, day: date) -> list[str]:
     """Give the command line of one date's run."""
     return [
-        *(sys.executable, "-m", "pipeline.cli", "annotate", str(backfill.job), "--json"),
+        *(sys.executable, "-m", "phicorpus.cli", "annotate", str(backfill.job), "--json"),
         *("--set", f"manifest={backfill.manifest.format(date=day)}"),
         *("--set", f"output={backfill.output.format(date=day)}"),
         *("--reprocess", backfill.reprocess),

@@ -15,22 +15,22 @@ import pyarrow.parquet as pq
 import soundfile
 from PIL import Image, ImageDraw
 
-from pipeline.config import RunConfig, parse_config
-from pipeline.engine.backend import Backend, scripted_backend
-from pipeline.engine.engine import Engine
-from pipeline.engine.scripted import Script
-from pipeline.errors import CheckpointError, FetchError
-from pipeline.job import Execution, Prepared, prepare, publication, record
-from pipeline.models.model import Modality
-from pipeline.models.phi4_multimodal.image import ImagePreparation
-from pipeline.publish import Publisher
-from pipeline.record import write_start
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
-from pipeline.unit import Share, Unit
-from schemas import REPLY, SEGMENT
-from schemas.error import error_columns
-from schemas.segment import FETCHED
+from phicorpus.commands.annotate import Execution, Prepared, prepare, publication, record
+from phicorpus.config import RunConfig, parse_config
+from phicorpus.engine.backend import Backend, scripted_backend
+from phicorpus.engine.engine import Engine
+from phicorpus.engine.scripted import Script
+from phicorpus.errors import CheckpointError, FetchError
+from phicorpus.manifest.units import Share, Unit
+from phicorpus.models.model import Modality
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.output.runs import write_start
+from phicorpus.output.write import Publisher
+from phicorpus.schemas import REPLY, SEGMENT
+from phicorpus.schemas.error import error_columns
+from phicorpus.schemas.segment import FETCHED
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
 
 PREPARATION = ImagePreparation(crop_size_px=56, patch_size_px=14, max_crops=4)
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config, parse_config
-from pipeline.errors import ConfigError
+from phicorpus.config import load_config, parse_config
+from phicorpus.errors import ConfigError
 
 SMALLEST = {"manifest": "m.parquet", "output": "out", "model": "tiny", "tasks": ["ocr"]}
 

@@ -18,18 +18,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audit import verify
-from pipeline.config import RunConfig
-from pipeline.job import prepare, publication, record
-from pipeline.publish import Publisher
-from pipeline.record import write_start
-from pipeline.retry import RetryPlan, RoundPublisher, choose
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
-from pipeline.standing import status
-from pipeline.storage.store import Store, open_store
-from pipeline.unit import Unit
-from schemas.error import error_columns
+from phicorpus.commands.annotate import prepare, publication, record
+from phicorpus.commands.retry import RetryPlan, RoundPublisher, choose
+from phicorpus.commands.status import status
+from phicorpus.commands.verify import verify
+from phicorpus.config import RunConfig
+from phicorpus.manifest.units import Unit
+from phicorpus.output.runs import write_start
+from phicorpus.output.write import Publisher
+from phicorpus.schemas.error import error_columns
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
+from phicorpus.storage.store import Store, open_store
 from tests.builders import (
     a_backend,
     a_config,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.config import TaskConfig, parse_config
-from pipeline.fingerprint import fingerprint
-from pipeline.tasks import TASKS
-from pipeline.tasks.question import questions
+from phicorpus.config import TaskConfig, parse_config
+from phicorpus.fingerprint import fingerprint
+from phicorpus.tasks import TASKS
+from phicorpus.tasks.question import questions
 
 
 def named(render: str, task: str, kind: str) -> str:

@@ -19,15 +19,15 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from pipeline import flow
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, CredentialsRefused, StoreError, WorkersLost
-from pipeline.job import RunReport, annotate, prepare, publication
-from pipeline.publish import Publisher
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
-from pipeline.standing import status
-from pipeline.storage.store import open_store
+from phicorpus import flow
+from phicorpus.commands.annotate import RunReport, annotate, prepare, publication
+from phicorpus.commands.status import status
+from phicorpus.config import RunConfig
+from phicorpus.errors import ConfigError, CredentialsRefused, StoreError, WorkersLost
+from phicorpus.output.write import Publisher
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
+from phicorpus.storage.store import open_store
 from tests.builders import (
     a_backend,
     a_backend_that_does_not_load,
@@ -229,7 +229,7 @@ def test_a_driver_killed_at_any_moment_and_run_again_gives_the_same_rows(
     settings = a_config(tmp_path).model_dump(mode="json")
     settings["cluster"]["address"] = cluster
     job = json.dumps({"config": settings, "script": {"delay_s": 0.05, "delay_spread_s": 0.2}})
-    command = [sys.executable, "-m", "tests.driver", job]
+    command = [sys.executable, "-m", "tests.run_driver", job]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
     with subprocess.Popen(command, env=environment, cwd=tmp_path) as driver:  # noqa: S603 - ours

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pipeline import cli, errors
-from pipeline.cli import checks, outputs, running
-from pipeline.config import RunConfig
-from pipeline.interrupt import EXIT_SIGINT, EXIT_SIGTERM
+from phicorpus import cli, errors
+from phicorpus.cli import checks, outputs, run
+from phicorpus.config import RunConfig
+from phicorpus.driver.signals import EXIT_SIGINT, EXIT_SIGTERM
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "infra/README.md")
@@ -80,7 +80,7 @@ def test_the_table_of_exit_codes_has_every_code_and_no_other() -> None:
         and "exit_code" in vars(error)
     }
     own = {0, checks.EXIT_DIFFERS, checks.EXIT_BROKEN, outputs.EXIT_NOT_RIGHT}
-    own |= {running.EXIT_ERRORS_ABOVE_THRESHOLD, EXIT_SIGINT, EXIT_SIGTERM}
+    own |= {run.EXIT_ERRORS_ABOVE_THRESHOLD, EXIT_SIGINT, EXIT_SIGTERM}
 
     assert {int(code) for row in rows for code in row.split(", ")} == bad_runs | own
 

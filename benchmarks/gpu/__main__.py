@@ -73,7 +73,7 @@ def parts(output: Path, *, rehearse: bool, work: Path | None) -> dict[str, Part]
         for name in ("engine", "models")
     }
     if rehearse:  # without a GPU none of these runs: another stands in
-        stand_in = Part(("pytest", "-v", "tests/engine/test_guard.py"), 240)
+        stand_in = Part(("pytest", "-v", "tests/engine/test_stopping.py"), 240)
         tests = dict.fromkeys(tests, stand_in)
     profile = {"profile": Part((*engine, "--profile"), 240)}
     on = ("--scale", "0.0001") if rehearse else ("--device", "cuda", "--workers", "4")

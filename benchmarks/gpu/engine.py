@@ -36,12 +36,12 @@ from benchmarks.workload import (
     processor,
     run_engine,
 )
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Request
-from pipeline.engine.hooks import why_unsupported
-from pipeline.engine.static import StaticEngine
-from pipeline.models.model import Canvas
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Request
+from phicorpus.engine.library_loop import why_unsupported
+from phicorpus.engine.static import StaticEngine
+from phicorpus.models.model import Canvas
 
 WORK_NAMES = (*(work.name for work in WORKS), MIXED)
 NUM_ALONE = 4  # requests tell how long one by one takes

@@ -29,15 +29,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.workload import processor
-from pipeline.config import Device, DType, EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Completion, Engine, Request
-from pipeline.models.checkpoint import ARCHITECTURES, Resolved, load, resolve
-from pipeline.models.inventory import with_adapters
-from pipeline.models.model import Canvas, Clip, Modality, Turn
-from pipeline.models.parity import recipes
-from pipeline.models.shards import INDEX
-from pipeline.models.tiny import write_tiny
+from phicorpus.config import Device, DType, EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Completion, Engine, Request
+from phicorpus.models.checkpoint import ARCHITECTURES, Resolved, load, resolve
+from phicorpus.models.expected_tensors import with_adapters
+from phicorpus.models.model import Canvas, Clip, Modality, Turn
+from phicorpus.models.random_checkpoint import write_tiny
+from phicorpus.models.shards import INDEX
+from phicorpus.parity import recipes
 
 Json = Mapping[str, Any]
 SHARD_BYTES = 2 << 30

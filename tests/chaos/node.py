@@ -18,7 +18,7 @@ import ray._private.services
 import ray.util
 from ray.cluster_utils import Cluster
 
-from pipeline.job import annotate
+from phicorpus.commands.annotate import annotate
 from tests.builders import a_backend, a_config, a_corpus
 
 _LOOPBACK = "127.0.0.1"

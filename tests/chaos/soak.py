@@ -24,9 +24,9 @@ from typing import Any
 
 import ray
 
-from pipeline.audit import verify
-from pipeline.config import RunConfig
-from pipeline.storage.store import open_store
+from phicorpus.commands.verify import verify
+from phicorpus.config import RunConfig
+from phicorpus.storage.store import open_store
 from tests.builders import (
     a_config,
     a_pdf,
@@ -96,7 +96,7 @@ def start_driver(config: RunConfig, address: str, script: Mapping[str, Any]) -> 
     settings["cluster"]["address"] = address
     job = json.dumps({"config": settings, "script": dict(script)})
     return subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-m", "tests.driver", job],
+        [sys.executable, "-m", "tests.run_driver", job],
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

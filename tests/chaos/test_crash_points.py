@@ -15,16 +15,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import flow
-from pipeline.cluster import RemoteWitness, cluster
-from pipeline.config import RunConfig
-from pipeline.flow import Flow
-from pipeline.job import Execution, annotate, prepare, publication, record
-from pipeline.models.model import Modality
-from pipeline.publish import Publisher
-from pipeline.record import write_start
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
+from phicorpus import flow
+from phicorpus.commands.annotate import Execution, annotate, prepare, publication, record
+from phicorpus.config import RunConfig
+from phicorpus.flow import Flow
+from phicorpus.models.model import Modality
+from phicorpus.output.runs import write_start
+from phicorpus.output.write import Publisher
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
+from phicorpus.workers.cluster import RemoteWitness, cluster
 from tests.builders import (
     a_backend,
     a_config,

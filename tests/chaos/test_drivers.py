@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audit import verify
-from pipeline.config import RunConfig
-from pipeline.job import annotate
-from pipeline.storage.store import open_store
+from phicorpus.commands.annotate import annotate
+from phicorpus.commands.verify import verify
+from phicorpus.config import RunConfig
+from phicorpus.storage.store import open_store
 from tests.builders import (
     a_backend,
     a_config,

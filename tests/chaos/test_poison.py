@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.engine.backend import scripted_backend
-from pipeline.engine.engine import Request
-from pipeline.engine.scripted import Script
-from pipeline.isolation import MAX_DEATHS
-from pipeline.job import annotate
-from pipeline.models.model import Canvas, Clip
-from pipeline.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.commands.annotate import annotate
+from phicorpus.engine.backend import scripted_backend
+from phicorpus.engine.engine import Request
+from phicorpus.engine.scripted import Script
+from phicorpus.models.model import Canvas, Clip
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.workers.quarantine import MAX_DEATHS
 from tests.builders import (
     a_config,
     an_image,

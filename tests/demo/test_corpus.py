@@ -12,10 +12,10 @@ import pytest
 import soundfile
 from PIL import Image, ImageOps
 
-from pipeline import errors
-from pipeline.demo.corpus import CorpusSummary, write_corpus
-from pipeline.demo.recordings import load_clips
-from pipeline.demo.truth import TRUTH
+from phicorpus import errors
+from phicorpus.demo.corpus import CorpusSummary, write_corpus
+from phicorpus.demo.recordings import load_clips
+from phicorpus.demo.truth import TRUTH
 
 Row = dict[str, Any]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.demo import charts, decks, pages, recordings, scenes, synthesise, words
+from phicorpus.demo import charts, decks, pages, recordings, scenes, synthesise, words
 
 
 def rng(number: int = 0) -> np.random.Generator:

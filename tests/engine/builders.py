@@ -21,10 +21,10 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
-from pipeline.config import EngineConfig
-from pipeline.engine.engine import Completion, Engine, Regime, Request
-from pipeline.errors import RequestRefused
-from pipeline.models.model import Canvas, Clip, Media, Modality, Slot, Tokenizer, Tools, Turn
+from phicorpus.config import EngineConfig
+from phicorpus.engine.engine import Completion, Engine, Regime, Request
+from phicorpus.errors import RequestRefused
+from phicorpus.models.model import Canvas, Clip, Media, Modality, Slot, Tokenizer, Tools, Turn
 
 HIDDEN = 32
 VOCABULARY = 300
@@ -276,7 +276,7 @@ def engine_threads() -> list[str]:
 def logged() -> Iterator[list[logging.LogRecord]]:
     """What the pipeline logs, whatever another test has made of its logger."""
     records: list[logging.LogRecord] = []
-    logger, handler = logging.getLogger("pipeline"), logging.Handler()
+    logger, handler = logging.getLogger("phicorpus"), logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign]
     level = logger.level
     logger.addHandler(handler)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Engine
-from pipeline.engine.static import StaticEngine
-from pipeline.models.model import Model
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Engine
+from phicorpus.engine.static import StaticEngine
+from phicorpus.models.model import Model
 from tests.engine.builders import engine_threads
 
 

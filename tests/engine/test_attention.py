@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from pipeline.engine import kernel_check
-from pipeline.engine.attention import Pages, attend_each, write_new
-from pipeline.engine.kernel_check import Heads
+from phicorpus.engine import kernel_check
+from phicorpus.engine.attention import Pages, attend_each, write_new
+from phicorpus.engine.kernel_check import Heads
 
 LENGTHS = ((5, 5), (1, 9), (3, 11), (1, 1))  # new tokens and all tokens of each sequence
 

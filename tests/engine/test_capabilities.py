@@ -8,15 +8,15 @@ from typing import Any, get_args
 
 import pytest
 
-from pipeline.config import EngineConfig, EngineName, RunConfig, parse_config
-from pipeline.engine import capabilities
-from pipeline.engine.backend import phi_backend
-from pipeline.engine.capabilities import CAPABILITIES, CONTINUOUS, STATIC, VLLM, Library
-from pipeline.engine.engine import Engine
-from pipeline.engine.hooks import SUPPORTED_VERSION
-from pipeline.errors import ConfigError
-from pipeline.models.model import Model
-from pipeline.models.tiny import write_tiny
+from phicorpus.config import EngineConfig, EngineName, RunConfig, parse_config
+from phicorpus.engine import capabilities
+from phicorpus.engine.backend import phi_backend
+from phicorpus.engine.capabilities import CAPABILITIES, CONTINUOUS, STATIC, VLLM, Library
+from phicorpus.engine.engine import Engine
+from phicorpus.engine.library_loop import SUPPORTED_VERSION
+from phicorpus.errors import ConfigError
+from phicorpus.models.model import Model
+from phicorpus.models.random_checkpoint import write_tiny
 from tests.engine.builders import FakeModel, a_config, a_request, an_image, complete
 
 Load = Callable[[Model, EngineConfig], Engine]

@@ -11,13 +11,13 @@ from typing import Any, cast
 import pytest
 import torch
 
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Completion
-from pipeline.engine.load import load_engine
-from pipeline.engine.recovery import MAX_FAILURES_IN_ROW
-from pipeline.engine.static import StaticEngine
-from pipeline.errors import EngineDied, InferError, RequestRefused
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Completion
+from phicorpus.engine.load import load_engine
+from phicorpus.engine.recovery import MAX_FAILURES_IN_ROW
+from phicorpus.engine.static import StaticEngine
+from phicorpus.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import (
     FakeModel,
     a_clip,
@@ -29,8 +29,8 @@ from tests.engine.builders import (
     engine_threads,
     reference,
 )
-from tests.engine.test_callers import Gated
 from tests.engine.test_contract import SlowEyes
+from tests.engine.test_open_requests import Gated
 
 Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
 
@@ -294,7 +294,7 @@ def test_what_continuous_batching_cannot_run_gets_static_batches_and_one_warning
 def test_a_process_that_forgets_to_close_ends() -> None:
     program = (
         "import asyncio\n"
-        "from pipeline.engine.continuous import ContinuousEngine\n"
+        "from phicorpus.engine.continuous import ContinuousEngine\n"
         "from tests.engine.builders import FakeModel, a_config, a_request\n"
         "engine = ContinuousEngine(FakeModel(), a_config())\n"
         "print(len(asyncio.run(engine.submit(a_request('q'))).token_ids))\n"

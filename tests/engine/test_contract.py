@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import EngineConfig
-from pipeline.engine.engine import Completion, Engine, Request
-from pipeline.errors import EngineDied, InferError, RequestRefused
-from pipeline.models.model import Model, Slot
+from phicorpus.config import EngineConfig
+from phicorpus.engine.engine import Completion, Engine, Request
+from phicorpus.errors import EngineDied, InferError, RequestRefused
+from phicorpus.models.model import Model, Slot
 from tests.engine.builders import (
     BANNED_ID,
     FakeModel,

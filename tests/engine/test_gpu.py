@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.hooks import why_unsupported
-from pipeline.engine.static import StaticEngine
-from pipeline.models.model import Slot
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.library_loop import why_unsupported
+from phicorpus.engine.static import StaticEngine
+from phicorpus.models.model import Slot
 from tests.engine.builders import FakeModel, a_clip, a_config, a_request, an_image, complete
 
 pytestmark = pytest.mark.gpu

@@ -9,12 +9,12 @@ import jsonschema
 import pytest
 import torch
 
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Completion, Engine, Guide
-from pipeline.engine.static import StaticEngine
-from pipeline.errors import RequestRefused
-from pipeline.models.model import Model
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Completion, Engine, Guide
+from phicorpus.engine.static import StaticEngine
+from phicorpus.errors import RequestRefused
+from phicorpus.models.model import Model
 from tests.engine.builders import (
     FakeModel,
     a_config,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from pipeline.config import EngineConfig
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.last_layer import LastLayer
-from pipeline.models.model import Model
+from phicorpus.config import EngineConfig
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.last_layer import LastLayer
+from phicorpus.models.model import Model
 from tests.engine.builders import FakeModel, a_config, a_decoder, a_request, reference
 
 Start = Callable[[Model, EngineConfig], ContinuousEngine]

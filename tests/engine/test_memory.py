@@ -19,17 +19,17 @@ from transformers.generation.continuous_batching.initialization import (
 )
 
 from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL
-from pipeline.config import EngineSettings, RunConfig
-from pipeline.console import show_plan
-from pipeline.engine import attention, hooks
-from pipeline.engine.backend import phi_backend
-from pipeline.engine.budget import Budget, DeviceKind, cpu_budget, free_bytes
-from pipeline.engine.memory import MemoryPlan, least_bytes, plan_memory
-from pipeline.errors import ConfigError
-from pipeline.job import annotate, prepare
-from pipeline.models.footprint import Footprint, footprint
-from pipeline.models.model import Modality
-from pipeline.models.tiny import write_tiny
+from phicorpus.cli.console import show_plan
+from phicorpus.commands.annotate import annotate, prepare
+from phicorpus.config import EngineSettings, RunConfig
+from phicorpus.engine import attention, library_loop
+from phicorpus.engine.backend import phi_backend
+from phicorpus.engine.memory import MemoryPlan, least_bytes, plan_memory
+from phicorpus.engine.memory_budget import Budget, DeviceKind, cpu_budget, free_bytes
+from phicorpus.errors import ConfigError
+from phicorpus.models.memory_use import Footprint, footprint
+from phicorpus.models.model import Modality
+from phicorpus.models.random_checkpoint import write_tiny
 from tests.engine.builders import logged
 
 GB = 1_000_000_000
@@ -65,7 +65,7 @@ class LibrarysView(PagedAttentionMemoryHandler):
         self._free = plan.budget.num_bytes - plan.parts["weights"] - plan.parts["features"]
         chosen = resolve_continuous_batching_config(
             config,
-            hooks._library_config(decoder, plan.config),
+            library_loop._library_config(decoder, plan.config),
             None,
             has_logit_processors=False,
             device=torch.device("cuda" if plan.budget.device == "gpu" else "cpu"),

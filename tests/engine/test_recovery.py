@@ -8,15 +8,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipeline.config import EngineConfig
-from pipeline.engine import attention
-from pipeline.engine.busy import BusyTime
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.engine.engine import Completion, Request
-from pipeline.engine.hooks import DecodeLoop, SteeringProcessor
-from pipeline.engine.recovery import LEAST_BATCH_TOKENS, Recovery, is_out_of_memory
-from pipeline.engine.sampling import Chooser, Steering
-from pipeline.errors import InferError
+from phicorpus.config import EngineConfig
+from phicorpus.engine import attention
+from phicorpus.engine.busy_time import BusyTime
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.engine import Completion, Request
+from phicorpus.engine.library_loop import DecodeLoop, SteeringProcessor
+from phicorpus.engine.recovery import LEAST_BATCH_TOKENS, Recovery, is_out_of_memory
+from phicorpus.engine.sampling import Chooser, Steering
+from phicorpus.errors import InferError
 from tests.engine.builders import (
     FakeModel,
     a_config,

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.engine.engine import Completion, Request
-from pipeline.engine.scripted import Script, ScriptedEngine, load_scripted
-from pipeline.errors import EngineDied, InferError, RequestRefused
-from pipeline.models.model import Clip, Turn
+from phicorpus.engine.engine import Completion, Request
+from phicorpus.engine.scripted import Script, ScriptedEngine, load_scripted
+from phicorpus.errors import EngineDied, InferError, RequestRefused
+from phicorpus.models.model import Clip, Turn
 
 
 def a_question(text: str = "what is this?", *, key: str | None = None, tokens: int = 16) -> Request:
@@ -142,9 +142,9 @@ def test_a_disaster_ends_the_process_as_often_as_the_script_says(
 ) -> None:
     program = (
         "import asyncio\n"
-        "from pipeline.engine.engine import Request\n"
-        "from pipeline.engine.scripted import Script, load_scripted\n"
-        "from pipeline.models.model import Turn\n"
+        "from phicorpus.engine.engine import Request\n"
+        "from phicorpus.engine.scripted import Script, load_scripted\n"
+        "from phicorpus.models.model import Turn\n"
         f"script = Script({rule}=('bomb',), strikes_path={str(tmp_path)!r})\n"
         "request = Request(request_id='r', turns=(Turn('user', ('bomb',)),), max_new_tokens=4)\n"
         "asyncio.run(load_scripted(script).submit(request))\n"

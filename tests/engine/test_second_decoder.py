@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import EngineSettings, RunConfig, parse_config
-from pipeline.engine.budget import Budget, DeviceKind
-from pipeline.engine.longest import longest_request
-from pipeline.engine.memory import MemoryPlan, SecondDecoder, plan_memory
-from pipeline.engine.replica import plan_here
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoint import resolve
-from pipeline.models.footprint import Footprint
-from pipeline.models.model import Modality
-from pipeline.models.phi3_vision.image import ImagePreparation as Phi3Images
-from pipeline.models.phi4_multimodal.image import ImagePreparation as Phi4Images
-from pipeline.models.tiny import write_tiny
+from phicorpus.config import EngineSettings, RunConfig, parse_config
+from phicorpus.engine.memory import MemoryPlan, SecondDecoder, plan_memory
+from phicorpus.engine.memory_budget import Budget, DeviceKind
+from phicorpus.engine.replica import plan_here
+from phicorpus.engine.request_bounds import longest_request
+from phicorpus.errors import ConfigError
+from phicorpus.models.checkpoint import resolve
+from phicorpus.models.memory_use import Footprint
+from phicorpus.models.model import Modality
+from phicorpus.models.phi3_vision.image import ImagePreparation as Phi3Images
+from phicorpus.models.phi4_multimodal.image import ImagePreparation as Phi4Images
+from phicorpus.models.random_checkpoint import write_tiny
 from tests.engine.test_memory import PHI3, PHI4
 
 GB = 1_000_000_000

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pptx import Presentation
 from pptx.util import Inches
 
-from pipeline.media import sniff
+from phicorpus.media import sniff
 from tests.hostile.attack import Attack, attack
 from tests.media.builders import a_deck, a_pdf, an_image, deck_bytes, member, saved, with_members
 from tests.media.zips import a_bomb_of_a_type, a_directory_of, a_zip_of_two_directories

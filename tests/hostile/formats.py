@@ -15,11 +15,11 @@ import av.audio.stream
 import numpy as np
 from PIL import Image
 
-from pipeline.media import libreoffice
+from phicorpus.media.decks import libreoffice
 from tests.hostile.documents import an_odp
 from tests.media.builders import a_deck, a_pdf, a_recording, a_voice, saved, with_members
-from tests.media.pdfs import a_page_of_layers
-from tests.media.tiffs import CMYK, DEFLATE, LZW, PACKBITS, ATiff, written
+from tests.media.decks.pdfs import a_page_of_layers
+from tests.media.images.tiffs import CMYK, DEFLATE, LZW, PACKBITS, ATiff, written
 
 _BY_SOUNDFILE = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF", "W64", "AU")
 _BY_FFMPEG = {

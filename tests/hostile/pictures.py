@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.hostile.attack import Attack, attack
 from tests.media.builders import a_recording, a_tone, an_image, saved
-from tests.media.tiffs import GREY, ATiff, written
+from tests.media.images.tiffs import GREY, ATiff, written
 
 _BITS = {0: 1, 6: 32}  # of a pixel, by PNG colour type, at the depths used here
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import errors
-from pipeline.media import libreoffice
+from phicorpus import errors
+from phicorpus.media.decks import libreoffice
 from tests.hostile import damage, documents, pictures, recordings, texts
 from tests.hostile.attack import Attack
 from tests.hostile.formats import good_files

@@ -15,18 +15,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import AudioConfig, DeckConfig, FetchConfig
-from pipeline.media.decode import DecodeConfig
-from pipeline.stages.decode import decode
-from pipeline.stages.fetch import fetch
-from schemas import ASSET
+from phicorpus.config import AudioConfig, DeckConfig, FetchConfig
+from phicorpus.media.decode import DecodeConfig
+from phicorpus.schemas import ASSET
+from phicorpus.stages.decode import decode
+from phicorpus.stages.fetch import fetch
 from tests.builders import PREPARATION
 
 CONFIG = DecodeConfig(
     decks=DeckConfig(render_timeout_s=15.0), audio=AudioConfig(max_hours=0.05, vad=False)
 )
 _TOLD = ("uri", "segment_index", "segment_count", "error_stage", "error_type", "error_message")
-_BATCH = 8  # as in pipeline/flow.py
+_BATCH = 8  # as in pipeline/phicorpus/flow.py
 
 
 def main() -> None:

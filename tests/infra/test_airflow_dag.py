@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import cli, errors
-from pipeline.cli import outputs, running
-from pipeline.config import parse_config
-from pipeline.interrupt import EXIT_SIGINT, EXIT_SIGTERM
+from phicorpus import cli, errors
+from phicorpus.cli import outputs, run
+from phicorpus.config import parse_config
+from phicorpus.driver.signals import EXIT_SIGINT, EXIT_SIGTERM
 
 ROOT = Path(__file__).parents[2]
 DAG_FILE = ROOT / "infra/airflow_dag.py"
@@ -173,7 +173,7 @@ def test_a_night_ends_well_softly_or_at_once(night: dict[str, Any]) -> None:
     soft = {code for code, end in ends.items() if end == "AirflowSkipException"}
 
     assert ends[0] == "said"
-    assert soft == {running.EXIT_ERRORS_ABOVE_THRESHOLD}
+    assert soft == {run.EXIT_ERRORS_ABOVE_THRESHOLD}
     assert {code for code, end in ends.items() if end == "AirflowFailException"} == {
         *(1, 2, 70),
         outputs.EXIT_NOT_RIGHT,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import EngineMetrics
+from phicorpus.workers.cluster import EngineMetrics
 
 ROOT = Path(__file__).parents[2]
 Document = dict[str, Any]

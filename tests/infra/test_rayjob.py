@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.cli import app
-from pipeline.config import RunConfig, parse_config
+from phicorpus.cli import app
+from phicorpus.config import RunConfig, parse_config
 
 ROOT = Path(__file__).parents[2]
 Document = dict[str, Any]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.annotate import script
-from pipeline import cli
+from phicorpus import cli
 
 
 def test_a_wrong_config_ends_the_job_as_it_ends_the_command(

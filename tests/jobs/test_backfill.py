@@ -13,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.backfill import Backfill, Ended, command, load_backfill, run, script, wait_for
-from pipeline.config import load_config
-from pipeline.errors import ConfigError
+from phicorpus.config import load_config
+from phicorpus.errors import ConfigError
 
 
 def a_backfill(**settings: object) -> Backfill:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pptx import Presentation
 
-from pipeline.config import AudioConfig, DeckConfig
-from pipeline.errors import (
+from phicorpus.config import AudioConfig, DeckConfig
+from phicorpus.errors import (
     DecodeError,
     LimitExceeded,
     PasswordRequired,
@@ -17,11 +17,12 @@ from pipeline.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from pipeline.media import deck, libreoffice, sniff
-from pipeline.media.decode import DecodeConfig, decode, resumed
-from pipeline.media.package import Package
-from pipeline.media.piece import Piece
-from pipeline.media.sandbox import Limits, Sandbox
+from phicorpus.media import sniff
+from phicorpus.media.decks import deck, libreoffice
+from phicorpus.media.decks.office_zip import Package
+from phicorpus.media.decode import DecodeConfig, decode, resumed
+from phicorpus.media.sandbox import Limits, Sandbox
+from phicorpus.media.segment import Piece
 from tests.media.builders import (
     a_deck,
     a_pdf,

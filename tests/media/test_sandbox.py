@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import DeckConfig
-from pipeline.errors import DecodeError, LimitExceeded, SandboxCrashed, SandboxTimeout
-from pipeline.media import pdf
-from pipeline.media.sandbox import Limits, Sandbox, run_command
+from phicorpus.config import DeckConfig
+from phicorpus.errors import DecodeError, LimitExceeded, SandboxCrashed, SandboxTimeout
+from phicorpus.media.decks import pdf
+from phicorpus.media.sandbox import Limits, Sandbox, run_command
 from tests.media.builders import a_pdf
 
 LIMITS = Limits(timeout_s=20, max_memory_bytes=1024**3)
@@ -99,7 +99,7 @@ def test_a_stream_left_half_read_leaves_no_child() -> None:
 def test_a_child_does_not_outlive_a_killed_parent() -> None:
     script = (
         "import time\n"
-        "from pipeline.media.sandbox import Limits, Sandbox\n"
+        "from phicorpus.media.sandbox import Limits, Sandbox\n"
         "sandbox = Sandbox(Limits(timeout_s=60, max_memory_bytes=1 << 30))\n"
         'source = \'(__import__("os").getpid(), __import__("time").sleep(n * 60))[0]\'\n'
         "stream = sandbox.stream(eval, f'({source} for n in range(9))')\n"
@@ -138,7 +138,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
 def test_a_command_does_not_outlive_a_killed_parent_for_long(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path\n"
-        "from pipeline.media import sandbox\n"
+        "from phicorpus.media import sandbox\n"
         "sandbox._GRACE_S = 1.0\n"
         "limits = sandbox.Limits(timeout_s=1, max_memory_bytes=1 << 30)\n"
         "command = ['/bin/sh', '-c', 'echo $$ > pid; sleep 60']\n"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.media import sniff
+from phicorpus.media import sniff
 from tests.media.builders import (
     a_deck,
     a_pdf,

@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import TextConfig
-from pipeline.errors import LimitExceeded, NotUtf8, UnsupportedMedia
-from pipeline.media.decode import DecodeConfig, decode
-from pipeline.media.piece import Piece
-from pipeline.media.text import pieces
+from phicorpus.config import TextConfig
+from phicorpus.errors import LimitExceeded, NotUtf8, UnsupportedMedia
+from phicorpus.media.decode import DecodeConfig, decode
+from phicorpus.media.segment import Piece
+from phicorpus.media.text import pieces
 
 SMALL = TextConfig(max_passage_bytes=64)
 

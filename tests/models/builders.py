@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from pipeline.models.phi4_multimodal.native import native_name
+from phicorpus.models.phi4_multimodal.transformers_layout import native_name
 
 Arrays = dict[str, npt.NDArray[Any]]
 

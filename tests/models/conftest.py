@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.models.checkpoint import Resolved, load, resolve
-from pipeline.models.model import Modality
-from pipeline.models.phi4_multimodal.model import Phi4Multimodal
-from pipeline.models.tiny import write_tiny
+from phicorpus.models.checkpoint import Resolved, load, resolve
+from phicorpus.models.model import Modality
+from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
+from phicorpus.models.random_checkpoint import write_tiny
 
 
 @pytest.fixture(autouse=True, scope="session")

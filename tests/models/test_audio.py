@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.models.phi4_multimodal.audio import log_mel, num_frames, num_rows
+from phicorpus.models.phi4_multimodal.audio import log_mel, num_frames, num_rows
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 399, 400, 559, 560, 16_000])

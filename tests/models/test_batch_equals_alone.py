@@ -17,9 +17,9 @@ from benchmarks.batch_equals_alone import (
     answer_alone,
     ask,
 )
-from pipeline.engine.continuous import ContinuousEngine
-from pipeline.models.model import Modality
-from pipeline.models.parity.run import PackRun, opened
+from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.models.model import Modality
+from phicorpus.parity.forward import PackRun, opened
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))

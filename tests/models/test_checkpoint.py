@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from pipeline.errors import CheckpointError
-from pipeline.models.checkpoint import Resolved, load, resolve
-from pipeline.models.examination import examine
-from pipeline.models.tiny import write_tiny
+from phicorpus.errors import CheckpointError
+from phicorpus.models.checkpoint import Resolved, load, resolve
+from phicorpus.models.inspection import examine
+from phicorpus.models.random_checkpoint import write_tiny
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -54,8 +54,8 @@ def load_text(folder: Path) -> None:
 
 def test_a_folder_is_described_without_torch(tiny_folder: Path) -> None:
     code = (
-        "import sys; from pipeline.models.checkpoint import resolve;"
-        "import pipeline.models.catalog, pipeline.models.tiny;"
+        "import sys; from phicorpus.models.checkpoint import resolve;"
+        "import phicorpus.models.catalog, phicorpus.models.random_checkpoint;"
         f"resolve({str(tiny_folder)!r}).preparation.num_rows_of_size(10, 10);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

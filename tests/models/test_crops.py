@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.backend import phi_backend
+from phicorpus.engine.backend import phi_backend
 from tests.builders import a_config
 
 PACK = Path(__file__).parents[1] / "goldens/phi3_vision"

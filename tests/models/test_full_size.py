@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.models import decoder as decoders
-from pipeline.models.phi3_vision.image import ImagePreparation as Phi3Preparation
-from pipeline.models.phi3_vision.vision import ImageEncoder as Phi3ImageEncoder
-from pipeline.models.phi3_vision.vision import TowerConfig as ClipConfig
-from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
-from pipeline.models.phi4_multimodal.conformer import ConformerConfig
-from pipeline.models.phi4_multimodal.image import ImagePreparation
-from pipeline.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
+from phicorpus.models import decoder as decoders
+from phicorpus.models.phi3_vision.image import ImagePreparation as Phi3Preparation
+from phicorpus.models.phi3_vision.vision import ImageEncoder as Phi3ImageEncoder
+from phicorpus.models.phi3_vision.vision import TowerConfig as ClipConfig
+from phicorpus.models.phi4_multimodal.audio_encoder import AudioEncoder
+from phicorpus.models.phi4_multimodal.conformer import ConformerConfig
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
 
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
 PHI3_VISION: Mapping[str, Any] = {

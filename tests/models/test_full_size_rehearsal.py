@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL, SCALES, Json, run
-from pipeline.models.checkpoint import Architecture
-from pipeline.models.inventory import with_adapters
+from phicorpus.models.checkpoint import Architecture
+from phicorpus.models.expected_tensors import with_adapters
 
 SIZES: tuple[tuple[Architecture, Json], ...] = (
     ("phi3_vision", PHI3_VISION),

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.models.checkpoint import Resolved, load
-from pipeline.models.model import Model, Slot, Turn
-from pipeline.models.parity.run import run_pack
+from phicorpus.models.checkpoint import Resolved, load
+from phicorpus.models.model import Model, Slot, Turn
+from phicorpus.parity.forward import run_pack
 from tests.models.test_phi4_multimodal import a_canvas, a_clip
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

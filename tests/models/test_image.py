@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import CheckpointError, RequestRefused
-from pipeline.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.errors import CheckpointError, RequestRefused
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
 
 
 def an_image(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:

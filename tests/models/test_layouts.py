@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from pipeline.engine.backend import phi_backend
-from pipeline.errors import CheckpointError
-from pipeline.models.checkpoint import Resolved, load, resolve
-from pipeline.models.examination import examine
-from pipeline.models.model import Model
-from pipeline.models.parity.pack import Pack
-from pipeline.models.phi3_vision.layout import EMBEDDING, SECOND_NAME
-from pipeline.models.phi3_vision.model import Phi3Vision
-from pipeline.models.phi4_multimodal.model import Phi4Multimodal
-from pipeline.models.phi4_multimodal.native import hub_name, native_name
+from phicorpus.engine.backend import phi_backend
+from phicorpus.errors import CheckpointError
+from phicorpus.models.checkpoint import Resolved, load, resolve
+from phicorpus.models.inspection import examine
+from phicorpus.models.model import Model
+from phicorpus.models.phi3_vision.layout import EMBEDDING, SECOND_NAME
+from phicorpus.models.phi3_vision.model import Phi3Vision
+from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
+from phicorpus.models.phi4_multimodal.transformers_layout import hub_name, native_name
+from phicorpus.parity.pack import Pack
 from tests.builders import a_config
 from tests.models.builders import (
     Arrays,
@@ -264,8 +264,8 @@ LOAD_AND_MEASURE = """
 import json, resource, sys
 import torch, transformers
 from transformers import Phi3ForCausalLM
-from pipeline.models.checkpoint import load, resolve
-from pipeline.models import loaders
+from phicorpus.models.checkpoint import load, resolve
+from phicorpus.models import loaders
 tiny = load(resolve(sys.argv[1]), modality="text", device="cpu")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = load(resolve(sys.argv[2]), modality="text", device="cpu", dtype="float32")

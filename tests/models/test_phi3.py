@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from pipeline.errors import RequestRefused
-from pipeline.models.checkpoint import load, resolve
-from pipeline.models.model import Canvas, Clip, Model, Slot, Turn
-from pipeline.models.phi3.prompt import ChatFormat
-from pipeline.models.phi3_vision.image import ImagePreparation
-from pipeline.models.tokenizer import PromptTokenizer
+from phicorpus.errors import RequestRefused
+from phicorpus.models.checkpoint import load, resolve
+from phicorpus.models.model import Canvas, Clip, Model, Slot, Turn
+from phicorpus.models.phi3.prompt import ChatFormat
+from phicorpus.models.phi3_vision.image import ImagePreparation
+from phicorpus.models.tokenizer import PromptTokenizer
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 START, USER, END, ASSISTANT, LINE_BREAK = 1, 32010, 32007, 32001, 498

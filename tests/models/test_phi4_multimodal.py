@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.errors import RequestRefused
-from pipeline.models.model import Canvas, Clip, Modality, Slot, Turn
-from pipeline.models.phi4_multimodal.image import ImagePreparation
-from pipeline.models.phi4_multimodal.model import Phi4Multimodal
+from phicorpus.errors import RequestRefused
+from phicorpus.models.model import Canvas, Clip, Modality, Slot, Turn
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
 
 Models = dict[Modality, Phi4Multimodal]
 PREPARATION = ImagePreparation(crop_size_px=224)

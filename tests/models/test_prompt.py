@@ -9,13 +9,13 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.errors import RequestRefused
-from pipeline.models.model import Canvas, Clip, Modality, Slot, Tools, Turn
-from pipeline.models.phi3.prompt import ChatFormat
-from pipeline.models.phi3_vision.image import ImagePreparation as Phi3Preparation
-from pipeline.models.phi4_multimodal.image import ImagePreparation
-from pipeline.models.phi4_multimodal.prompt import PromptFormat
-from pipeline.models.tokenizer import PromptTokenizer
+from phicorpus.errors import RequestRefused
+from phicorpus.models.model import Canvas, Clip, Modality, Slot, Tools, Turn
+from phicorpus.models.phi3.prompt import ChatFormat
+from phicorpus.models.phi3_vision.image import ImagePreparation as Phi3Preparation
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.models.phi4_multimodal.prompt import PromptFormat
+from phicorpus.models.tokenizer import PromptTokenizer
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 PHI4 = PromptTokenizer.from_folder(GOLDENS / "phi4_multimodal")

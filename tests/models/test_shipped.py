@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from pipeline.models.checkpoint import SHIPPED, resolve
+from phicorpus.models.checkpoint import SHIPPED, resolve
 
 
 def test_tiny_is_the_shipped_checkpoint_for_every_modality() -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import FetchConfig, TextConfig, parse_config
-from pipeline.engine.backend import phi_backend
-from pipeline.media.decode import DecodeConfig
-from pipeline.stages.decode import decode
-from pipeline.stages.fetch import fetch
-from pipeline.stages.infer import Infer
-from pipeline.tasks import TASKS
-from pipeline.tasks.question import questions
-from schemas import ASSET
+from phicorpus.config import FetchConfig, TextConfig, parse_config
+from phicorpus.engine.backend import phi_backend
+from phicorpus.media.decode import DecodeConfig
+from phicorpus.schemas import ASSET
+from phicorpus.stages.decode import decode
+from phicorpus.stages.fetch import fetch
+from phicorpus.stages.infer import Infer
+from phicorpus.tasks import TASKS
+from phicorpus.tasks.question import questions
 
 CUT = DecodeConfig(texts=TextConfig(max_passage_bytes=64))
 

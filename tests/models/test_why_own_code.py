@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
-from pipeline.models.model import Canvas, Clip, Slot
-from pipeline.models.parity.compare import projection
-from pipeline.models.parity.media import ROWS, TOWER_SUMS
-from pipeline.models.parity.run import NUM_GREEDY, PackRun, opened
-from pipeline.models.phi4_multimodal.audio import log_mel
-from pipeline.models.phi4_multimodal.native import native_name
+from phicorpus.models.model import Canvas, Clip, Slot
+from phicorpus.models.phi4_multimodal.audio import log_mel
+from phicorpus.models.phi4_multimodal.transformers_layout import native_name
+from phicorpus.parity.compare import projection
+from phicorpus.parity.forward import NUM_GREEDY, PackRun, opened
+from phicorpus.parity.media import ROWS, TOWER_SUMS
 from tests.models.builders import native_config
 
 PACK = Path(__file__).parents[1] / "goldens/phi4_multimodal"

@@ -13,11 +13,11 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from pipeline.config import RunConfig, parse_config
-from pipeline.demo.corpus import write_corpus
-from pipeline.demo.run import demo_config
-from pipeline.job import annotate
-from pipeline.listing import build
+from phicorpus.cli.demo import demo_config
+from phicorpus.commands.annotate import annotate
+from phicorpus.config import RunConfig, parse_config
+from phicorpus.demo.corpus import write_corpus
+from phicorpus.manifest.build import build
 from tools.tiny_phi.quality import Figures, measure
 
 pytestmark = pytest.mark.ray
@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_and_started_again_gives_the_same_answers(
     settings["cluster"]["address"] = cluster
     job = folder / "job.yaml"
     job.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "annotate", str(job)]
+    command = [sys.executable, "-c", "from phicorpus.cli import main; main()", "annotate", str(job)]
 
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:  # noqa: S603
         deadline = time.monotonic() + 120

@@ -8,15 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import FetchConfig
-from pipeline.engine.engine import EngineStats
-from pipeline.meter import summed
-from pipeline.publish import Publication, Publisher
-from pipeline.report import gather, render
-from pipeline.report.gather import ErrorGroup, Findings, Sample
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
-from pipeline.storage.store import open_store
+from phicorpus.config import FetchConfig
+from phicorpus.engine.engine import EngineStats
+from phicorpus.output.write import Publication, Publisher
+from phicorpus.report import gather, render
+from phicorpus.report.gather import ErrorGroup, Findings, Sample
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
+from phicorpus.storage.store import open_store
+from phicorpus.workers.metrics import summed
 from tests.builders import a_reply, a_unit_of, an_image, replies
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.media.piece import Chart, Native
-from pipeline.stages.assemble import assemble
+from phicorpus.media.segment import Chart, Native
+from phicorpus.stages.assemble import assemble
 
 OWN = Native(
     title="Annual Report",

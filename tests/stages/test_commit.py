@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import Crashed
-from pipeline.publish import Publication, Publisher
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
-from pipeline.storage.store import open_store
-from pipeline.unit import Unit
-from schemas import ANNOTATION, ASSET, DOCUMENT
-from schemas.error import error_columns
+from phicorpus.errors import Crashed
+from phicorpus.manifest.units import Unit
+from phicorpus.output.write import Publication, Publisher
+from phicorpus.schemas import ANNOTATION, ASSET, DOCUMENT
+from phicorpus.schemas.error import error_columns
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
+from phicorpus.storage.store import open_store
 from tests.builders import a_reply, a_unit_of, annotation_rows, replies
 
 OWNER = pa.schema([pa.field("owner", pa.string())])

@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.config import AudioConfig, DeckConfig
-from pipeline.media.decode import DecodeConfig
-from pipeline.media.piece import Native
-from pipeline.stages.decode import decode
-from schemas import SEGMENT
+from phicorpus.config import AudioConfig, DeckConfig
+from phicorpus.media.decode import DecodeConfig
+from phicorpus.media.segment import Native
+from phicorpus.schemas import SEGMENT
+from phicorpus.stages.decode import decode
 from tests.builders import PREPARATION, a_pdf, a_tone, an_image, fetched
 from tests.media.builders import a_deck, with_members
 

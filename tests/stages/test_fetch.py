@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.config import FetchConfig
-from pipeline.errors import CredentialsRefused
-from pipeline.stages.fetch import fetch
-from schemas import ASSET
-from schemas.segment import FETCHED
+from phicorpus.config import FetchConfig
+from phicorpus.errors import CredentialsRefused
+from phicorpus.schemas import ASSET
+from phicorpus.schemas.segment import FETCHED
+from phicorpus.stages.fetch import fetch
 
 
 def test_an_unreadable_asset_keeps_its_row_and_hurts_no_neighbour(tmp_path: Path) -> None:

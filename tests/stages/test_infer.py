@@ -6,16 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.config import TaskConfig
-from pipeline.engine.engine import Request
-from pipeline.engine.scripted import Script, ScriptedEngine
-from pipeline.errors import EngineDied
-from pipeline.media.piece import Chart, Native
-from pipeline.models.model import Canvas, Clip
-from pipeline.stages.infer import Infer
-from pipeline.tasks import TASKS
-from pipeline.tasks.question import questions
-from schemas import REPLY
+from phicorpus.config import TaskConfig
+from phicorpus.engine.engine import Request
+from phicorpus.engine.scripted import Script, ScriptedEngine
+from phicorpus.errors import EngineDied
+from phicorpus.media.segment import Chart, Native
+from phicorpus.models.model import Canvas, Clip
+from phicorpus.schemas import REPLY
+from phicorpus.stages.infer import Infer
+from phicorpus.tasks import TASKS
+from phicorpus.tasks.question import questions
 from tests.builders import a_segment, segments
 
 ASKED = questions(

@@ -1,8 +1,8 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import StoreError
-from pipeline.stages.start import Start
+from phicorpus.errors import StoreError
+from phicorpus.stages.start import Start
 from tests.builders import a_reply, replies
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.storage.addresses import (
+from phicorpus.storage.addresses import (
     CLOUD_HOSTS,
     GLOBAL_UNICAST,
     SPECIAL_IPV4,

@@ -9,8 +9,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.config import FetchConfig
-from pipeline.errors import (
+from phicorpus.config import FetchConfig
+from phicorpus.errors import (
     AssetMissing,
     AssetTooLarge,
     ChecksumMismatch,
@@ -18,8 +18,8 @@ from pipeline.errors import (
     FetchError,
     UriRefused,
 )
-from pipeline.storage.assets import local_etag, read_asset
-from pipeline.storage.policy import check_uri
+from phicorpus.storage.assets import local_etag, read_asset
+from phicorpus.storage.policy import check_uri
 from tests.storage.server import s3_options
 
 CONFIG = FetchConfig(max_attempts=3)

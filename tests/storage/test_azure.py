@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from pipeline.storage.store import Store, open_store, probe
+from phicorpus.storage.store import Store, open_store, probe
 
 _SERVER = shutil.which("azurite-blob")
 _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

@@ -8,12 +8,12 @@ import threading
 import pyarrow as pa
 import pytest
 
-from pipeline.config import FetchConfig, parse_config
-from pipeline.errors import FetchError, StoreStalled
-from pipeline.stages.fetch import fetch
-from pipeline.storage.assets import read_asset
-from pipeline.storage.breaker import MAX_IN_VAIN, SHORT_WAIT_S, Breaker, Breakers
-from schemas import ASSET
+from phicorpus.config import FetchConfig, parse_config
+from phicorpus.errors import FetchError, StoreStalled
+from phicorpus.schemas import ASSET
+from phicorpus.stages.fetch import fetch
+from phicorpus.storage.assets import read_asset
+from phicorpus.storage.breaker import MAX_IN_VAIN, SHORT_WAIT_S, Breaker, Breakers
 
 
 def test_a_place_that_is_silent_for_long_gets_less_time_until_it_answers() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import OutputRefused, StoreBusy, StoreError
-from pipeline.storage.steady import Budget, SteadyStore
-from pipeline.storage.store import MAX_REQUESTS, LocalStore, Store, open_store
+from phicorpus.errors import OutputRefused, StoreBusy, StoreError
+from phicorpus.storage.retrying import Budget, SteadyStore
+from phicorpus.storage.store import MAX_REQUESTS, LocalStore, Store, open_store
 from tests.storage.proxy import Faults, faulty_proxy
 from tests.storage.server import s3_options
 
@@ -44,7 +44,7 @@ def test_a_store_that_never_answers_is_left_within_the_deadline(
     faults.always[method] = "silent"
     options = {"s3": {"endpoint_url": address, "key": "test", "secret": "test"}}
     store = open_store("s3://bucket/stalled", options, timeout_s=4)
-    logging.getLogger("pipeline").propagate = True
+    logging.getLogger("phicorpus").propagate = True
     begun_s = time.monotonic()
 
     with (
@@ -153,10 +153,10 @@ def test_a_budget_goes_down_by_retries_and_up_by_successes() -> None:
 
 _A_RUN = """
 import sys
-from pipeline.cli import main
-from pipeline.errors import StoreError
-from pipeline.job import annotate
-from pipeline.config import parse_config
+from phicorpus.cli import main
+from phicorpus.errors import StoreError
+from phicorpus.commands.annotate import annotate
+from phicorpus.config import parse_config
 from tests.builders import a_backend
 config = parse_config({{
     "manifest": "{folder}/m.parquet", "output": "s3://bucket/stalled-run", "model": "x",

@@ -15,20 +15,20 @@ from urllib.parse import unquote
 import boto3
 import pytest
 
-from pipeline.config import FetchConfig
-from pipeline.errors import ConfigError, FetchError
-from pipeline.storage.assets import read_asset
-from pipeline.storage.environment import resolved, settled
+from phicorpus.config import FetchConfig
+from phicorpus.errors import ConfigError, FetchError
+from phicorpus.storage.assets import read_asset
+from phicorpus.storage.environment import resolved, settled
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 ROOT = Path(__file__).parent.parent.parent
 
 _READ_ALL = """
 import fsspec
-from pipeline.config import FetchConfig
-from pipeline.storage.assets import read_asset
-from pipeline.storage.environment import settled
-from pipeline.storage.store import open_store
+from phicorpus.config import FetchConfig
+from phicorpus.storage.assets import read_asset
+from phicorpus.storage.environment import settled
+from phicorpus.storage.store import open_store
 for options in ({}, settled({})):
     print(read_asset("s3://bucket/env/asset", FetchConfig(storage_options=options)).content)
     store = open_store("s3://bucket/env/output", options)

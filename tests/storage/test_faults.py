@@ -13,10 +13,10 @@ from pathlib import Path
 import boto3
 import pytest
 
-from pipeline.errors import StoreBusy, StoreError
-from pipeline.storage.faults import is_transient, says_exists
-from pipeline.storage.steady import SteadyStore
-from pipeline.storage.store import LocalStore, Store, open_store
+from phicorpus.errors import StoreBusy, StoreError
+from phicorpus.storage.faults import is_transient, says_exists
+from phicorpus.storage.retrying import SteadyStore
+from phicorpus.storage.store import LocalStore, Store, open_store
 from tests.storage.proxy import Faults, faulty_proxy
 from tests.storage.server import s3_options
 
@@ -123,8 +123,8 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_behind(tmp_path: Path) -> No
     """The limit on a file's size stands for the disk's: the same call fails, after some bytes."""
     script = f"""
 import resource, signal
-from pipeline.errors import StoreError
-from pipeline.storage.store import open_store
+from phicorpus.errors import StoreError
+from phicorpus.storage.store import open_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 store = open_store({str(tmp_path)!r})

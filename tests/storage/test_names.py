@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import FetchConfig
-from pipeline.errors import AssetMissing, SegmentError, UriRefused
-from pipeline.storage.assets import read_asset
-from pipeline.storage.names import bucket_of, why_refused
-from pipeline.storage.policy import check_uri
+from phicorpus.config import FetchConfig
+from phicorpus.errors import AssetMissing, SegmentError, UriRefused
+from phicorpus.storage.assets import read_asset
+from phicorpus.storage.names import bucket_of, why_refused
+from phicorpus.storage.policy import check_uri
 from tests.storage.server import s3_options
 
 KEY = "QUNDS0VZQ0FOQVJZ"

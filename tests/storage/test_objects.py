@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import FetchConfig
-from pipeline.errors import (
+from phicorpus.config import FetchConfig
+from phicorpus.errors import (
     AssetMissing,
     AssetTooLarge,
     ChecksumMismatch,
@@ -24,12 +24,12 @@ from pipeline.errors import (
     FetchError,
     UriRefused,
 )
-from pipeline.listing import build
-from pipeline.media.decode import DecodeConfig
-from pipeline.stages.decode import decode
-from pipeline.stages.fetch import fetch
-from pipeline.storage.assets import read_asset
-from schemas import ASSET
+from phicorpus.manifest.build import build
+from phicorpus.media.decode import DecodeConfig
+from phicorpus.schemas import ASSET
+from phicorpus.stages.decode import decode
+from phicorpus.stages.fetch import fetch
+from phicorpus.storage.assets import read_asset
 from tests.storage.proxy import faulty_proxy
 from tests.storage.server import s3_options
 

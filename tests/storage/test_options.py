@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.storage.options import check_options, connection
+from phicorpus.errors import ConfigError
+from phicorpus.storage.options import check_options, connection
 
 
 @pytest.mark.parametrize(

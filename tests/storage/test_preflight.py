@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import FetchConfig
-from pipeline.errors import ConfigError, CredentialsRefused, StoreError
-from pipeline.job import annotate, prepare
-from pipeline.storage.preflight import Places, check_stores
+from phicorpus.commands.annotate import annotate, prepare
+from phicorpus.config import FetchConfig
+from phicorpus.errors import ConfigError, CredentialsRefused, StoreError
+from phicorpus.storage.preflight import Places, check_stores
 from tests.builders import a_backend, a_config
 from tests.storage.proxy import faulty_proxy
 from tests.storage.server import s3_options

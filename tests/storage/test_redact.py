@@ -5,12 +5,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.config import FetchConfig
-from pipeline.errors import SegmentError
-from pipeline.stages.fetch import fetch
-from pipeline.storage.assets import read_asset
-from pipeline.storage.redact import redacted
-from schemas import ASSET
+from phicorpus.config import FetchConfig
+from phicorpus.errors import SegmentError
+from phicorpus.schemas import ASSET
+from phicorpus.stages.fetch import fetch
+from phicorpus.storage.assets import read_asset
+from phicorpus.storage.redact import redacted
 
 CLOSED = "http://127.0.0.1:9"
 CANARY = "CANARY7"

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import verify
-from pipeline.config import RunConfig
-from pipeline.errors import StoreError
-from pipeline.job import prepare, publication, record
-from pipeline.publish import Publisher
-from pipeline.record import write_start
-from pipeline.stages.assemble import assemble
-from pipeline.stages.commit import Commit
-from pipeline.storage.store import probe
+from phicorpus.commands.annotate import prepare, publication, record
+from phicorpus.commands.verify import verify
+from phicorpus.config import RunConfig
+from phicorpus.errors import StoreError
+from phicorpus.output.runs import write_start
+from phicorpus.output.write import Publisher
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit
+from phicorpus.storage.store import probe
 from tests.builders import a_backend, a_config, a_reply, an_execution, replies, write_manifest
 from tests.storage.proxy import faulty_proxy
 from tests.storage.server import s3_options
@@ -85,7 +85,7 @@ def test_a_store_that_throttles_is_waited_out(tmp_path: Path, s3_endpoint: str) 
 _ON_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
-from pipeline.errors import StoreError
+from phicorpus.errors import StoreError
 from tests.storage.test_runs import a_job, annotate, is_complete
 folder = Path(sys.argv[1])
 config = a_job(folder)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StoreError
-from pipeline.storage.steady import SteadyStore
-from pipeline.storage.store import LocalStore, Store, open_store, probe
+from phicorpus.errors import StoreError
+from phicorpus.storage.retrying import SteadyStore
+from phicorpus.storage.store import LocalStore, Store, open_store, probe
 from tests.storage.server import s3_options
 
 

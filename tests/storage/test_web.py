@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline.config import FetchConfig, parse_config
-from pipeline.errors import (
+from phicorpus.config import FetchConfig, parse_config
+from phicorpus.errors import (
     AssetMissing,
     AssetTooLarge,
     ConfigError,
@@ -17,8 +17,8 @@ from pipeline.errors import (
     FetchError,
     UriRefused,
 )
-from pipeline.storage.assets import read_asset
-from pipeline.storage.web import is_public
+from phicorpus.storage.assets import read_asset
+from phicorpus.storage.web import is_public
 
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 STRICT = FetchConfig(allowed_schemes=("http",), max_attempts=1, timeout_s=5)

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.config import FetchConfig, RunConfig, TaskConfig, parse_config
-from pipeline.engine.backend import Backend, phi_backend
-from pipeline.errors import AnswerError, ConfigError
-from pipeline.fingerprint import fingerprint
-from pipeline.media.decode import DecodeConfig
-from pipeline.models.tiny import write_tiny
-from pipeline.stages.decode import decode
-from pipeline.stages.fetch import fetch
-from pipeline.stages.infer import Infer
-from pipeline.tasks import TASKS, chart
-from pipeline.tasks.question import questions
-from schemas import ASSET
+from phicorpus.config import FetchConfig, RunConfig, TaskConfig, parse_config
+from phicorpus.engine.backend import Backend, phi_backend
+from phicorpus.errors import AnswerError, ConfigError
+from phicorpus.fingerprint import fingerprint
+from phicorpus.media.decode import DecodeConfig
+from phicorpus.models.random_checkpoint import write_tiny
+from phicorpus.schemas import ASSET
+from phicorpus.stages.decode import decode
+from phicorpus.stages.fetch import fetch
+from phicorpus.stages.infer import Infer
+from phicorpus.tasks import TASKS, chart
+from phicorpus.tasks.question import questions
 
 NUM_IMAGES = 6
 PLAIN = {"ocr": {"max_new_tokens": 24}, "caption": {"max_new_tokens": 24}}

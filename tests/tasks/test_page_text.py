@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.media.piece import Chart, Native
-from pipeline.tasks import chart, native, ocr, page_text
+from phicorpus.media.segment import Chart, Native
+from phicorpus.tasks import chart, native, ocr, page_text
 
 TABLE = (("Item", "Cost"), ("Chair", "40"))
 CHART = Chart(

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import TaskConfig
-from pipeline.errors import ConfigError
-from pipeline.media.piece import Chart, Native
-from pipeline.tasks import TASKS, chart, fits, markdown, native
-from pipeline.tasks.question import questions
+from phicorpus.config import TaskConfig
+from phicorpus.errors import ConfigError
+from phicorpus.media.segment import Chart, Native
+from phicorpus.tasks import TASKS, chart, fits, markdown, native
+from phicorpus.tasks.question import questions
 
 CELL = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8)
 

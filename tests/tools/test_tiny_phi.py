@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.demo import pages, scenes
-from pipeline.models.checkpoint import load, resolve
-from pipeline.models.model import Turn
-from pipeline.tasks import TASKS
+from phicorpus.demo import pages, scenes
+from phicorpus.models.checkpoint import load, resolve
+from phicorpus.models.model import Turn
+from phicorpus.tasks import TASKS
 from tools.tiny_phi import export, labels, mind, network, pictures, quality, requests, vocabulary
 from tools.tiny_phi.parts import STEPS
 from tools.tiny_phi.streams import stream

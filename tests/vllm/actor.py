@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.engine.vllm.engine import VllmEngine
+from phicorpus.engine.vllm.engine import VllmEngine
 from tests.engine.builders import FakeModel
 from tests.vllm.builders import HIDDEN, engine_config
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import EngineConfig
-from pipeline.models.parity.run import PackRun, opened
-from pipeline.models.tiny import write_tiny
+from phicorpus.config import EngineConfig
+from phicorpus.models.random_checkpoint import write_tiny
+from phicorpus.parity.forward import PackRun, opened
 from tests.engine.builders import a_config
 
 HEAD_SIZE = 32

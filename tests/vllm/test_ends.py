@@ -12,9 +12,9 @@ from contextlib import closing, suppress
 import psutil
 import pytest
 
-from pipeline.engine.engine import Completion
-from pipeline.engine.vllm.engine import VllmEngine
-from pipeline.errors import EngineDied
+from phicorpus.engine.engine import Completion
+from phicorpus.engine.vllm.engine import VllmEngine
+from phicorpus.errors import EngineDied
 from tests.engine.builders import FakeModel, a_request, ask, complete, engine_threads
 from tests.vllm.builders import HIDDEN, engine_config, needs_vllm
 

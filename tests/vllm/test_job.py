@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.job import annotate
+from phicorpus.commands.annotate import annotate
 from tests.builders import a_config, a_corpus, annotation_rows
 from tests.vllm.builders import needs_vllm, write_wide_tiny
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.batch_equals_alone import FAMILIES, GOLDENS, a_request, answer_alone, ask
-from pipeline.engine.vllm.engine import VllmEngine
+from phicorpus.engine.vllm.engine import VllmEngine
 from tests.vllm.builders import engine_config, needs_vllm, opened_wide
 
 pytestmark = needs_vllm

@@ -9,11 +9,11 @@ import time
 
 import psutil
 
-from pipeline.engine.vllm.plugin import end_with_parent
+from phicorpus.engine.vllm.plugin import end_with_parent
 
 PARENT = """
 import multiprocessing, time
-from pipeline.engine.vllm.plugin import end_with_parent
+from phicorpus.engine.vllm.plugin import end_with_parent
 def child():
     end_with_parent()
     print(multiprocessing.current_process().pid, flush=True)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import capabilities
-from pipeline.engine.backend import phi_backend
-from pipeline.errors import ConfigError
-from pipeline.models.tiny import write_tiny
+from phicorpus.engine import capabilities
+from phicorpus.engine.backend import phi_backend
+from phicorpus.errors import ConfigError
+from phicorpus.models.random_checkpoint import write_tiny
 from tests.engine.test_capabilities import SHAPE, a_job
 from tests.vllm.builders import needs_vllm
 

@@ -4,8 +4,8 @@ import random
 from contextlib import closing
 from typing import Any, cast
 
-from pipeline.engine.static import StaticEngine
-from pipeline.engine.vllm.engine import VllmEngine
+from phicorpus.engine.static import StaticEngine
+from phicorpus.engine.vllm.engine import VllmEngine
 from tests.engine.builders import FakeModel, a_request, complete
 from tests.vllm.builders import HIDDEN, engine_config, needs_vllm
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.models.phi4_multimodal.audio import FRAMES_PER_ROW
-from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder
+from phicorpus.models.phi4_multimodal.audio import FRAMES_PER_ROW
+from phicorpus.models.phi4_multimodal.audio_encoder import AudioEncoder
 from tools.tiny_phi import labels, network, requests, speech, vocabulary
 from tools.tiny_phi.streams import stream
 from tools.tiny_phi.training import Plan, Training

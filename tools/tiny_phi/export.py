@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.models import tiny
-from pipeline.models.phi4_multimodal.model import AUDIO_PREFIX, IMAGE_PREFIX, NORMALISATION
-from pipeline.models.shards import INDEX
+from phicorpus.models import random_checkpoint
+from phicorpus.models.phi4_multimodal.model import AUDIO_PREFIX, IMAGE_PREFIX, NORMALISATION
+from phicorpus.models.shards import INDEX
 from tools.tiny_phi import ears, eyes, network, vocabulary
 from tools.tiny_phi.training import reached
 
@@ -118,7 +118,7 @@ def write(folder: Path, output: Path, *, seed: int) -> None:
 
 
 def _write_descriptions(output: Path) -> None:
-    ids = {name: vocabulary.token(name) for name in tiny.SPECIAL_TOKENS}
+    ids = {name: vocabulary.token(name) for name in random_checkpoint.SPECIAL_TOKENS}
     definition = vocabulary.tokenizer_json()
     parts: dict[str, Any] = json.loads(definition)
     end = "<|endoftext|>"
@@ -173,7 +173,7 @@ def _write_adapter(output: Path, halves: Tensors, rank: int) -> None:
             "lora_alpha": 2 * rank,
             "lora_dropout": 0.0,
             "bias": "none",
-            "target_modules": tiny.LORA_LAYERS,
+            "target_modules": random_checkpoint.LORA_LAYERS,
         },
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.models.phi4_multimodal.vision import ImageEncoder
+from phicorpus.models.phi4_multimodal.vision import ImageEncoder
 from tools.tiny_phi import labels, network, pictures, vocabulary
 from tools.tiny_phi.streams import stream
 from tools.tiny_phi.training import Plan, Training

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.models.model import Canvas
+from phicorpus.models.model import Canvas
 from tools.tiny_phi import ears, eyes, labels, network, pictures, requests, speech
 from tools.tiny_phi.requests import Request
 from tools.tiny_phi.streams import stream

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.phi4_multimodal.image import ImagePreparation
+from phicorpus.models.phi4_multimodal.image import ImagePreparation
 from tools.tiny_phi import vocabulary
 from tools.tiny_phi.pictures import Picture
 

@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import Phi3ForCausalLM
 
-from pipeline.models import decoder as decoders
-from pipeline.models import tiny
-from pipeline.models.phi4_multimodal.audio_encoder import AudioEncoder, RelativeBias
-from pipeline.models.phi4_multimodal.conformer import ConformerConfig
-from pipeline.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
+from phicorpus.models import decoder as decoders
+from phicorpus.models import random_checkpoint
+from phicorpus.models.phi4_multimodal.audio_encoder import AudioEncoder, RelativeBias
+from phicorpus.models.phi4_multimodal.conformer import ConformerConfig
+from phicorpus.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
 from tools.tiny_phi import labels, vocabulary
 
 TOWER_WIDTH, TOWER_HEADS, TOWER_LAYERS = 128, 4, 5
@@ -36,8 +36,8 @@ _GLANCES: tuple[tuple[tuple[int, int] | None, ...], ...] = (
 
 def config() -> dict[str, Any]:
     """Write config.json."""
-    settings: dict[str, Any] = json.loads(json.dumps(tiny.config_json()))
-    ids = {name: vocabulary.token(name) for name in tiny.SPECIAL_TOKENS}
+    settings: dict[str, Any] = json.loads(json.dumps(random_checkpoint.config_json()))
+    ids = {name: vocabulary.token(name) for name in random_checkpoint.SPECIAL_TOKENS}
     frequencies = vocabulary.WIDTH // DECODER_HEADS * 3 // 4 // 2
     settings |= {
         "bos_token_id": ids["<|endoftext|>"],

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.demo import charts, decks, pages, scenes, words
-from pipeline.demo.surface import Fonts, ImageSurface, PlacedText
+from phicorpus.demo import charts, decks, pages, scenes, words
+from phicorpus.demo.surface import Fonts, ImageSurface, PlacedText
 from tools.tiny_phi import vocabulary
 
 NO_CHART = "There is no chart."

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.tasks import markdown
+from phicorpus.tasks import markdown
 
 Row = Mapping[str, Any]
 _TOLERANCE = 0.05

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 from transformers import Phi3ForCausalLM
 
-from pipeline.demo import words
-from pipeline.tasks import TASKS
+from phicorpus.demo import words
+from phicorpus.tasks import TASKS
 from tools.tiny_phi import labels, pictures, vocabulary
 from tools.tiny_phi.labels import Floats
 

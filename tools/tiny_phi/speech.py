@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from pipeline.demo import recordings, words
-from pipeline.demo.synthesise import RATE_HZ, VOICES
-from pipeline.models.phi4_multimodal.audio import HOP_SAMPLES, RATES_HZ, log_mel
+from phicorpus.demo import recordings, words
+from phicorpus.demo.synthesise import RATE_HZ, VOICES
+from phicorpus.models.phi4_multimodal.audio import HOP_SAMPLES, RATES_HZ, log_mel
 
 _LIBRARY = "libespeak-ng.so.1"
 _SYNCHRONOUS, _CHARACTERS, _UTF8 = 2, 1, 1

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pipeline.demo import charts, pages, scenes, words
-from pipeline.models.tiny import SPECIAL_TOKENS, SWALLOWING
-from pipeline.tasks import TASKS
+from phicorpus.demo import charts, pages, scenes, words
+from phicorpus.models.random_checkpoint import SPECIAL_TOKENS, SWALLOWING
+from phicorpus.tasks import TASKS
 
 WIDTH = 160
 """Of the decoder, and of all codes."""

@@ -1,1 +1,0 @@
-"""Runnable jobs: a short .py and its example .yaml each."""

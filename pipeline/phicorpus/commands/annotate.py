@@ -1,0 +1,371 @@
+"""The main job: check, plan, run, record. What `phicorpus annotate` and jobs/annotate.py call."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from phicorpus import flow
+from phicorpus.config import EngineName, RunConfig
+from phicorpus.driver.parent import PARENT
+from phicorpus.driver.signals import SIGNALS
+from phicorpus.driver.timeout import DriverWatch
+from phicorpus.engine.backend import Backend, phi_backend
+from phicorpus.engine.capabilities import CAPABILITIES
+from phicorpus.engine.memory import MemoryPlan
+from phicorpus.errors import ConfigError, StoreError, WorkersLost
+from phicorpus.manifest.check import checked
+from phicorpus.manifest.manifest import Manifest, ManifestPart, open_manifest
+from phicorpus.models.model import Modality
+from phicorpus.output.claims import ClaimedWork, Claims
+from phicorpus.output.runs import (
+    evidence_folder,
+    name_run,
+    next_generation,
+    note_settings,
+    write_end,
+    write_start,
+)
+from phicorpus.output.write import Publication, Publisher
+from phicorpus.planner import Plan, PlanSummary, Work
+from phicorpus.schemas import RUN
+from phicorpus.stages.assemble import assemble
+from phicorpus.stages.commit import Commit, Tally
+from phicorpus.storage.environment import settled
+from phicorpus.storage.options import check_options
+from phicorpus.storage.preflight import Places, check_stores
+from phicorpus.storage.store import Store, open_store, probe
+from phicorpus.tasks import TASKS
+from phicorpus.tasks.question import Question, questions
+from phicorpus.workers.cluster import RemoteWitness, cluster
+from phicorpus.workers.metrics import Use
+
+log = logging.getLogger(__name__)
+
+Status = Literal["done", "nothing_to_do"]
+_PACKAGES = (
+    *("ray", "torch", "transformers", "tokenizers", "llguidance"),
+    *("pyarrow", "pillow", "pypdfium2", "av"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job that is checked and planned, and has started nothing."""
+
+    config: RunConfig
+    manifest: Manifest
+    backend: Backend
+    questions: Mapping[str, Question]
+    store: Store
+    plan: Plan
+    pending: PlanSummary
+    places: Places
+
+    def memory(self) -> Mapping[Modality, MemoryPlan]:
+        """Say what a replica of each model flow will take, as far as this machine can tell.
+
+        Raises:
+            ConfigError: that does not fit.
+        """
+        plans: dict[Modality, MemoryPlan] = {}
+        for question in self.questions.values():
+            modality = question.task.modality
+            if question.prompt is not None and modality not in plans:
+                plan = self.backend.plan_memory(modality)
+                plans |= {modality: plan} if plan is not None else {}
+        return plans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What a run did.
+
+    Attributes:
+        left: After a retry, how many annotations of the manifest have which status.
+        errors_left: And how many of the errors are of which type.
+        engine: What the engines did, by flow; see `phicorpus.workers.metrics.summed`.
+    """
+
+    run_id: str
+    status: Status
+    planned: PlanSummary
+    tally: Tally = field(default_factory=Tally)
+    elapsed_s: float = 0.0
+    left: Mapping[str, int] | None = None
+    errors_left: Mapping[str, int] = field(default_factory=dict[str, int])
+    engine: Mapping[str, Use] = field(default_factory=dict[str, Use])
+
+    @property
+    def error_ratio(self) -> float:
+        """Share of errors: among what was committed, or among all that a retry leaves."""
+        if self.left is not None:
+            return self.left.get("error", 0) / max(1, sum(self.left.values()))
+        return self.tally.num_error / max(1, self.tally.num_committed)
+
+
+OnProgress = Callable[[Prepared, Commit], None]
+
+
+def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
+    """Check everything that can be checked, and plan; reads the manifest, starts nothing.
+
+    Raises:
+        ConfigError: a setting is wrong, or the model does not fit the tasks.
+        ManifestError: names file, column and row.
+        CheckpointError: the model cannot be found or is not one that this project runs.
+        StoreError: the output cannot be listed.
+    """
+    # Of this process. Arrow's own choice keeps what was freed, and grows with the manifest.
+    pa.set_memory_pool(pa.system_memory_pool())
+    asked = questions(config.tasks, TASKS)
+    options = config.fetch.storage_options
+    check_options(options)
+    _check_apart(config)
+    manifest = open_manifest(config.manifest, options)
+    answering = backend or phi_backend(config)
+    store = open_store(config.output, options, timeout_s=config.output_store.timeout_s)
+    plan = Plan(config, manifest, answering, asked, store)
+    places = Places(config.fetch)
+    pending = plan.survey(_seen(checked(plan.manifest, list(asked)), places))
+    if not pending.num_assets:
+        log.warning("the manifest is empty: 0 assets", extra={"manifest": config.manifest})
+    return Prepared(
+        config=_reaching(config, places),
+        manifest=plan.manifest,
+        backend=answering,
+        questions=asked,
+        store=store,
+        plan=plan,
+        pending=pending,
+        places=places,
+    )
+
+
+def _seen(parts: Iterable[ManifestPart], places: Places) -> Iterator[ManifestPart]:
+    """Show a manifest's URIs to `places` as they pass by."""
+    for part in parts:
+        pairs = zip(part.rows["uri"].to_pylist(), part.rows["text"].to_pylist(), strict=True)
+        places.look(uri for uri, text in pairs if text is None)
+        yield part
+
+
+def _reaching(config: RunConfig, places: Places) -> RunConfig:
+    """Give the workers the endpoints by which this process reaches manifest and output."""
+    options = settled(config.fetch.storage_options, places.schemes)
+    fetch = config.fetch.model_copy(update={"storage_options": options})
+    return config.model_copy(update={"fetch": fetch})
+
+
+def _check_apart(config: RunConfig) -> None:
+    """Refuse an output inside the manifest's folder, whose files would be read as a manifest."""
+    folder, output = _whole(config.manifest), _whole(config.output)
+    if output == folder or output.startswith(f"{folder}/"):
+        raise ConfigError(
+            f"output: {config.output} lies in the manifest's folder {config.manifest}, and its "
+            "files would be read as a manifest; put it beside that folder, or name the manifest's "
+            "files: manifest: folder/*.parquet"
+        )
+
+
+def _whole(place: str) -> str:
+    place = place.removeprefix("file://").rstrip("/")
+    return place if "://" in place else Path(place).absolute().as_posix()
+
+
+def annotate(
+    config: RunConfig, *, backend: Backend | None = None, on_progress: OnProgress | None = None
+) -> RunReport:
+    """Annotate whatever the manifest names and the output does not hold yet.
+
+    Args:
+        config: The job.
+        backend: Answers in place of the config's model; for tests and simulations.
+        on_progress: Called on the driver as replies come in.
+
+    Raises:
+        ConfigError, ManifestError, CheckpointError: see `prepare`; nothing was started.
+        StoreError: the output, or the assets' store, refused; what was published stays right.
+        KeyboardInterrupt: after the run's record was written; what was open will be run again.
+    """
+    job = prepare(config, backend)
+    started = datetime.now(UTC)
+    run_id = name_run(job.store, config, started)
+    publisher = Publisher(job.store, publication(job, run_id), job.plan.rounds)
+    commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
+    execution = Execution(run_id=run_id, started=started, work=job.plan, commit=commit)
+    if not job.pending.num_pending_units:
+        note_settings(job.store, record(job, execution, "done"))
+        return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
+    probe(job.store)
+    expiry_s = config.cluster.claim_expiry_s
+    if expiry_s is None:
+        return execute(job, execution, on_progress)
+    claims = Claims(job.store, run_id, expiry_s)
+    with claims.kept():
+        shared = replace(execution, work=ClaimedWork(job.plan, claims, expiry_s))
+        return execute(job, shared, on_progress)
+
+
+def with_new_generation(config: RunConfig) -> RunConfig:
+    """Return the config of a run that answers all anew, or goes on with one that began to."""
+    options, timeout_s = config.fetch.storage_options, config.output_store.timeout_s
+    number = next_generation(open_store(config.output, options, timeout_s=timeout_s))
+    return config.model_copy(update={"generation": number})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """What one run is made of, beside its job."""
+
+    run_id: str
+    started: datetime
+    work: Work
+    commit: Commit
+
+
+def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> RunReport:
+    """Run what is planned, between the run's two records.
+
+    Raises:
+        ConfigError: a replica's memory does not fit here; nothing was started.
+        StoreError: no asset can be read; nothing was started but the run's record.
+    """
+    job.memory()
+    begun = time.monotonic()
+    tally = run.commit.tally
+    status = "failed"
+    engine: Mapping[str, Use] = {}
+    evidence = evidence_folder(job.store, job.plan.fingerprints.values())
+    begins = record(job, run, "running")
+    write_start(job.store, begins)
+    watch = DriverWatch(job.config.cluster.driver_timeout_s, partial(_end_at_once, job, run))
+    PARENT.run_begins(job.config.output, job.config.fetch.storage_options, begins)
+
+    def tell(commit: Commit) -> None:
+        watch.alive()
+        if on_progress is not None:
+            on_progress(job, commit)
+
+    try:
+        if job.config.fetch.check_stores:
+            check_stores(job.places.samples, job.config.fetch)
+        with watch.watching():
+            watch.waits_for("Ray to start")
+            with cluster(job.config.cluster):
+                watch.waits_for("the crash log's actor")
+                witness = RemoteWitness(job.store, evidence)
+                watch.ask(witness.signs)
+                flows = flow.flows(job.config, job.backend, job.questions, witness)
+                watch.waits_for("replicas to load and rows to come")
+                tell(run.commit)
+                try:
+                    flow.run(flows, run.work, run.commit, tell)
+                finally:
+                    watch.waits_for("Ray to end")
+                    engine = witness.uses()
+        status = "done"
+    except (KeyboardInterrupt, SystemExit):
+        status = "interrupted"
+        raise
+    finally:
+        elapsed_s = time.monotonic() - begun
+        ended = {"ended_at": datetime.now(UTC).isoformat(), "elapsed_s": round(elapsed_s, 3)}
+        told = {**record(job, run, status), **ended, "engine": json.dumps(engine)}
+        _close_record(job.store, told)
+    return RunReport(
+        run_id=run.run_id,
+        status="done",
+        planned=job.pending,
+        tally=tally,
+        elapsed_s=elapsed_s,
+        engine=engine,
+    )
+
+
+def _close_record(store: Store, fields: Mapping[str, Any]) -> None:
+    """Write how a run ended; the error that ended it is what has to be told, not this one's."""
+    try:
+        write_end(store, fields)
+    except StoreError as error:
+        if fields["status"] == "done":
+            raise
+        log.warning("the run's record could not be closed", extra={"why": str(error)})
+    else:
+        PARENT.run_is_recorded()
+
+
+def _end_at_once(job: Prepared, run: Execution, reason: str) -> None:
+    """End a watched driver whose main thread is stuck: its record is closed here.
+
+    In somebody else's process nothing is ended; the log says what is the matter.
+    """
+    if PARENT.is_there:
+        ended = {"ended_at": datetime.now(UTC).isoformat()}
+        write_end(job.store, {**record(job, run, "failed"), **ended})
+        sys.stderr.write(f"WorkersLost: {reason}\n")
+        PARENT.run_is_recorded()
+        PARENT.exits(WorkersLost.exit_code)
+        os._exit(WorkersLost.exit_code)
+
+
+def publication(job: Prepared, run_id: str) -> Publication:
+    """Say what every file of a run has in common."""
+    return Publication(
+        run_id=run_id,
+        fingerprints=job.plan.fingerprints,
+        document_fingerprints=job.plan.document_fingerprints,
+        model=job.backend.label,
+        passed_through=job.manifest.passed_through,
+        software_version=importlib.metadata.version("phicorpus"),
+    )
+
+
+def record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
+    """Describe a run: RUN's fields."""
+    counted = {n: value for n, value in asdict(run.commit.tally).items() if n in RUN.names}
+    fingerprints = {f"{task}/{kind}": f for (task, kind), f in job.plan.fingerprints.items()}
+    return {
+        "run_id": run.run_id,
+        "software_version": importlib.metadata.version("phicorpus"),
+        "started_at": run.started.isoformat(),
+        "status": status,
+        "config": public(job.config),
+        "models": json.dumps({"label": job.backend.label, "identity": job.backend.identity}),
+        "fingerprints": json.dumps(fingerprints),
+        "versions": json.dumps(_versions(job.config.engine.name)),
+        **counted,
+    }
+
+
+def public(config: RunConfig) -> str:
+    """Give the config as JSON, for whoever looks at the output later, from any folder.
+
+    Without storage options, which may hold credentials; a manifest on this disk by its whole path.
+    """
+    at = config.manifest if "://" in config.manifest else str(Path(config.manifest).absolute())
+    whole = config.model_copy(update={"manifest": at})
+    return whole.model_dump_json(exclude={"fetch": {"storage_options"}})
+
+
+def _versions(engine: EngineName) -> dict[str, str]:
+    """Give those of what decides answers; of the engine's own library too, where it is named."""
+    able = CAPABILITIES.get(engine)
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **(able.library.installed() if able is not None and able.library is not None else {}),
+    }

@@ -1,0 +1,180 @@
+"""How far an output is, by its newest run's record, its manifest and its files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from phicorpus.engine.backend import Backend
+from phicorpus.engine.engine import Engine
+from phicorpus.errors import EngineDied
+from phicorpus.manifest.manifest import open_manifest
+from phicorpus.manifest.units import KINDS, Share
+from phicorpus.models.model import Modality
+from phicorpus.output.files import FileKey
+from phicorpus.output.runs import Recorded, newest
+from phicorpus.output.write import read_share
+from phicorpus.planner import Plan
+from phicorpus.schemas.paths import OutputPath, parse_path, path_of
+from phicorpus.storage.store import Store
+from phicorpus.storage.tables import TornFile, read_metadata
+from phicorpus.tasks import TASKS
+from phicorpus.tasks.question import questions
+from phicorpus.workers.metrics import Use, uses_of
+
+_THREADS = 16
+
+
+@dataclass(slots=True)
+class TaskStatus:
+    """How far one task is."""
+
+    units: int = 0
+    units_committed: int = 0
+    assets: int = 0
+    assets_committed: int = 0
+    ok: int = 0
+    error: int = 0
+    skipped: int = 0
+
+
+@dataclass(slots=True)
+class OutputStatus:
+    """How far the newest run of an output is.
+
+    Attributes:
+        rows_per_s: That the run committed, from its start to its end; None before that.
+        engine: What its replicas did, by flow, see `workers.metrics.summed`; None before its end.
+        fingerprints: Those of the run, by task and kind of asset: `ocr/image`.
+        torn: Files that cannot be read: their rows are not counted.
+    """
+
+    run_id: str
+    run_status: str
+    started_at: str
+    ended_at: str | None
+    rows_per_s: float | None
+    engine: Mapping[str, Use] | None
+    tasks: dict[str, TaskStatus] = field(default_factory=dict[str, TaskStatus])
+    fingerprints: dict[str, str] = field(default_factory=dict[str, str])
+    torn: list[str] = field(default_factory=list[str])
+
+    @property
+    def error_ratio(self) -> float:
+        """Share of errors among the rows that the output holds of this plan."""
+        rows = sum(task.ok + task.error + task.skipped for task in self.tasks.values())
+        return sum(task.error for task in self.tasks.values()) / max(1, rows)
+
+    @property
+    def num_pending_units(self) -> int:
+        """Units of the plan that are not committed, over all tasks."""
+        return sum(task.units - task.units_committed for task in self.tasks.values())
+
+
+def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStatus:
+    """Tell per task what is committed, what is pending and what failed, of the newest run's plan.
+
+    Raises:
+        ConfigError: no run is recorded there.
+        ManifestError: the run's manifest cannot be read.
+        StoreError: the output cannot be read.
+    """
+    recorded = newest(store, options)
+    ended = recorded.fields["status"] if recorded.has_ended else "running or killed"
+    found = OutputStatus(
+        run_id=recorded.fields["run_id"],
+        run_status=ended,
+        started_at=recorded.fields["started_at"],
+        ended_at=recorded.fields["ended_at"],
+        rows_per_s=_rows_per_s(recorded.fields),
+        engine=uses_of(recorded.fields),
+    )
+    plan = plan_again(recorded, store)
+    found.fingerprints = {f"{task}/{kind}": f for (task, kind), f in plan.fingerprints.items()}
+    counts = _counts(store, set(plan.fingerprints.values()), found.torn)
+    for unit in plan.every_unit():
+        for task in sorted({*unit.todo, *unit.done}):
+            here = found.tasks.setdefault(task, TaskStatus())
+            here.units += 1
+            here.units_committed += task not in unit.todo
+            here.assets += sum(task in names for names in unit.asked.values())
+            for share in unit.done.get(task, ()):
+                key = (task, plan.fingerprints[task, unit.kind], share.file_id)
+                is_simple = share.is_whole and not plan.rounds_of(key)
+                if is_simple:
+                    counted = counts[key]
+                else:
+                    counted = _counted(store, key, share, plan, found.torn)
+                here.assets_committed += len(share.assets)
+                here.ok += counted["ok"]
+                here.error += counted["error"]
+                here.skipped += counted["skipped"]
+    return found
+
+
+def _rows_per_s(run: Mapping[str, Any]) -> float | None:
+    if not run["elapsed_s"]:
+        return None
+    return round((run["num_ok"] + run["num_error"] + run["num_skipped"]) / run["elapsed_s"], 3)
+
+
+def _counted(store: Store, key: FileKey, share: Share, plan: Plan, torn: list[str]) -> Counter[str]:
+    """Count the rows of a share of a file, of which other rows do not count."""
+    try:
+        rows = read_share(store, key, share, plan.rounds_of(key))
+    except TornFile as error:
+        torn.append(error.path)
+        return Counter()
+    return Counter(row["status"] for row in rows)
+
+
+def plan_again(recorded: Recorded, store: Store) -> Plan:
+    """Plan as the recorded run did; its model is known by the identity that was recorded."""
+    config = recorded.config
+    manifest = open_manifest(config.manifest, config.fetch.storage_options)
+    asked = questions(config.tasks, TASKS)
+    return Plan(config, manifest, _as_recorded(recorded), asked, store)
+
+
+def _as_recorded(recorded: Recorded) -> Backend:
+    model = json.loads(recorded.fields["models"])
+    return Backend(
+        label=model["label"],
+        identity=model["identity"],
+        modalities=frozenset(KINDS.values()),
+        preparation=None,
+        load=_no_model,
+    )
+
+
+def _no_model(modality: Modality) -> Engine:
+    raise EngineDied(f"a record of a run answers nothing ({modality})")
+
+
+def _counts(
+    store: Store, fingerprints: Set[str], torn: list[str]
+) -> Mapping[FileKey, Counter[str]]:
+    """Read what first rounds say of themselves; what later ones change is counted by row."""
+    keys: list[FileKey] = []
+    for path in store.list_files("annotations"):
+        parsed = parse_path(path)
+        if parsed is not None and parsed.fingerprint in fingerprints and not parsed.round:
+            keys.append((parsed.task, parsed.fingerprint, parsed.unit_id))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        counts = pool.map(lambda key: _described(store, key, torn), keys)
+        return dict(zip(keys, counts, strict=True))
+
+
+def _described(store: Store, key: FileKey, torn: list[str]) -> Counter[str]:
+    try:
+        said = read_metadata(store, path_of(OutputPath("annotations", *key)))
+    except TornFile as error:
+        torn.append(error.path)
+        return Counter()
+    return Counter(
+        {n: int(said.get(f"phicorpus.num_{n}", "0")) for n in ("ok", "error", "skipped")}
+    )

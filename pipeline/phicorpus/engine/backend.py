@@ -1,0 +1,101 @@
+"""What a job needs to know of the model that answers it, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from phicorpus.config import RunConfig
+from phicorpus.engine import capabilities
+from phicorpus.engine.replica import load_replica, plan_here, shape
+from phicorpus.engine.scripted import Script, load_scripted
+from phicorpus.models.catalog import CATALOG
+from phicorpus.models.checkpoint import resolve
+from phicorpus.models.preparation import Preparation
+
+if TYPE_CHECKING:
+    from phicorpus.engine.engine import Engine
+    from phicorpus.engine.memory import MemoryPlan
+    from phicorpus.models.model import Modality
+
+
+def _nothing_to_plan(_modality: Modality) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A model, resolved: small, and sent to every worker.
+
+    Attributes:
+        label: For people and for the `model` column: name and revision.
+        identity: Everything about the model that can change an answer; part of the fingerprint.
+        modalities: What it can be asked.
+        preparation: Images to canvases, on CPU workers; None if it takes no images.
+        load: Loads weights and starts an engine; called once per actor.
+        plan_memory: Says what a replica will take of this machine, or raises ConfigError where
+            that does not fit; None where this machine does not tell.
+    """
+
+    label: str
+    identity: str
+    modalities: frozenset[Modality]
+    preparation: Preparation | None
+    load: Callable[[Modality], Engine]
+    plan_memory: Callable[[Modality], MemoryPlan | None] = _nothing_to_plan
+
+
+def phi_backend(config: RunConfig) -> Backend:
+    """Resolve the config's model: hub name to commit, or folder to digest. Loads nothing.
+
+    Raises:
+        ConfigError: the engine that the config names cannot run here, or not this model.
+        CheckpointError: there is no such model, or it is not one that this project runs.
+    """
+    capabilities.check(config)
+    resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
+    if config.engine.name != "auto":
+        capabilities.check_model(config.engine.name, shape(resolved))
+    preparation = resolved.preparation
+    identity = resolved.digest
+    max_crops = config.images.max_crops
+    if max_crops is None and (max_crops := _crops_alone(resolved.name)) is not None:
+        identity += f":{max_crops}"  # nothing else in the fingerprint would tell
+    if preparation is not None and max_crops is not None:
+        preparation = preparation.with_max_crops(max_crops)
+        resolved = replace(resolved, preparation=preparation)
+    names = "+".join([resolved.name, *(adapter.name for adapter in resolved.adapters)])
+    version = resolved.digest if resolved.adapters else resolved.revision or resolved.digest
+    return Backend(
+        label=f"{names}@{version[:12]}",
+        identity=identity,
+        modalities=frozenset(resolved.modalities),
+        preparation=preparation,
+        load=partial(load_replica, resolved=resolved, config=config),
+        plan_memory=partial(plan_here, resolved=resolved, config=config),
+    )
+
+
+def _crops_alone(name: str) -> int | None:
+    """Give the card's crops of a lone image; a job's requests have one image each.
+
+    Of a folder nobody knows which card is its own: there preprocessor_config.json is what counts.
+    """
+    return CATALOG[name].max_crops_alone if name in CATALOG else None
+
+
+def scripted_backend(script: Script, preparation: Preparation) -> Backend:
+    """Answer by rule, without a model: for tests and simulations of a flow."""
+    return Backend(
+        label="scripted",
+        identity="scripted",
+        modalities=frozenset({"vision", "speech", "text"}),
+        preparation=preparation,
+        load=partial(_load_scripted, script=script),
+    )
+
+
+def _load_scripted(_modality: Modality, *, script: Script) -> Engine:
+    return load_scripted(script)

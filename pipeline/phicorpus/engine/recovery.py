@@ -1,0 +1,99 @@
+"""When the decoding loop hangs, and how to go on after it died."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Literal
+
+import torch
+
+from phicorpus.config import EngineConfig
+
+MAX_FAILURES_IN_ROW = 4  # of the decoding loop, without a completion between
+LEAST_BATCH_TOKENS = 64
+MIN_HANG_S = 120.0  # one pass of a large model on a CPU may take a minute, a first one on a GPU too
+
+_ALLOCATOR = re.compile(r"out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
+
+Verdict = Literal["smaller", "alone", "give up"]
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Tell whether a device's or the machine's memory was used up.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("index out of range"))
+        (True, False)
+    """
+    # torch.OutOfMemoryError is a RuntimeError, as is what the CPU's allocator raises.
+    is_allocator = isinstance(error, RuntimeError) and _ALLOCATOR.search(str(error)) is not None
+    return is_allocator or isinstance(error, MemoryError)
+
+
+def is_device_lost(error: BaseException | None) -> bool:
+    """Tell whether a device failed in a way that only another process gets over.
+
+    After an illegal access, an assert in a kernel or a fault of the hardware CUDA gives nothing but
+    the same error, whoever asks: no request is to blame for it, nor for those that follow.
+
+    Example:
+        >>> is_device_lost(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+        True
+        >>> is_device_lost(torch.OutOfMemoryError("CUDA out of memory."))
+        False
+    """
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def news_of_lost_device(error: BaseException) -> str:
+    """What callers are told of it."""
+    return f"the device failed, for this process for good: {error!r}"
+
+
+class Recovery:
+    """Decides what becomes of the requests that were running.
+
+    - smaller: the memory was used up. All run again, as before, with half the tokens per pass.
+    - alone: each runs again once, alone: who kills the loop twice fails. So it is, too, when the
+      passes cannot be made smaller.
+    - give up: it fails again and again, whoever runs.
+
+    Args:
+        config: `max_batch_tokens` is where it begins, and begins again when one request is found
+            that does not fit alone.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.batch_tokens = config.max_batch_tokens
+        self._most = config.max_batch_tokens
+        self._in_row = 0
+
+    def after(self, error: BaseException | None) -> Verdict:
+        """Judge a failure of the loop."""
+        if is_out_of_memory(error) and self.batch_tokens > LEAST_BATCH_TOKENS:
+            self.batch_tokens = max(LEAST_BATCH_TOKENS, self.batch_tokens // 2)
+            return "smaller"
+        self._in_row += 1
+        return "alone" if self._in_row <= MAX_FAILURES_IN_ROW else "give up"
+
+    def on_completion(self) -> None:
+        """A request was answered."""
+        self._in_row = 0
+
+    def on_culprit(self) -> None:
+        """A request that failed alone is gone: what was made smaller for it need not stay so."""
+        self.batch_tokens = self._most
+
+
+class Pulse:
+    """Tells for how long nothing has moved."""
+
+    def __init__(self) -> None:
+        self._last, self._since = 0, time.monotonic()
+
+    def silent_s(self, count: int, *, busy: bool) -> float:
+        """Seconds since the count last changed, or nothing was to be done; asked now and then."""
+        if count != self._last or not busy:
+            self._last, self._since = count, time.monotonic()
+        return time.monotonic() - self._since

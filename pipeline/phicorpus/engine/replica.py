@@ -1,0 +1,138 @@
+"""Start a replica: plan its memory, then load the model, then start an engine on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from phicorpus.config import RunConfig
+from phicorpus.engine.capabilities import CAPABILITIES
+from phicorpus.engine.memory import MemoryPlan, SecondDecoder, least_bytes, plan_memory
+from phicorpus.engine.memory_budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
+from phicorpus.engine.request_bounds import longest_request
+from phicorpus.models import shards
+from phicorpus.models.checkpoint import Resolved, descriptions
+from phicorpus.models.memory_use import Footprint, footprint
+from phicorpus.models.model import Modality
+from phicorpus.models.phi4_multimodal import transformers_layout
+
+if TYPE_CHECKING:
+    from phicorpus.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ITEM_BYTES_BY_DEVICE: Mapping[DeviceKind, int] = {"gpu": 2, "cpu": 4}
+_LENGTH_SETTING: Mapping[Modality, str] = {
+    "vision": "images.max_crops",
+    "speech": "audio.max_window_s",
+    "text": "texts.max_passage_bytes",
+}
+
+
+def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
+    """Load a model in an actor and start its engine; torch is first imported here.
+
+    The plan of its memory is logged before any weight is read.
+
+    Raises:
+        ConfigError: the model and the least sizes do not fit in what the replica may take.
+        CheckpointError: see `checkpoint.load`.
+    """
+    from phicorpus.engine.load import load_engine  # noqa: PLC0415  (torch, in actors only)
+    from phicorpus.models.checkpoint import load  # noqa: PLC0415  (torch, in actors only)
+    from phicorpus.models.loading import place  # noqa: PLC0415  (torch, in actors only)
+
+    model, engine, cluster = config.model, config.engine, config.cluster
+    placement = place(
+        device=model.device, dtype=model.dtype, attention=model.attention, encode_batch=1
+    )
+    if placement.device.type == "cuda":
+        budget = gpu_budget(engine.memory_share, cluster.gpus_per_replica)
+    else:
+        budget = cpu_budget(engine.memory_share, cluster.replicas)
+    plan = _plan(modality, resolved, config, budget, placement.dtype.itemsize)
+    log.info(
+        "replica's memory", extra={"modality": modality, "model": resolved.name, **plan.fields}
+    )
+    loaded = load(
+        resolved,
+        modality=modality,
+        device=model.device,
+        dtype=model.dtype,
+        attention=model.attention,
+        encode_batch=plan.config.encode_batch,
+    )
+    return load_engine(loaded, plan.config)
+
+
+def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> MemoryPlan | None:
+    """Plan a replica's memory before anything starts; None where its machine is another one.
+
+    On a GPU the plan is made when a replica starts there; so it is on the nodes of a cluster.
+
+    Raises:
+        ConfigError: see `load_replica`.
+    """
+    is_local = config.cluster.address is None and not os.environ.get("RAY_ADDRESS")
+    on_cpu = config.model.device == "cpu" or (
+        config.model.device == "auto" and sys.platform == "linux" and not has_gpu()
+    )
+    if not (is_local and on_cpu):
+        return None
+    budget = cpu_budget(config.engine.memory_share, config.cluster.replicas)
+    itemsize = _ITEM_BYTES.get(config.model.dtype, 4)
+    return _plan(modality, resolved, config, budget, itemsize)
+
+
+def needs(resolved: Resolved) -> Iterator[str]:
+    """Tell, line by line, the least memory that a replica takes; more makes it faster."""
+    config = shape(resolved)
+    for modality in resolved.modalities:
+        sizes = {
+            kind: least_bytes(
+                footprint(resolved.architecture, config, modality, itemsize=itemsize), kind
+            )
+            for kind, itemsize in _ITEM_BYTES_BY_DEVICE.items()
+        }
+        yield (
+            f"a replica for {modality} takes at least {sizes['gpu'] / 1e9:.1f} GB of a GPU, in"
+            f" bfloat16, or {sizes['cpu'] / 1e9:.1f} GB of memory on a CPU, in float32"
+        )
+
+
+def shape(resolved: Resolved) -> Mapping[str, Any]:
+    """Read a model's config.json, in the hub's keys."""
+    return transformers_layout.hub_config(shards.read_json(descriptions(resolved) / "config.json"))
+
+
+def _plan(
+    modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
+) -> MemoryPlan:
+    size = footprint(resolved.architecture, shape(resolved), modality, itemsize=itemsize)
+    label = f"a replica of {resolved.name} for {modality}"
+    second = _second_decoder(modality, resolved, config, size)
+    return plan_memory(size, config.engine, budget, label=label, second=second)
+
+
+def _second_decoder(
+    modality: Modality, resolved: Resolved, config: RunConfig, size: Footprint
+) -> SecondDecoder | None:
+    """Say why the engine may start a second decoder; None where no request can be so long."""
+    able = CAPABILITIES.get(config.engine.name)
+    if able is None or not able.decoder_per_regime or not size.short_tokens:
+        return None
+    longest, task = longest_request(modality, config, resolved.preparation)
+    cache_tokens = config.engine.kv_cache_tokens or size.context_tokens
+    if min(longest, cache_tokens, size.context_tokens) <= size.short_tokens:
+        return None
+    return SecondDecoder(
+        why=f"requests of more than {size.short_tokens} tokens get a second decoder, and task"
+        f" {task} may have some of {longest}",
+        instead=f"keep them shorter, by {_LENGTH_SETTING[modality]} or"
+        f" tasks.{task}.max_new_tokens, or refuse them, by engine.kv_cache_tokens:"
+        f" {size.short_tokens}",
+    )

@@ -1,0 +1,185 @@
+"""Which token comes next: bans, guides, greedy choice, seeded sampling, and its log-probability."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+
+from phicorpus.engine.grammar import Bits, Matcher
+
+_SMALLEST = 1e-20
+
+
+class Sampler:
+    """Draws tokens for one request; the draw depends on its seed alone, not on the batch.
+
+    argmax(scores / temperature + Gumbel noise) is a draw from softmax(scores / temperature)
+    (Gumbel 1954; Maddison et al. 2014).
+
+    Args:
+        temperature: Above 0.
+        seed: Of the noise.
+        device: Where the scores are.
+    """
+
+    def __init__(self, *, temperature: float, seed: int, device: torch.device) -> None:
+        self._temperature = temperature
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+
+    @property
+    def state(self) -> torch.Tensor:
+        """What the next draws follow from; set to an earlier one, they are repeated."""
+        return self._generator.get_state()
+
+    @state.setter
+    def state(self, state: torch.Tensor) -> None:
+        self._generator.set_state(state)
+
+    def choose(self, scores: torch.Tensor) -> torch.Tensor:
+        """Draw from scores of shape (vocabulary,), float32; the token id, shape ()."""
+        uniform = torch.rand(scores.shape, generator=self._generator, device=scores.device)
+        noise = -torch.log(-torch.log(uniform.clamp_(min=_SMALLEST)))
+        return torch.argmax(scores / self._temperature + noise)
+
+
+class NoRepeat:
+    """Forbids the token that would repeat n tokens of the answer.
+
+    As `no_repeat_ngram_size` of transformers' `generate`, given embeddings: the prompt is free.
+
+    Args:
+        size: n, at least 1.
+
+    Example:
+        >>> no_repeat = NoRepeat(2)
+        >>> for token in (5, 6, 5):
+        ...     no_repeat.take(token)
+        >>> no_repeat.forbidden()
+        [6]
+    """
+
+    def __init__(self, size: int) -> None:
+        self._before = size - 1
+        self._token_ids: list[int] = []
+        self._followed_by: dict[tuple[int, ...], list[int]] = {}
+
+    def take(self, token_id: int) -> None:
+        """Take the next token."""
+        if len(self._token_ids) >= self._before:
+            self._followed_by.setdefault(self._end(), []).append(token_id)
+        self._token_ids.append(token_id)
+
+    def forbidden(self) -> list[int]:
+        """The ids that may not come next."""
+        return self._followed_by.get(self._end(), [])
+
+    def _end(self) -> tuple[int, ...]:
+        return tuple(self._token_ids[len(self._token_ids) - self._before :])
+
+
+class Chooser:
+    """How the tokens of one answer are chosen; all None is greedy, from the whole vocabulary.
+
+    Attributes:
+        sampler: Draws; None is greedy.
+        matcher: What the answer has to match.
+        no_repeat: Its n-grams; yields where the matcher leaves no other token.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampler: Sampler | None = None,
+        matcher: Matcher | None = None,
+        no_repeat: NoRepeat | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self.matcher = matcher
+        self.no_repeat = no_repeat
+
+    def allowed(self) -> Bits | None:
+        """One bit per id that may come next; None where no matcher rules."""
+        if self.matcher is None:
+            return None
+        allowed = self.matcher.allowed()
+        if self.no_repeat is None or not (forbidden := self.no_repeat.forbidden()):
+            return allowed
+        fewer = np.unpackbits(allowed, bitorder="little")
+        fewer[forbidden] = 0
+        return np.packbits(fewer, bitorder="little") if fewer.any() else allowed
+
+    def forbidden(self) -> list[int]:
+        """The ids that may not come next, where no matcher rules."""
+        if self.no_repeat is None or self.matcher is not None:
+            return []
+        return self.no_repeat.forbidden()
+
+    def take(self, token_id: int) -> bool:
+        """Take the next token; True where the matcher lets nothing follow."""
+        if self.no_repeat is not None:
+            self.no_repeat.take(token_id)
+        return self.matcher is not None and self.matcher.take(token_id)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the answer cannot go on, though the matcher does not find it complete."""
+        return None if self.matcher is None else self.matcher.failure
+
+
+class Steering:
+    """Chooses the next token of each row of a batch.
+
+    Args:
+        banned_ids: Ids that are never generated.
+        device: Where the scores are.
+    """
+
+    def __init__(self, banned_ids: Collection[int], device: torch.device) -> None:
+        self._banned = torch.tensor(sorted(banned_ids), dtype=torch.int64, device=device)
+        self._bit = torch.arange(8, dtype=torch.uint8, device=device)
+
+    def steer(
+        self, scores: torch.Tensor, choosers: Sequence[Chooser | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make argmax give each row's token.
+
+        Args:
+            scores: shape (rows, vocabulary), float32 logits; changed in place.
+            choosers: One per row; None is greedy.
+
+        Returns:
+            (scores, logprobs): scores, of which a sampled row holds its token alone; and ln p of
+            each row's token, shape (rows,): the model's own, at temperature 1, whatever was
+            forbidden besides the banned ids.
+        """
+        if self._banned.numel():
+            scores.index_fill_(1, self._banned, -torch.inf)
+        total = scores.logsumexp(dim=-1)
+        special = [(row, chooser) for row, chooser in enumerate(choosers) if chooser is not None]
+        self._restrict(scores, special)
+        best = scores.amax(dim=-1)
+        for row, chooser in special:
+            if chooser.sampler is not None:
+                chosen = chooser.sampler.choose(scores[row])
+                best[row] = scores[row, chosen]
+                scores[row] = -torch.inf
+                scores[row, chosen] = 0.0
+        return scores, best - total
+
+    def _restrict(self, scores: torch.Tensor, special: Sequence[tuple[int, Chooser]]) -> None:
+        rows: list[int] = []
+        masks: list[Bits] = []
+        for row, chooser in special:
+            allowed = chooser.allowed()
+            if allowed is not None:
+                rows.append(row)
+                masks.append(allowed)
+            elif forbidden := chooser.forbidden():
+                scores[row, torch.tensor(forbidden, device=scores.device)] = -torch.inf
+        if rows:
+            packed = torch.from_numpy(np.stack(masks)).to(scores.device)
+            bits = (packed[:, :, None] >> self._bit & 1).flatten(1)[:, : scores.shape[1]]
+            places = torch.tensor(rows, device=scores.device)
+            scores[places] = scores[places].masked_fill(bits == 0, -torch.inf)

@@ -1,0 +1,254 @@
+"""The flow on one page. With cluster.py the only file here that knows Ray.
+
+manifest -> plan -> | fetch -> decode -> infer | -> commit -> annotations/*.parquet
+            driver  |  CPU tasks     GPU actors |   driver
+                    |        Ray Data           |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError, RayTaskError
+
+from phicorpus.config import ClusterConfig, RunConfig
+from phicorpus.engine.backend import Backend
+from phicorpus.engine.engine import EngineStats
+from phicorpus.errors import ConfigError, EngineDied, StoreError, WorkersLost
+from phicorpus.manifest.units import KINDS
+from phicorpus.media.decode import DecodeConfig
+from phicorpus.models.model import Modality
+from phicorpus.planner import Work
+from phicorpus.stages.commit import Attempts, Commit
+from phicorpus.stages.decode import decode
+from phicorpus.stages.fetch import fetch
+from phicorpus.stages.infer import Infer
+from phicorpus.stages.start import Start
+from phicorpus.tasks.question import Question
+from phicorpus.workers.cluster import EngineMetrics, RemoteWitness, gpus
+from phicorpus.workers.metrics import Meter
+from phicorpus.workers.quarantine import MAX_DEATHS
+from phicorpus.workers.watchdog import WatchedModel, watched
+
+log = logging.getLogger(__name__)
+
+_CALLS_AT_ONCE = 4
+"""Blocks that a replica answers at the same time: their requests meet in its engine."""
+
+_MAX_RETRIES = 2 * MAX_DEATHS
+"""Of a block whose worker died. Ray's default is for ever; this takes out two killers."""
+
+OnProgress = Callable[[Commit], None]
+"""Called on the driver after every block of replies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """One modality's way from assets to replies."""
+
+    modality: Modality
+    config: RunConfig
+    backend: Backend
+    questions: Mapping[str, Question]
+    witness: RemoteWitness
+
+    def replies(self, wanted: Sequence[pa.Table]) -> Iterator[pa.Table]:
+        """Run assets through the stages; replies come in the order in which they finish."""
+        slots = self.config.cluster
+        watch = {"witness": self.witness, "timeout_s": slots.no_progress_timeout_s}
+        assets = ray.data.from_arrow(list(wanted))
+        fetched = assets.map_batches(
+            partial(watched, name="fetch", stage=self._fetch(), **watch),
+            batch_size=8,
+            batch_format="pyarrow",
+            num_cpus=slots.fetch_cpus,
+            max_retries=_MAX_RETRIES,
+        )
+        segments = fetched.map_batches(
+            partial(watched, name="decode", stage=self._decode(), **watch),
+            batch_size=8,
+            batch_format="pyarrow",
+            num_cpus=slots.decode_cpus,
+            max_retries=_MAX_RETRIES,
+        )
+        replies = segments.map_batches(
+            Replica,
+            fn_constructor_kwargs={
+                "load": self._load(wanted),
+                "questions": self.questions,
+                "tags": {"flow": self.modality, "model": self.backend.label},
+                **watch,
+            },
+            batch_size=16,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                size=slots.replicas,
+                max_tasks_in_flight_per_actor=2 * _CALLS_AT_ONCE,
+                max_concurrent_calls_per_actor=_CALLS_AT_ONCE,
+            ),
+            num_cpus=slots.cpus_per_replica,
+            num_gpus=gpus(slots, ray.cluster_resources()) or None,
+            max_restarts=-1,
+            max_task_retries=_MAX_RETRIES,
+        )
+        return iter(replies.iter_batches(batch_size=None, batch_format="pyarrow"))
+
+    def _fetch(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
+        return partial(fetch, config=self.config.fetching)
+
+    def _decode(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
+        limits = self.config
+        decoding = DecodeConfig(
+            images=limits.images, decks=limits.decks, audio=limits.audio, texts=limits.texts
+        )
+        return partial(decode, config=decoding, preparation=self.backend.preparation)
+
+    def _load(self, wanted: Sequence[pa.Table]) -> Callable[[], Any] | None:
+        """Give the model's loader, or None where no pending task asks a model."""
+        asked = pa.concat_tables(wanted)["tasks"].to_pylist()
+        pending = {task for names in asked for task in names}
+        if all(self.questions[task].prompt is None for task in pending):
+            return None
+        return partial(self.backend.load, self.modality)
+
+
+class Replica:
+    """Infer in an actor: when its engine is dead, so is its process, and Ray starts another."""
+
+    def __init__(
+        self,
+        load: Callable[[], Any] | None,
+        questions: Mapping[str, Question],
+        tags: Mapping[str, str],
+        witness: RemoteWitness,
+        timeout_s: float,
+    ) -> None:
+        witness.sign()
+        engine = load() if load else None
+        witness.sign()
+        infer = Infer((lambda: engine) if engine else None, questions)
+        self._watched = WatchedModel(infer, witness, timeout_s)
+        metrics = EngineMetrics(tags["flow"], tags["model"])
+
+        def tell(counts: EngineStats) -> None:
+            witness.note(tags["flow"], counts)
+            metrics.export(counts)
+
+        self._meter = Meter(engine.stats, tell) if engine else None
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        try:
+            async for replies in self._watched.answer(batch):
+                yield replies
+        except EngineDied:
+            log.exception("the engine died; ending this replica")
+            os._exit(1)
+        if self._meter is not None:  # before the block is over: the stream ends after that
+            await asyncio.to_thread(self._meter.tell)
+
+
+def run(
+    flows: Mapping[Modality, Flow], plan: Work, commit: Commit, on_progress: OnProgress
+) -> None:
+    """Run everything that is planned, modality by modality, until nothing is left to do.
+
+    What is still missing when a stream ends is run again, until `errors.max_unit_attempts` streams
+    in a row have brought nothing; what then is missing becomes error rows.
+
+    Raises:
+        WorkersLost: the last of these streams did not end by itself: its workers had died. That is
+            no row's fault (a row that kills is found and ends as an error), so no row is blamed.
+    """
+    start = Start(next((f.config.fetch.max_failures_at_start for f in flows.values()), None))
+    for modality, flow in flows.items():
+        for wave in plan.waves(modality, units_per_wave(flow.config.cluster)):
+            for unit in wave:
+                commit.expect(unit)
+            cause: Exception | None = None
+            attempts = Attempts(commit, flow.config.errors.max_unit_attempts)
+            for attempt in attempts:
+                log.info("running units", extra=_wave_fields(modality, attempt, commit))
+                cause = _attempt(flow, commit, start, on_progress)
+            if cause is not None and commit.open_units:
+                raise WorkersLost(_last_line(cause)) from cause
+            commit.give_up(attempts.number)
+            on_progress(commit)
+
+
+def units_per_wave(config: ClusterConfig) -> int:
+    """Give how many units run between two loads of the model; each wave has a tail of its own.
+
+    Drivers that claim units take a wave at a time: with large ones the last to come get none.
+    """
+    return config.units_per_wave or (2048 if config.claim_expiry_s is not None else 16_384)
+
+
+def _attempt(flow: Flow, commit: Commit, start: Start, on_progress: OnProgress) -> Exception | None:
+    """Run what is missing once; workers that keep dying end the attempt, not the run.
+
+    Returns:
+        What ended the stream, if it did not end by itself.
+
+    Raises:
+        StoreError, ConfigError: a stage ends the run: a bucket wants other credentials, or no asset
+            of the run can be read.
+        RayTaskError: a stage raised anything else: a defect of this software.
+    """
+    try:
+        for replies in start.passed(flow.replies(commit.missing())):
+            commit.add(replies)
+            on_progress(commit)
+    except RayTaskError as error:
+        raise _meant(error) or error from error
+    except (RayError, ExecutionTimeoutError) as error:
+        log.warning("workers died too often", extra={"modality": flow.modality, "why": str(error)})
+        return error
+    return None
+
+
+def _meant(error: RayTaskError) -> Exception | None:
+    """Give the error that a stage ends the run with, without what Ray writes around it."""
+    cause = error.cause
+    if not isinstance(cause, StoreError | ConfigError):
+        return None
+    return type(cause)(str(cause).partition("\n")[0])
+
+
+def _last_line(error: Exception) -> str:
+    """Give the cause at the end of a worker's traceback."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def flows(
+    config: RunConfig, backend: Backend, questions: Mapping[str, Question], witness: RemoteWitness
+) -> Mapping[Modality, Flow]:
+    """Make one flow for each modality that the job's tasks need."""
+    needed: dict[Modality, None] = {}
+    for modality in KINDS.values():
+        if any(question.task.modality == modality for question in questions.values()):
+            needed[modality] = None
+    return {
+        modality: Flow(
+            modality=modality,
+            config=config,
+            backend=backend,
+            questions=questions,
+            witness=witness,
+        )
+        for modality in needed
+    }
+
+
+def _wave_fields(modality: Modality, attempt: int, commit: Commit) -> dict[str, object]:
+    return {"modality": modality, "attempt": attempt, "num_units": len(commit.open_units)}

@@ -1,0 +1,1 @@
+"""The input: manifests built, read, checked, and cut into units."""

@@ -1,0 +1,1 @@
+"""Recordings: any format as mono windows, cut where nobody speaks."""

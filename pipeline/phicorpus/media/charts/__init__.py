@@ -1,0 +1,1 @@
+"""Charts of decks: the numbers behind them, as the deck shows them."""

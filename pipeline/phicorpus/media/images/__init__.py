@@ -1,0 +1,1 @@
+"""Images: Pillow's formats and what it gets wrong."""

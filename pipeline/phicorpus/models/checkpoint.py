@@ -1,0 +1,318 @@
+"""From a name to a checkpoint, and from a checkpoint to a model.
+
+`resolve` is light: the driver and CPU workers call it, and send the result on. `load` brings torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from phicorpus.errors import CheckpointError
+from phicorpus.models import config_json, decoder_shape, peft, shards
+from phicorpus.models.catalog import CATALOG
+from phicorpus.models.model import Modality
+from phicorpus.models.phi3_vision import image as phi3_vision_image
+from phicorpus.models.phi4_multimodal import image as phi4_multimodal_image
+from phicorpus.models.phi4_multimodal import transformers_layout
+from phicorpus.models.preparation import Preparation
+
+if TYPE_CHECKING:
+    from phicorpus.config import Device, DType
+    from phicorpus.models.model import Model
+
+Json = Mapping[str, Any]
+Architecture = Literal["phi4_multimodal", "phi3_vision", "phi3"]
+# By `model_type` of config.json.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "phi4mm": "phi4_multimodal",
+    transformers_layout.MODEL_TYPE: "phi4_multimodal",  # in transformers' own layout
+    "phi3_v": "phi3_vision",
+    "phi3": "phi3",
+}
+MODALITIES: Mapping[Architecture, tuple[Modality, ...]] = {
+    "phi4_multimodal": ("vision", "speech", "text"),
+    "phi3_vision": ("vision", "text"),
+    "phi3": ("text",),
+}
+PREPARATIONS: Mapping[Architecture, Callable[[Json, Json], Preparation]] = {
+    "phi4_multimodal": phi4_multimodal_image.ImagePreparation.from_json,
+    "phi3_vision": phi3_vision_image.ImagePreparation.from_json,
+}
+WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
+SHIPPED: Mapping[str, Path] = {"tiny": Path(__file__).parent / "shipped" / "tiny"}
+"""Checkpoints that come with the package, by the name that a config may give."""
+# In the hub's layout adapters come with the shards; folders beside them are for other programs.
+UNWANTED_FILES = ("*/*",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedAdapter:
+    """A low-rank adapter of the user's, found and identified; picklable.
+
+    Attributes:
+        name: Hub name, or folder.
+        path: The folder, if it is a local one; None for the hub.
+        digest: The hub's commit, or a hash of the folder's content.
+    """
+
+    name: str
+    path: Path | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A checkpoint, found and identified; picklable.
+
+    Attributes:
+        name: Hub name, or folder.
+        path: The folder, if it is a local one; None for the hub.
+        revision: The hub's commit; None for a folder.
+        architecture: Which of our loaders reads it.
+        modalities: What it can be loaded for.
+        preparation: How it wants images; None if it takes none.
+        digest: Identifies the weights: the commit, or a hash of the folder's content; with
+            adapters, a hash of that and theirs.
+        adapters: Merged on top of the checkpoint, in this order.
+    """
+
+    name: str
+    path: Path | None
+    revision: str | None
+    architecture: Architecture
+    modalities: tuple[Modality, ...]
+    preparation: Preparation | None
+    digest: str
+    adapters: tuple[ResolvedAdapter, ...] = ()
+
+
+def resolve(name: str, revision: str | None = None, adapters: Sequence[str] = ()) -> Resolved:
+    """Find a checkpoint and read what it is, but not its weights.
+
+    A name that is an existing folder is one; "tiny" is the small model that comes with the package;
+    any other is looked up on the Hugging Face hub, or in its cache where the hub cannot be reached
+    or HF_HUB_OFFLINE is set.
+
+    Args:
+        name: Folder, "tiny", or "owner/name".
+        revision: Branch, tag or commit of a hub name; None: the catalogue's, else the newest.
+        adapters: Folders or hub names of low-rank adapters in peft's layout, to be merged on top.
+
+    Raises:
+        CheckpointError: it cannot be found, or is of an architecture that is not supported.
+    """
+    resolved = _resolve(name, revision)
+    if not adapters:
+        return resolved
+    found = tuple(_resolve_adapter(adapter) for adapter in adapters)
+    together = ",".join([resolved.digest, *(adapter.digest for adapter in found)])
+    digest = hashlib.sha256(together.encode()).hexdigest()[:32]
+    return replace(resolved, adapters=found, digest=digest)
+
+
+def _resolve(name: str, revision: str | None) -> Resolved:
+    path = Path(name)
+    if not path.is_dir():
+        path = SHIPPED.get(name, path)
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{name} is a folder; revision {revision!r} applies to hub names")
+        folder = path.resolve()
+        return describe(name, folder, digest=shards.digest(folder))
+    if revision is None and name in CATALOG:
+        revision = CATALOG[name].commit
+    # The hub's cache keeps each file in a folder named after its commit.
+    folder = _download(name, "config.json", revision).parent
+    if _architecture(name, folder) in PREPARATIONS:
+        _download(name, "preprocessor_config.json", folder.name)
+    return describe(name, folder, digest=folder.name, is_local=False)
+
+
+def _resolve_adapter(name: str) -> ResolvedAdapter:
+    path = Path(name)
+    if path.is_dir():
+        folder = path.resolve()
+        peft.read_low_rank(name, folder)  # a broken one is found before any worker starts
+        digest = shards.digest_of([folder / peft.CONFIG, folder / peft.WEIGHTS])
+        return ResolvedAdapter(name=name, path=folder, digest=digest)
+    commit = _download(name, peft.CONFIG, None).parent.name
+    return ResolvedAdapter(name=name, path=None, digest=commit)
+
+
+def load(
+    resolved: Resolved,
+    *,
+    modality: Modality,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    attention: Literal["auto", "flash", "sdpa"] = "auto",
+    encode_batch: int = 16,
+) -> Model:
+    """Load a checkpoint for one modality, its adapter merged; downloads what is not in the cache.
+
+    Args:
+        resolved: What to load.
+        modality: What for; one of `resolved.modalities`.
+        device: "auto" takes the accelerator, if there is one.
+        dtype: "auto": float32 on the CPU, else the device's fast 16-bit type.
+        attention: Of the decoder; "auto" is sdpa.
+        encode_batch: Upper bound of the crops, or clips, encoded in one pass.
+
+    Raises:
+        CheckpointError: the modality is not one of the checkpoint's, or the checkpoint is not
+            complete, or not what its config says.
+    """
+    # Here, so that `resolve` needs no torch.
+    from phicorpus.models.loaders import LOADERS  # noqa: PLC0415
+    from phicorpus.models.loading import Source, place  # noqa: PLC0415
+
+    if modality not in resolved.modalities:
+        raise CheckpointError(
+            f"{resolved.name} serves {', '.join(resolved.modalities)}, not {modality}"
+        )
+    placement = place(device=device, dtype=dtype, attention=attention, encode_batch=encode_batch)
+    adapters = tuple(
+        peft.read_low_rank(adapter.name, _adapter_folder(adapter)) for adapter in resolved.adapters
+    )
+    source = Source.from_folder(resolved.name, _folder(resolved), adapters)
+    return LOADERS[resolved.architecture](source, modality, placement)
+
+
+def describe(name: str, folder: Path, *, digest: str, is_local: bool = True) -> Resolved:
+    """Read what a checkpoint is from its descriptions alone, whether its weights are there or not.
+
+    Args:
+        name: For errors and labels.
+        folder: With config.json.
+        digest: Identifies the weights.
+        is_local: The folder is the user's; not the hub's cache.
+
+    Raises:
+        CheckpointError: config.json is missing, damaged, or of an architecture not supported; or it
+            describes a decoder that is not Phi's.
+    """
+    architecture = _architecture(name, folder)
+    prepare = PREPARATIONS.get(architecture)
+    config = transformers_layout.hub_config(shards.read_json(folder / "config.json"))
+    decoder_shape.sizes(config)
+    config_json.check_config(config)
+    decoder_shape.rope_parameters(config)
+    config_json.check_preprocessor(shards.preprocessor(folder))
+    if (folder / "generation_config.json").exists():
+        config_json.check_generation(shards.read_json(folder / "generation_config.json"))
+    return Resolved(
+        name=name,
+        path=folder if is_local else None,
+        revision=None if is_local else digest,
+        architecture=architecture,
+        modalities=MODALITIES[architecture],
+        preparation=prepare(config, shards.preprocessor(folder)) if prepare else None,
+        digest=digest,
+    )
+
+
+def descriptions(resolved: Resolved) -> Path:
+    """Find the folder of a checkpoint's config.json; of a hub name, in the hub's cache.
+
+    Raises:
+        CheckpointError: it cannot be downloaded.
+    """
+    return resolved.path or _download(resolved.name, "config.json", resolved.revision).parent
+
+
+def _architecture(name: str, folder: Path) -> Architecture:
+    model_type = str(shards.read_json(folder / "config.json").get("model_type"))
+    if model_type not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{name}: config.json has model_type {model_type!r}; supported:"
+            f" {', '.join(sorted(ARCHITECTURES))}"
+        )
+    return ARCHITECTURES[model_type]
+
+
+def _folder(resolved: Resolved) -> Path:
+    """Find the checkpoint's files on this disk, downloading those that are not there."""
+    if resolved.path is not None:
+        return resolved.path
+    folder = _snapshot(resolved.name, resolved.revision, WANTED_FILES, UNWANTED_FILES)
+    if transformers_layout.is_native(shards.read_json(folder / "config.json")):
+        _snapshot(resolved.name, resolved.revision, (shards.ADAPTER_FILES,))
+    return folder
+
+
+def _adapter_folder(adapter: ResolvedAdapter) -> Path:
+    if adapter.path is not None:
+        return adapter.path
+    return _snapshot(adapter.name, adapter.digest, (peft.CONFIG, peft.WEIGHTS))
+
+
+def _snapshot(
+    name: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str] = ()
+) -> Path:
+    """Download files of a hub repository, from the cache where they are there already."""
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(wanted),
+                ignore_patterns=list(unwanted),
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(f"cannot download {name}: {error}") from error
+
+
+def _download(name: str, file: str, revision: str | None) -> Path:
+    """Get one file of a hub checkpoint, from the cache where the hub cannot be reached."""
+    has_hub = _has_hub()
+    try:
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=not has_hub))
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"{name} is neither a folder nor a hub name{_meant(name)}; {_WAYS}"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        at = f" at {revision}" if revision else ""
+        why = str(error).partition("\n")[0] if has_hub else "its name server does not know it"
+        raise CheckpointError(
+            f"cannot get {file} of {name}{at}, which is neither a folder nor in the cache, from "
+            f"the hub ({why}){_meant(name)}; {_WAYS}"
+        ) from error
+
+
+_WAYS = (
+    "a model is a hub name (owner/name, in the cache where the hub cannot be reached), a folder, "
+    "or tiny, which comes with the package"
+)
+
+
+def _meant(name: str) -> str:
+    """Suggest the known model whose name is nearest to a wrong one."""
+    near = difflib.get_close_matches(name, [*CATALOG, *SHIPPED], n=1, cutoff=0.8)
+    return f"; did you mean {near[0]}?" if near and near[0] != name else ""
+
+
+def _has_hub() -> bool:
+    """Check that the hub's name is known here: its library tries for half a minute otherwise."""
+    host = urlsplit(constants.ENDPOINT).hostname
+    if constants.HF_HUB_OFFLINE or host is None:
+        return False
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,213 @@
+"""Who ran what: runs/started/<run_id>.json when a run begins, runs/<run_id>.json when it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from phicorpus.config import RunConfig, parse_config
+from phicorpus.errors import ConfigError, StoreError
+from phicorpus.fingerprint import combined
+from phicorpus.schemas import RUN
+from phicorpus.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+Fields = Mapping[str, Any]
+
+_THREADS = 16
+_START = "%Y%m%dT%H%M%S.%fZ"
+
+
+def write_start(store: Store, record: Fields) -> None:
+    """Say that a run begins: its config, model and fingerprints."""
+    _create(store, f"runs/started/{record['run_id']}.json", record)
+
+
+def write_end(store: Store, record: Fields) -> None:
+    """Say how a run ended, with its counts."""
+    _create(store, f"runs/{record['run_id']}.json", record)
+
+
+def _create(store: Store, path: str, record: Fields) -> None:
+    fields = {name: record.get(name) for name in RUN.names}
+    store.create(path, json.dumps(fields, indent=1).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The newest run of an output, as far as it is recorded.
+
+    Attributes:
+        fields: RUN's fields; those of the start where the run has not ended.
+        config: The run's config, with the storage options of whoever asks.
+    """
+
+    fields: Fields
+    config: RunConfig
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run said how it ended; a killed one never does."""
+        return self.fields["ended_at"] is not None
+
+
+class NothingRecorded(ConfigError):
+    """No run of this output has begun yet."""
+
+
+def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
+    """Read the newest run of an output, of those whose record can be read.
+
+    Raises:
+        NothingRecorded: there is none.
+        ConfigError: its config is not one of this version.
+    """
+    runs = every(store)
+    if not runs:
+        raise NothingRecorded(
+            f"no run is recorded in {store}: not an output of phicorpus, or none began yet"
+        )
+    fields = runs[0]
+    values = json.loads(fields["config"])
+    if options:
+        values.setdefault("fetch", {})["storage_options"] = dict(options)
+    return Recorded(fields, parse_config(values, source=f"run {fields['run_id']}"))
+
+
+def every(store: Store) -> list[Fields]:
+    """Read all runs of an output, the newest first: each as it ended, or as it began.
+
+    A record that was damaged is left out, by name in the log; `verify` tells of it too.
+    """
+    paths: dict[str, list[str]] = {}
+    for path in sorted(store.list_files("runs"), key=lambda path: path.count("/") == 1):
+        paths.setdefault(_run_id(path), []).append(path)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        records = list(pool.map(lambda name: _readable(store, paths[name]), sorted(paths)))
+    return [record for record in reversed(records) if record is not None]
+
+
+def _readable(store: Store, paths: Sequence[str]) -> Fields | None:
+    """Read the last of a run's records that is one."""
+    for path in reversed(paths):
+        try:
+            return read_record(store, path)
+        except DamagedRecord as error:
+            log.warning("a run's record is left out", extra={"why": str(error)})
+    return None
+
+
+class DamagedRecord(StoreError):
+    """A file of runs/ is not what was written there: somebody else cut or changed it."""
+
+
+def read_record(store: Store, path: str) -> Fields:
+    """Read a run's record.
+
+    Raises:
+        DamagedRecord: it is not one.
+        StoreError: the store failed or refused.
+    """
+    try:
+        fields = json.loads(store.read(path))
+        told = {**dict.fromkeys(RUN.names), **fields, "run_id": str(fields["run_id"])}
+        json.loads(told["config"])
+        json.loads(told["fingerprints"] or "{}")
+    except (ValueError, TypeError, LookupError) as error:
+        raise DamagedRecord(f"{path} is no record of a run: {error!r}; take it away") from error
+    return told
+
+
+def name_run(store: Store, config: RunConfig, now: datetime) -> str:
+    """Name a run by its start and its config: it sorts behind every run that is recorded.
+
+    Clocks of two machines differ: by the clock alone an older prompt could become the newest.
+    """
+    ids = sorted(_run_id(path) for path in store.list_files("runs"))
+    begun = next(filter(None, map(_started, reversed(ids))), None)
+    if begun is not None and begun >= now:
+        log.warning("this clock is behind that of an earlier run", extra={"run_id": ids[-1]})
+        now = begun + timedelta(milliseconds=1)
+    digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=4).hexdigest()
+    return f"{now:{_START}}-{digest}"
+
+
+def _started(run_id: str) -> datetime | None:
+    """Return when a run began, by its name."""
+    try:
+        return datetime.strptime(run_id.rpartition("-")[0], _START).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def evidence_folder(store: Store, fingerprints: Iterable[str]) -> str:
+    """Name the folder of what is known about rows that ended their process.
+
+    It is that of all runs of these settings since the last run that was done: a driver that is
+    started again goes on with it; a retry, or other settings, try every row again.
+    """
+    last = next((run["run_id"] for run in every(store) if run["status"] == "done"), "none")
+    return f"attempts/after-{last}/{combined(fingerprints)}"
+
+
+def note_settings(store: Store, fields: Fields) -> None:
+    """Record a run that had nothing to do, if no other says what holds.
+
+    The newest record says that: of two prompts that were tried, the one asked for last. So does
+    this one where it is of other settings or another manifest, or where the records are lost.
+    """
+    runs = every(store)
+    if not runs or _meant(runs[0]) != _meant(fields):
+        write_start(store, {**fields, "status": "running"})
+        write_end(store, {**fields, "ended_at": fields["started_at"], "elapsed_s": 0.0})
+
+
+def _meant(fields: Fields) -> tuple[str, str]:
+    return fields["fingerprints"], json.loads(fields["config"])["manifest"]
+
+
+def next_generation(store: Store) -> int:
+    """Number a run that answers everything anew, or goes on with one that began to.
+
+    Every generation counts that a run of this output had, not the newest run's alone. One that was
+    killed, or ended with more errors than it allows, is gone on with: whoever runs the same command
+    again does not mean to answer all of it a third time.
+    """
+    runs = [(_generation(run), run) for run in every(store)]
+    if not runs:
+        return 0
+    highest = max(number or 0 for number, _ in runs)
+    last = next((run for number, run in runs if number == highest), None)  # the newest of these
+    return highest if last is not None and not _went_well(last) else highest + 1
+
+
+def finished_generations(store: Store, tasks: Iterable[str]) -> Mapping[str, int]:
+    """Return the generation that the newest finished run which named one left each task in."""
+    found: dict[str, int] = {}
+    for run in every(store):
+        number = _generation(run)
+        if number is not None and run["status"] == "done":
+            for name in json.loads(run["fingerprints"] or "{}"):
+                found.setdefault(name.partition("/")[0], number)
+    return {task: found[task] for task in tasks if task in found}
+
+
+def _generation(run: Fields) -> int | None:
+    return json.loads(run["config"]).get("generation")
+
+
+def _went_well(run: Fields) -> bool:
+    counts = {name: run[f"num_{name}"] or 0 for name in ("ok", "error", "skipped")}
+    allowed = json.loads(run["config"]).get("errors", {}).get("max_error_ratio", 1.0)
+    return run["status"] == "done" and counts["error"] <= allowed * sum(counts.values())
+
+
+def _run_id(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".json")

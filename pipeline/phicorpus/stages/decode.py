@@ -1,0 +1,144 @@
+"""decode: bytes to segments, each as its model wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from phicorpus.errors import DecodeError, SegmentError, UnsupportedMedia
+from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch, found_type
+from phicorpus.media.segment import Piece
+from phicorpus.models.preparation import Preparation
+from phicorpus.schemas import SEGMENT
+from phicorpus.schemas.error import error_columns
+from phicorpus.tasks import TASKS
+
+Row = dict[str, Any]
+
+_BLOCK_BYTES = 4 * 1024**2  # each is held several times on its way into a table
+_IDENTITY = ("unit_id", "asset_id", "uri", "media_type", "sha256", "etag", "tasks")
+_ERROR = ("error_stage", "error_type", "error_message")
+
+
+def decode(
+    batch: pa.Table, *, config: DecodeConfig, preparation: Preparation | None
+) -> Iterator[pa.Table]:
+    """Decode a batch of assets; office decks of one batch are rendered together.
+
+    Reads   FETCHED. Rows that already carry an error become one segment of kind "asset".
+    Writes  SEGMENT, in tables of about 4 MiB, so that memory does not grow with a deck's pages.
+    Rows    1 -> n. An asset that cannot be decoded is one segment with the error.
+    Raises  Nothing of its own.
+    """
+    rows: list[Row] = []
+    size = 0
+    for segment in _segments(batch, config, preparation):
+        rows.append(segment)
+        size += len(segment.get("data") or b"")
+        if size >= _BLOCK_BYTES:
+            yield pa.Table.from_pylist(rows, schema=SEGMENT)
+            rows, size = [], 0
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=SEGMENT)
+
+
+def _segments(
+    batch: pa.Table, config: DecodeConfig, preparation: Preparation | None
+) -> Iterator[Row]:
+    readable: list[Row] = []
+    undecoded: list[Undecoded] = []
+    assets = batch.drop_columns(["content"]).to_pylist()
+    for asset, content in zip(assets, _in_place(batch["content"]), strict=True):
+        if asset["error_type"] is not None:
+            yield _whole(asset, asset)
+            continue
+        bytes_ = Undecoded(content=content, media_type=asset["media_type"])
+        found = found_type(bytes_)
+        readable.append({**asset, "media_type": found, "declared": asset["media_type"]})
+        undecoded.append(bytes_)
+    for position, piece in decode_batch(undecoded, config):
+        asset = readable[position]
+        if isinstance(piece, SegmentError):
+            yield _whole(asset, error_columns(piece))
+        else:
+            yield _segment(asset, piece, preparation)
+
+
+def _in_place(column: pa.ChunkedArray) -> Iterator[memoryview]:
+    """View each row's bytes where they lie: a recording has hundreds of megabytes."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        content = memoryview(data if data is not None else b"").cast("B")
+        for start, end in pairwise(bounds.tolist()):
+            yield content[start:end]
+
+
+def _whole(asset: Mapping[str, Any], error: Mapping[str, Any]) -> Row:
+    """Give the one segment of an asset that has none: its error."""
+    piece = Piece(index=0, count=1, kind="asset")
+    return _row(asset, piece) | {name: error[name] for name in _ERROR}
+
+
+def _segment(asset: Mapping[str, Any], piece: Piece, preparation: Preparation | None) -> Row:
+    row = _row(asset, piece)
+    try:
+        return row | _data(asset, piece, preparation)
+    except SegmentError as error:
+        return row | error_columns(error)
+
+
+def _row(asset: Mapping[str, Any], piece: Piece) -> Row:
+    return {
+        **{name: asset[name] for name in _IDENTITY},
+        "segment_index": piece.index,
+        "segment_count": piece.count,
+        "segment_kind": piece.kind,
+        "page_number": piece.page_number,
+        "hidden": piece.hidden,
+        "start_s": piece.start_s,
+        "end_s": piece.end_s,
+        "channel": piece.channel,
+        "start_char": piece.start_char,
+        "end_char": piece.end_char,
+        "flags": list(piece.flags),
+        "native": piece.native.to_json() if piece.native is not None else None,
+        "native_error": str(piece.native_error) if piece.native_error is not None else None,
+        "skip_reason": piece.skip_reason,
+    }
+
+
+def _data(asset: Mapping[str, Any], piece: Piece, preparation: Preparation | None) -> Row:
+    """Make the bytes that the model is given: canvas, samples or text; none if it is not asked."""
+    if piece.error is not None:
+        raise piece.error
+    fitting = [TASKS[name] for name in asset["tasks"] if piece.kind in TASKS[name].kinds]
+    if not fitting:
+        raise UnsupportedMedia(
+            f"declared {asset['declared'] or 'nothing'}, found {asset['media_type']}: none "
+            f"of {asset['tasks']} can be asked of it; name the right media_type in the manifest"
+        )
+    if piece.skip_reason is not None or all(task.prompt is None for task in fitting):
+        return {}
+    if piece.samples is not None:
+        samples = piece.samples.astype(np.float32, copy=False)
+        return {"data": samples.tobytes(), "rate_hz": piece.rate_hz}
+    if piece.text is not None:
+        return {"data": piece.text.encode()}
+    if piece.image is None:
+        raise DecodeError(f"a {piece.kind} without picture, sound or text")
+    if preparation is None:
+        raise UnsupportedMedia("this job's model takes no images")
+    # Named by its asset: a hash of its pixels would cost a tenth of what decoding costs.
+    canvas = preparation.canvas(piece.image, key=f"{asset['sha256']}/{piece.index}")
+    return {
+        "data": canvas.pixels.tobytes(),
+        "width_px": canvas.pixels.shape[1],
+        "height_px": canvas.pixels.shape[0],
+        "valid_width_px": canvas.valid_width_px,
+        "valid_height_px": canvas.valid_height_px,
+    }

@@ -1,0 +1,71 @@
+"""What a task is: a question for a kind of segment, and what its answer means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phicorpus.media.segment import Native, PieceKind
+
+Modality = Literal["vision", "speech", "text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A parsed answer.
+
+    Attributes:
+        text: Plain text, for people and for search.
+        value: The typed answer, JSON; None where the task has none beyond the text.
+        flags: What a reader should know: "no_table", "empty", ...
+    """
+
+    text: str
+    value: Any = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One thing asked of a segment.
+
+    Attributes:
+        name: As in the config, the manifest and the output's `task=` folder.
+        version: Raised when prompt or parser change what an answer is; part of the fingerprint.
+        kinds: The segments that it can be asked of.
+        modality: Which flow runs it.
+        prompt: The question; "" where the job has to give it; None for a task that asks no model.
+        max_new_tokens: Upper bound of the answer, tokens.
+        parse: The model's text to an answer.
+        from_native: The answer that the file itself gives, or None where it gives none; used for
+            pages that have no pixels, and by tasks without a prompt.
+        may_be_empty: Whether no words can be the right answer; if not, the model is asked again.
+        json_schema: What the model may write, and nothing else; None: anything.
+        guided: The same task with a `json_schema`, asked where the config says `guide`.
+    """
+
+    name: str
+    version: int
+    kinds: frozenset[PieceKind]
+    modality: Modality
+    prompt: str | None
+    max_new_tokens: int
+    parse: Callable[[str], Answer]
+    from_native: Callable[[Native], Answer | None] | None = None
+    may_be_empty: bool = True
+    json_schema: str | None = None
+    guided: Task | None = None
+
+
+def parse_text(text: str) -> Answer:
+    """Take an answer as it is, trimmed.
+
+    Example:
+        >>> parse_text("  a cat ")
+        Answer(text='a cat', value=None, flags=())
+        >>> parse_text(" ").flags
+        ('empty',)
+    """
+    trimmed = text.strip()
+    return Answer(text=trimmed, flags=() if trimmed else ("empty",))

@@ -1,0 +1,1 @@
+"""The processes that Ray runs: the cluster, quarantine of rows that kill, watchdog, metrics."""

@@ -1,0 +1,135 @@
+"""What the engines of a run do: told by each replica, kept beside the driver, summed by flow."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from phicorpus.engine.engine import EngineStats
+
+_EVERY_S = 5.0
+
+Use = Mapping[str, float]
+"""What the replicas of one flow did, by name; see `summed`."""
+
+
+class Meter:
+    """Tells what an engine counts: at once, every few seconds from a thread of its own, when asked.
+
+    Args:
+        read: The engine's counts.
+        tell: Takes them, the newest last.
+        every_s: How often, unasked.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], EngineStats],
+        tell: Callable[[EngineStats], None],
+        every_s: float = _EVERY_S,
+    ) -> None:
+        self._read = read
+        self._tell = tell
+        self._every_s = every_s
+        self._lock = threading.Lock()
+        self.tell()
+        threading.Thread(target=self._run, name="phicorpus-meter", daemon=True).start()
+
+    def tell(self) -> None:
+        """Tell the counts of now."""
+        with self._lock:
+            self._tell(self._read())
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(self._every_s)
+            self.tell()
+
+
+class Ledger:
+    """The newest counts of every replica, those that died included.
+
+    Counts of a replica only grow, so whatever is told twice or late changes nothing. One that died
+    has taken with it what it did since it last told.
+
+    Example:
+        >>> ledger = Ledger()
+        >>> counts = EngineStats(completion_tokens=30, busy_s=1.0, loaded_s=2.0)
+        >>> for replica in ("a", "a", "b"):
+        ...     ledger.note("vision", replica, counts)
+        >>> use = ledger.uses()["vision"]
+        >>> use["num_replicas"], use["completion_tokens"], use["busy_share"]
+        (2, 60, 0.5)
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[str, EngineStats]] = {}
+
+    def note(self, flow: str, replica: str, counts: EngineStats) -> None:
+        """Note what a replica counts, from its loading on.
+
+        Args:
+            flow: Its modality.
+            replica: Names its process.
+            counts: Of now.
+        """
+        known = self._counts.setdefault(flow, {})
+        if replica not in known or known[replica].loaded_s <= counts.loaded_s:
+            known[replica] = replace(counts)
+
+    def uses(self) -> dict[str, Use]:
+        """Say what the replicas of each flow did together."""
+        return {flow: summed(list(counts.values())) for flow, counts in self._counts.items()}
+
+
+def summed(replicas: Sequence[EngineStats]) -> Use:
+    """Sum up what replicas did.
+
+    Returns:
+        num_replicas: Processes that loaded the model, those that died included.
+        busy_share: Of the time in which a replica was loaded, that in which it computed.
+        completion_tokens_per_s: Per replica, over all the time in which one was loaded.
+        busy_s, loaded_s, tokens, media: `EngineStats`' sums. Answers that were tried again, or
+            computed twice because a process died, count each time: rows do not.
+        restarts: Decoding loops that died and were replaced, their process going on.
+    """
+    busy_s, loaded_s = (sum(getattr(r, name) for r in replicas) for name in ("busy_s", "loaded_s"))
+    tokens = sum(replica.completion_tokens for replica in replicas)
+    return {
+        "num_replicas": len(replicas),
+        "busy_share": round(busy_s / loaded_s, 4) if loaded_s else 0.0,
+        "completion_tokens_per_s": round(tokens / loaded_s, 3) if loaded_s else 0.0,
+        "busy_s": round(busy_s, 3),
+        "loaded_s": round(loaded_s, 3),
+        "completion_tokens": tokens,
+        "prompt_tokens": sum(replica.prompt_tokens for replica in replicas),
+        "prefill_tokens": sum(replica.prefill_tokens for replica in replicas),
+        "media_encoded": sum(replica.media_encoded for replica in replicas),
+        "media_reused": sum(replica.media_reused for replica in replicas),
+        "restarts": sum(int(replica.extra.get("restarts", 0)) for replica in replicas),
+    }
+
+
+def uses_of(run: Mapping[str, Any]) -> dict[str, Use] | None:
+    """Read what a recorded run's engines did; None where its record does not tell."""
+    told = run.get("engine")
+    return None if told is None else json.loads(told)
+
+
+def in_words(flow: str, use: Use) -> str:
+    """Say how busy a flow's replicas were.
+
+    Example:
+        >>> in_words("vision", summed([EngineStats(completion_tokens=30, busy_s=9, loaded_s=10)]))
+        'vision: 1 replica busy 90.0% of its time, 3.0 tokens/s each'
+    """
+    replicas = "1 replica" if use["num_replicas"] == 1 else f"{use['num_replicas']} replicas"
+    whose = "its" if use["num_replicas"] == 1 else "their"
+    return (
+        f"{flow}: {replicas} busy {use['busy_share']:.1%} of {whose} time, "
+        f"{use['completion_tokens_per_s']:.1f} tokens/s each"
+    )

@@ -1,0 +1,183 @@
+"""Run a stage under the eyes of a casebook and a watchdog. No Ray here: a test calls it plainly."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
+
+import pyarrow as pa
+
+from phicorpus.workers.quarantine import Key, Shares, Stage, finished, keys_of, share
+
+_STANDARD_ERROR = 2
+"""File descriptor: where the hanging process hung goes to the worker's log."""
+
+AskModel = Callable[[pa.Table], AsyncIterator[pa.Table]]
+
+
+class Witness(Protocol):
+    """A casebook, wherever it lives."""
+
+    def begin(self, keys: Sequence[Key]) -> list[int]:
+        """See `Casebook.begin`."""
+        ...
+
+    def alone(self, key: Key) -> None:
+        """See `Casebook.alone`; returns when it is noted."""
+        ...
+
+    def done(self, keys: Sequence[Key]) -> None:
+        """See `Casebook.done`; need not wait."""
+        ...
+
+
+class Watchdog:
+    """Ends this process when something is being waited for and nothing comes.
+
+    The timer is a thread of its own that needs no Python lock: a loop in C does not stop it.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._waiting = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time in this block; any other block that ends starts the count anew."""
+        self._waiting += 1
+        self._start()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._start()
+
+    def _start(self) -> None:
+        if self._waiting:
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=_STANDARD_ERROR)
+        else:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def watched(
+    batch: pa.Table,
+    *,
+    name: Stage,
+    stage: Callable[[pa.Table], Iterator[pa.Table]],
+    witness: Witness,
+    timeout_s: float,
+) -> Iterator[pa.Table]:
+    """Run a stage of plain tasks on a batch: fetch or decode.
+
+    Reads   What the stage reads.
+    Writes  What the stage writes. Rows that were convicted pass with their error.
+    Rows    As the stage.
+    Raises  As the stage.
+    """
+    watchdog = Watchdog(timeout_s)
+    keys = keys_of(name, batch)
+    shares = share(name, batch, witness.begin(keys))
+    if shares.together.num_rows:
+        yield from _each(stage(shares.together), watchdog)
+        witness.done(keys_of(name, shares.together))
+    for key, row in shares.alone:
+        witness.alone(key)
+        yield from _each(stage(row), watchdog)
+        witness.done([key])
+    if shares.convicted is not None:
+        yield from [shares.convicted] if name == "fetch" else stage(shares.convicted)
+
+
+def _each(tables: Iterator[pa.Table], watchdog: Watchdog) -> Iterator[pa.Table]:
+    """Give the tables one by one; only the time that they take to come is watched."""
+    while True:
+        with watchdog.waiting():
+            table = next(tables, None)
+        if table is None:
+            return
+        yield table
+
+
+class WatchedModel:
+    """A model's stage in an actor that answers several batches at once."""
+
+    def __init__(self, ask: AskModel, witness: Witness, timeout_s: float) -> None:
+        self._ask = ask
+        self._witness = witness
+        self._watchdog = Watchdog(timeout_s)
+        self._room = _Room()
+
+    async def answer(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        """Ask about a batch; rows that have to be alone wait until nothing else runs here.
+
+        Reads   SEGMENT.
+        Writes  REPLY.
+        Rows    1 -> n, one per task of the row.
+        Raises  As the model's stage.
+        """
+        shares = await asyncio.to_thread(self._open, batch)
+        if shares.together.num_rows:
+            async with self._room.shared():
+                async for replies in self._asked(shares.together):
+                    yield replies
+        for key, segment in shares.alone:
+            async with self._room.alone():
+                await asyncio.to_thread(self._witness.alone, key)
+                alone = [replies async for replies in self._asked(segment)]
+            yield pa.concat_tables(alone)
+        if shares.convicted is not None:
+            async for replies in self._ask(shares.convicted):
+                yield replies
+
+    def _open(self, batch: pa.Table) -> Shares:
+        return share("infer", batch, self._witness.begin(keys_of("infer", batch)))
+
+    async def _asked(self, segments: pa.Table) -> AsyncIterator[pa.Table]:
+        answers = self._ask(segments)
+        while True:
+            with self._watchdog.waiting():
+                replies = await anext(answers, None)
+            if replies is None:
+                return
+            self._witness.done(finished(replies))
+            yield replies
+
+
+class _Room:
+    """Many share it, or one has it alone; whoever wants it alone is let in before newcomers."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._num_inside = 0
+        self._num_waiting_alone = 0
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._num_waiting_alone)
+            self._num_inside += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._num_inside -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        self._num_waiting_alone += 1
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._num_inside)
+                self._num_inside += 1
+            try:
+                yield
+            finally:
+                self._num_inside -= 1
+        finally:
+            self._num_waiting_alone -= 1
+            async with self._changed:
+                self._changed.notify_all()

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phicorpus.engine.attention import attend_each
+from phicorpus.engine.cpu_attention import Layout, PagedStep
+
+Sequences = list[tuple[int, int]]  # new tokens, past tokens
+SEQUENCES = st.lists(
+    st.tuples(st.one_of(st.just(1), st.integers(1, 9)), st.integers(0, 70)), min_size=1, max_size=12
+)
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def a_layout(sequences: Sequences, page_size: int) -> Layout:
+    """Pages in a shuffled order; page 0 is nobody's."""
+    new, past = np.array(sequences).T
+    counts = -(-(new + past) // page_size)
+    order = np.random.default_rng(0).permutation(counts.sum()) + 1
+    pages = np.full((len(sequences), counts.max()), -1)
+    pages[np.arange(counts.max()) < counts[:, None]] = order
+    return Layout(new=new, past=past, pages=pages, page_size=page_size)
+
+
+def bounds_of(lengths: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.append(0, lengths.cumsum()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sequences=SEQUENCES, page_size=st.sampled_from([1, 4, 16]), key_heads=st.sampled_from([1, 2])
+)
+def test_a_step_attends_as_each_sequence_does_whatever_its_pages_held(
+    sequences: Sequences, page_size: int, key_heads: int
+) -> None:
+    layout = a_layout(sequences, page_size)
+    tokens, total = int(layout.new.sum()), int(layout.known.sum())
+    query = draw(4, tokens, 8)
+    key, value = draw(key_heads, total, 8), draw(key_heads, total, 8) + 1
+    ends = layout.known.cumsum()
+    fresh = np.concatenate(
+        [np.arange(end - new, end) for end, new in zip(ends, layout.new, strict=True)]
+    )
+    cache = [torch.full((layout.pages.max() + 1, page_size, key_heads, 8), torch.nan)] * 2
+    for place, kind in enumerate((key, value)):
+        pages = cache[place].clone()
+        pages.flatten(0, 1)[layout.read()] = kind.transpose(0, 1)
+        pages.flatten(0, 1)[layout.written()] = torch.nan  # not there before the step
+        cache[place] = pages
+
+    step = PagedStep(layout, torch.float32)
+    output = step.attend((query, key[:, fresh], value[:, fresh]), (cache[0], cache[1]), 0.3)
+
+    bounds = bounds_of(layout.new), bounds_of(layout.known)
+    torch.testing.assert_close(output, attend_each(query, key, value, bounds, 0.3))
+    assert torch.equal(cache[0].flatten(0, 1)[layout.read()], key.transpose(0, 1))
+
+
+@pytest.mark.parametrize("page_size", [4, 32])
+def test_a_layout_names_each_token_and_its_place(page_size: int) -> None:
+    layout = a_layout([(3, 5), (1, 0), (1, 40), (7, 0)], page_size)
+
+    places = layout.read()
+
+    assert layout.positions().tolist() == [5, 6, 7, 0, 40, *range(7)]
+    assert len(set(places.tolist())) == len(places) == layout.known.sum()
+    starts = layout.known.cumsum() - layout.known
+    sequence = np.repeat(np.arange(4), layout.new)
+    assert (places[starts[sequence] + layout.positions()] == layout.written()).all()

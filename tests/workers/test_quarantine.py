@@ -1,0 +1,191 @@
+"""Who is suspected, who runs alone, who is convicted: without any process dying."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from phicorpus.engine.scripted import Script, load_scripted
+from phicorpus.schemas import ASSET, REPLY
+from phicorpus.schemas.segment import FETCHED
+from phicorpus.stages.infer import Infer
+from phicorpus.storage.store import open_store
+from phicorpus.tasks import TASKS
+from phicorpus.tasks.question import questions
+from phicorpus.workers.quarantine import Casebook, Key, finished, keys_of
+from phicorpus.workers.watchdog import WatchedModel, watched
+from tests.builders import a_config, a_segment, segments
+
+A, B = ("decode", "u", "a"), ("decode", "u", "b")
+
+
+def assets(*names: str) -> pa.Table:
+    rows = [{"unit_id": "u", "asset_id": n, "uri": f"/{n}", "tasks": ["ocr"]} for n in names]
+    return pa.Table.from_pylist(rows, schema=ASSET)
+
+
+def dies_at(name: str) -> object:
+    """A stage whose process dies at one row; here death is an exception nobody catches."""
+
+    def stage(batch: pa.Table) -> Iterator[pa.Table]:
+        for row in batch.to_pylist():
+            if row["asset_id"] == name:
+                raise ProcessLookupError
+            yield pa.Table.from_pylist([row], schema=FETCHED)
+
+    return stage
+
+
+def lives(batch: pa.Table, stage: object, casebook: Casebook) -> list[list[str]]:
+    """Run a batch until it passes; gives what came in each life of the worker."""
+    came: list[list[str]] = []
+    while True:
+        came.append([])
+        tables = watched(
+            batch,
+            name="fetch",
+            stage=stage,  # pyright: ignore[reportArgumentType]
+            witness=casebook,
+            timeout_s=60,
+        )
+        try:
+            for table in tables:
+                came[-1] += [f"{r['asset_id']} {r['error_type']}" for r in table.to_pylist()]
+        except ProcessLookupError:
+            continue
+        return came
+
+
+def test_a_killer_is_convicted_after_four_deaths_and_its_neighbours_are_kept() -> None:
+    came = lives(assets("a", "b", "c"), dies_at("b"), Casebook())
+
+    assert len(came) == 5
+    assert sorted(came[-1]) == ["a None", "b Crashed", "c None"]
+
+
+def test_two_killers_of_one_batch_are_both_found() -> None:
+    def stage(batch: pa.Table) -> Iterator[pa.Table]:
+        for name in ("b", "d"):
+            yield from dies_at(name)(batch)  # pyright: ignore[reportCallIssue]
+
+    came = lives(assets("a", "b", "c", "d"), stage, Casebook())
+
+    assert len(came) <= 7
+    assert {"b Crashed", "d Crashed"} <= set(came[-1])
+
+
+def test_a_worker_that_somebody_else_killed_costs_nobody_anything() -> None:
+    casebook = Casebook()
+    casebook.begin([A, B])
+
+    assert casebook.begin([A, B]) == [0, 0]
+
+
+def test_who_finished_is_not_suspected() -> None:
+    casebook = Casebook()
+    for _ in range(2):
+        casebook.begin([A, B])
+        casebook.done([A])
+
+    assert casebook.begin([A, B]) == [0, 1]
+
+
+def test_who_survived_alone_is_acquitted() -> None:
+    casebook = Casebook()
+    for _ in range(3):
+        casebook.begin([A])
+    casebook.alone(A)
+
+    casebook.done([A])
+
+    assert casebook.begin([A]) == [0]
+
+
+def test_deaths_survive_the_driver(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for _ in range(3):
+        verdict = Casebook(store).begin([A])  # nothing is known of what ran before
+        assert verdict == [0]
+    first = Casebook(store)
+    for _ in range(3):
+        first.begin([A, B])
+    first.alone(A)
+    first.begin([A])
+
+    assert Casebook(store).begin([A, B]) == [1, 1]
+    second = Casebook(store)
+    second.begin([A])
+    second.alone(A)
+    assert second.begin([A]) == [4]
+
+
+def test_a_segment_is_suspected_task_by_task() -> None:
+    keys = keys_of("infer", segments(a_segment(tasks=["ocr", "caption"])))
+
+    assert keys == [("infer", "u", "a", "0", "ocr"), ("infer", "u", "a", "0", "caption")]
+
+
+def test_a_task_that_kills_leaves_the_other_tasks_of_its_segment_alone(tmp_path: Path) -> None:
+    asked = questions(a_config(tmp_path, tasks=["ocr", "caption"]).tasks, TASKS)
+    batch = segments(a_segment(asset_id="a", tasks=["ocr", "caption"]), a_segment(asset_id="b"))
+    casebook = Casebook()
+    killer: Key = ("infer", "u", "a", "0", "caption")
+    for _ in range(3):
+        casebook.begin([killer])
+    for _ in range(2):
+        casebook.alone(killer)
+        casebook.begin([killer])
+
+    model = WatchedModel(Infer(lambda: load_scripted(Script()), asked), casebook, 60)
+    rows = asyncio.run(answers(model, [batch]))
+
+    assert {(r["asset_id"], r["task"], r["error_type"]) for r in rows} == {
+        ("a", "ocr", None),
+        ("a", "caption", "Crashed"),
+        ("b", "ocr", None),
+    }
+
+
+async def answers(model: WatchedModel, batches: Sequence[pa.Table]) -> list[dict[str, object]]:
+    async def of(batch: pa.Table) -> list[dict[str, object]]:
+        return [row async for table in model.answer(batch) for row in table.to_pylist()]
+
+    return [row for rows in await asyncio.gather(*map(of, batches)) for row in rows]
+
+
+def test_a_suspect_has_the_process_to_itself() -> None:
+    inside: list[str] = []
+    seen: list[tuple[str, int]] = []
+
+    async def ask(batch: pa.Table) -> AsyncIterator[pa.Table]:
+        names: list[str] = batch["asset_id"].to_pylist()
+        inside.extend(names)
+        await asyncio.sleep(0.01)
+        seen.extend((name, len(inside)) for name in names)
+        for name in names:
+            inside.remove(name)
+        rows = [a_segment(asset_id=name, task="ocr", status="ok") for name in names]
+        picked = [{k: v for k, v in row.items() if k in REPLY.names} for row in rows]
+        yield pa.Table.from_pylist(picked, schema=REPLY)
+
+    casebook = Casebook()
+    suspect: Key = ("infer", "u", "s", "0", "ocr")
+    for _ in range(3):
+        casebook.begin([suspect])
+    batches = [segments(a_segment(asset_id=name)) for name in ("a", "b", "s", "c", "d")]
+
+    rows = asyncio.run(answers(WatchedModel(ask, casebook, 60), batches))
+
+    assert len(rows) == 5
+    assert dict(seen)["s"] == 1
+    assert max(count for _, count in seen) > 1
+
+
+def test_replies_name_what_is_finished() -> None:
+    reply = {"unit_id": "u", "asset_id": "a", "uri": "/a", "task": "ocr", "segment_index": 3}
+    table = pa.Table.from_pylist([reply | {"segment_kind": "page", "status": "ok"}], schema=REPLY)
+
+    assert finished(table) == [("infer", "u", "a", "3", "ocr")]
