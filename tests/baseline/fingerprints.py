@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import parse_config
-from pipeline.job import prepare
+from phicorpus.commands.annotate import prepare
+from phicorpus.config import parse_config
 from tests.builders import write_manifest
 
 _ALL = {

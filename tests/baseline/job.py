@@ -11,14 +11,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.audit import verify
-from pipeline.config import RunConfig, parse_config
-from pipeline.demo.corpus import write_corpus
-from pipeline.engine.engine import Request
-from pipeline.job import RunReport, annotate
-from pipeline.models.model import Canvas, Clip
-from pipeline.standing import status
-from pipeline.storage.store import open_store
+from phicorpus.commands.annotate import RunReport, annotate
+from phicorpus.commands.status import status
+from phicorpus.commands.verify import verify
+from phicorpus.config import RunConfig, parse_config
+from phicorpus.demo.corpus import write_corpus
+from phicorpus.engine.engine import Request
+from phicorpus.models.model import Canvas, Clip
+from phicorpus.storage.store import open_store
 from tests.baseline.rows import Row, rows_of
 from tests.builders import a_backend, write_manifest
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import cli
-from pipeline.errors import PhicorpusError
+from phicorpus import cli
+from phicorpus.errors import PhicorpusError
 from tests.baseline.compare import compare
 from tests.baseline.fingerprints import fingerprints
 from tests.baseline.job import run_golden_job
