@@ -21,7 +21,7 @@ from phicorpus.engine.backend import Backend, scripted_backend
 from phicorpus.engine.engine import Engine
 from phicorpus.engine.scripted import Script
 from phicorpus.errors import CheckpointError, FetchError
-from phicorpus.manifest.units import Share, Unit
+from phicorpus.manifest.units import FileShare, Unit
 from phicorpus.models.model import Modality
 from phicorpus.models.phi4_multimodal.image import ImagePreparation
 from phicorpus.output.runs import write_start
@@ -179,7 +179,9 @@ def a_unit_of(
     """A unit whose files are named by it."""
     tasks = {task for names in asked.values() for task in names}
     shares = {
-        task: Share(file_id=unit_id, assets=tuple(a for a, names in asked.items() if task in names))
+        task: FileShare(
+            file_id=unit_id, assets=tuple(a for a, names in asked.items() if task in names)
+        )
         for task in tasks
     }
     return Unit(
@@ -189,7 +191,7 @@ def a_unit_of(
         asked=asked,
         todo={task: share for task, share in shares.items() if task not in committed},
         done={task: (share,) for task, share in shares.items() if task in committed},
-        documents_todo=Share(file_id=unit_id, assets=tuple(asked)) if documents else None,
+        documents_todo=FileShare(file_id=unit_id, assets=tuple(asked)) if documents else None,
     )
 
 

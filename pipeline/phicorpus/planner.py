@@ -15,20 +15,26 @@ from phicorpus.errors import ConfigError, ManifestChanged
 from phicorpus.fingerprint import combined, fingerprint
 from phicorpus.manifest.check import checked
 from phicorpus.manifest.columns import held_types
-from phicorpus.manifest.cut import Cut, Cutter
 from phicorpus.manifest.ids import hash64
 from phicorpus.manifest.manifest import Manifest, ManifestPart
-from phicorpus.manifest.units import KINDS, Share, Unit, in_waves
+from phicorpus.manifest.units import (
+    KINDS,
+    Cut,
+    Cutter,
+    FileShare,
+    Unit,
+    declared_contents,
+    in_waves,
+)
 from phicorpus.models.model import Modality
 from phicorpus.output.files import (
     FileKey,
     Folder,
-    Holdings,
+    HeldAssets,
     Relevant,
-    claims,
     list_output,
     name_rest,
-    read_holdings,
+    read_held_assets,
     unnamed,
 )
 from phicorpus.output.runs import finished_generations
@@ -128,7 +134,7 @@ class Plan:
         further = manifest.passed_through.names
         self.manifest = manifest.with_types(held_types(store, self._held_paths(), further))
         self._cutter = Cutter(config.units, self._files.is_known)
-        self._holdings = Holdings({}, [])
+        self._held = HeldAssets({}, [])
         self._surveyed = np.empty(0, np.uint64)
         self.summary: PlanSummary | None = None
 
@@ -162,8 +168,8 @@ class Plan:
                 relevant.add(list(unit.asked))
         self._surveyed = np.sort(np.fromiter(map(hash64, named), np.uint64, len(named)))
         earlier = unnamed(self._files, self._folders(), named)
-        self._holdings = read_holdings(self._store, earlier, relevant)
-        if self._holdings:
+        self._held = read_held_assets(self._store, earlier, relevant)
+        if self._held:
             summary = PlanSummary()
             for cut in self._cuts(KINDS):
                 summary.count(self._unit(cut))
@@ -187,7 +193,7 @@ class Plan:
         """List the output again, and survey what is left, by the manifest as it is now."""
         self._files = list_output(self._store, self._folders())
         self._cutter = replace(self._cutter, is_known=self._files.is_known)
-        self._holdings = Holdings({}, [])
+        self._held = HeldAssets({}, [])
         return self.survey(checked(self.manifest, list(self._questions)))
 
     def every_unit(self) -> Iterator[Unit]:
@@ -244,8 +250,8 @@ class Plan:
 
     def _unit(self, cut: Cut) -> Unit:
         asked = self._asked(cut)
-        todo: dict[str, Share] = {}
-        done: dict[str, tuple[Share, ...]] = {}
+        todo: dict[str, FileShare] = {}
+        done: dict[str, tuple[FileShare, ...]] = {}
         for task in dict.fromkeys(task for names in asked.values() for task in names):
             folder = ("annotations", task, self.fingerprints[task, cut.kind])
             assets = tuple(name for name, tasks in asked.items() if task in tasks)
@@ -270,7 +276,7 @@ class Plan:
 
     def _shares(
         self, cut: Cut, folder: Folder, assets: tuple[str, ...]
-    ) -> tuple[Share | None, tuple[Share, ...]]:
+    ) -> tuple[FileShare | None, tuple[FileShare, ...]]:
         """Share the assets of a cut out: what is to be written, and the files that hold the rest.
 
         A file that is named by the cut holds first contents only. An asset that is held under
@@ -279,12 +285,12 @@ class Plan:
         """
         if not assets:
             return None, ()
-        is_there = self._files.holds(folder, cut.unit_id)
-        held = self._holdings.find(folder, assets)
+        is_there = self._files.has(folder, cut.unit_id)
+        held = self._held.find(folder, assets)
         if not held:
-            share = Share(file_id=cut.unit_id, assets=assets)
+            share = FileShare(file_id=cut.unit_id, assets=assets)
             return (None, (share,)) if is_there else (share, ())
-        claimed = claims(cut.rows)
+        claimed = declared_contents(cut.rows)
         here: list[str] = []
         wanted: dict[str, int] = {}
         elsewhere: dict[str, dict[str, int]] = defaultdict(dict)
@@ -300,7 +306,9 @@ class Plan:
                 wanted[name] = found.version + 1
         done = [_part(file_id, versions) for file_id, versions in elsewhere.items()]
         if here:
-            done.append(Share(file_id=cut.unit_id, assets=tuple(here), is_whole=here == [*assets]))
+            done.append(
+                FileShare(file_id=cut.unit_id, assets=tuple(here), is_whole=here == [*assets])
+            )
         rest = name_rest(cut.kind, ((name, *claimed[name], v) for name, v in wanted.items()))
         return _part(rest, wanted) if wanted else None, tuple(done)
 
@@ -318,6 +326,6 @@ class Plan:
         return asked
 
 
-def _part(file_id: str, versions: Mapping[str, int]) -> Share:
+def _part(file_id: str, versions: Mapping[str, int]) -> FileShare:
     above = {name: version for name, version in versions.items() if version}
-    return Share(file_id=file_id, assets=tuple(versions), versions=above, is_whole=False)
+    return FileShare(file_id=file_id, assets=tuple(versions), versions=above, is_whole=False)

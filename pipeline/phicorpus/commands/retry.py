@@ -29,7 +29,7 @@ from phicorpus.config import RunConfig, nearest
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.engine.backend import Backend
 from phicorpus.errors import ChecksumMismatch, ConfigError, SegmentError
-from phicorpus.manifest.units import Share, Unit, in_waves
+from phicorpus.manifest.units import FileShare, Unit, in_waves
 from phicorpus.models.model import Modality
 from phicorpus.output.files import FileKey
 from phicorpus.output.runs import name_run
@@ -175,11 +175,11 @@ class RoundPublisher(Publisher):
         shares = (self._told(unit, share) for share in unit.documents_done)
         return {asset_id: counts for told in shares for asset_id, counts in told.items()}
 
-    def _told(self, unit: Unit, share: Share) -> dict[str, Counter[str]]:
+    def _told(self, unit: Unit, share: FileShare) -> dict[str, Counter[str]]:
         key = self._key(unit, share)
         return read_told(self._store, key[1], share, self._rounds.get(key, ()))
 
-    def _key(self, unit: Unit, share: Share) -> FileKey:
+    def _key(self, unit: Unit, share: FileShare) -> FileKey:
         return (None, self._publication.document_fingerprints[unit.kind], share.file_id)
 
     def _next_round(self, key: FileKey) -> int:
@@ -294,8 +294,8 @@ class RetryPlan:
             unit,
             rows=_of_content(unit.rows, known).filter(pa.array([n in chosen for n in names])),
             asked={name: asked.get(name, ()) for name in chosen},
-            todo={task: Share(file_id=unit.unit_id, assets=a) for task, a in again.items()},
-            documents_todo=Share(file_id=unit.unit_id, assets=chosen),
+            todo={task: FileShare(file_id=unit.unit_id, assets=a) for task, a in again.items()},
+            documents_todo=FileShare(file_id=unit.unit_id, assets=chosen),
         )
 
 

@@ -13,7 +13,7 @@ from phicorpus.engine.backend import Backend
 from phicorpus.engine.engine import Engine
 from phicorpus.errors import EngineDied
 from phicorpus.manifest.manifest import open_manifest
-from phicorpus.manifest.units import KINDS, Share
+from phicorpus.manifest.units import KINDS, FileShare
 from phicorpus.models.model import Modality
 from phicorpus.output.files import FileKey
 from phicorpus.output.runs import Recorded, newest
@@ -122,7 +122,9 @@ def _rows_per_s(run: Mapping[str, Any]) -> float | None:
     return round((run["num_ok"] + run["num_error"] + run["num_skipped"]) / run["elapsed_s"], 3)
 
 
-def _counted(store: Store, key: FileKey, share: Share, plan: Plan, torn: list[str]) -> Counter[str]:
+def _counted(
+    store: Store, key: FileKey, share: FileShare, plan: Plan, torn: list[str]
+) -> Counter[str]:
     """Count the rows of a share of a file, of which other rows do not count."""
     try:
         rows = read_share(store, key, share, plan.rounds_of(key))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from phicorpus.commands.status import plan_again
 from phicorpus.manifest.ids import hash64
-from phicorpus.manifest.units import Share, Unit
+from phicorpus.manifest.units import FileShare, Unit
 from phicorpus.output.files import FileKey
 from phicorpus.output.runs import DamagedRecord, newest, read_record
 from phicorpus.output.write import STATUSES, TOLD, Row, merge, read_share, read_told, told
@@ -343,7 +343,7 @@ def _in_words(counted: Counter[str]) -> str:
     return ", ".join(f"{counted[status]} {status}" for status in STATUSES)
 
 
-def _part(store: Store, plan: Plan, key: FileKey, share: Share) -> _Assets:
+def _part(store: Store, plan: Plan, key: FileKey, share: FileShare) -> _Assets:
     """Count the assets of a share of a file, of which other rows do not count."""
     rows = read_share(store, key, share, plan.rounds_of(key))
     announced = {row["asset_id"]: 0 for row in rows}
@@ -354,7 +354,7 @@ def _part(store: Store, plan: Plan, key: FileKey, share: Share) -> _Assets:
     return _Assets(len(announced), hashes, sum(announced.values()), status)
 
 
-def _check_asked(key: FileKey, share: Share, there: _Assets, found: Verification) -> None:
+def _check_asked(key: FileKey, share: FileShare, there: _Assets, found: Verification) -> None:
     asked = share.assets
     if not _are_asked(share, there):
         path = path_of(OutputPath("annotations", *key))
@@ -365,6 +365,6 @@ def _check_asked(key: FileKey, share: Share, there: _Assets, found: Verification
     found.num_skipped += there.status.get("skipped", 0)
 
 
-def _are_asked(share: Share, there: _Assets) -> bool:
+def _are_asked(share: FileShare, there: _Assets) -> bool:
     hashes = sum(map(hash64, share.assets)) % 2**64
     return (len(share.assets), hashes) == (there.count, there.hashes)

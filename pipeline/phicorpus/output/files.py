@@ -13,11 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from phicorpus.manifest.ids import hash64, hash128
 from phicorpus.schemas.paths import OutputPath, folder_of, parse_path, path_of
 from phicorpus.storage.assets import bare, is_local_etag
 from phicorpus.storage.store import Store
@@ -50,7 +49,7 @@ class Files:
     names: dict[Folder, set[str]] = field(default_factory=lambda: defaultdict(set))
     rounds: dict[FileKey, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def holds(self, folder: Folder, file_id: str) -> bool:
+    def has(self, folder: Folder, file_id: str) -> bool:
         """Tell whether a file is there."""
         return file_id in self.names.get(folder, ())
 
@@ -108,7 +107,7 @@ class Held:
         return True
 
 
-class Holdings:
+class HeldAssets:
     """Per folder, the newest version of each asset that some files hold. 40 bytes per asset."""
 
     def __init__(self, entries: Mapping[Folder, np.ndarray], files: Sequence[str]) -> None:
@@ -123,7 +122,7 @@ class Holdings:
         entries = self._entries.get(folder)
         if entries is None:
             return {}
-        keys = _keys(assets)
+        keys = hash128(assets)
         found: dict[str, Held] = {}
         starts: list[int] = np.searchsorted(entries["high"], keys["high"]).tolist()
         for number, (asset_id, start) in enumerate(zip(assets, starts, strict=True)):
@@ -147,7 +146,7 @@ class Relevant:
 
     def add(self, assets: Sequence[str]) -> None:
         """Note some assets."""
-        self._parts.append(_keys(assets)["high"].copy())
+        self._parts.append(hash128(assets)["high"].copy())
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -157,7 +156,9 @@ class Relevant:
         return np.sort(np.concatenate(self._parts)) if self._parts else np.empty(0, np.uint64)
 
 
-def read_holdings(store: Store, files: Mapping[Folder, Set[str]], relevant: Relevant) -> Holdings:
+def read_held_assets(
+    store: Store, files: Mapping[Folder, Set[str]], relevant: Relevant
+) -> HeldAssets:
     """Read what files hold that the manifest no longer names.
 
     Args:
@@ -190,7 +191,7 @@ def read_holdings(store: Store, files: Mapping[Folder, Set[str]], relevant: Rele
             )
             if parts := list(read):
                 entries[folder] = _newest(np.concatenate(parts))
-    return Holdings(entries, list(numbers))
+    return HeldAssets(entries, list(numbers))
 
 
 _ENTRY = np.dtype(
@@ -212,7 +213,7 @@ def _read(store: Store, folder: Folder, name: str, number: int, wanted: np.ndarr
         return np.empty(0, _ENTRY)
     rows = table.to_pylist()
     assets = {row["asset_id"]: row for row in rows}
-    keys = _keys(list(assets))
+    keys = hash128(assets)
     entries = np.empty(len(assets), _ENTRY)
     entries["high"], entries["low"], entries["file"] = keys["high"], keys["low"], number
     for position, row in enumerate(assets.values()):
@@ -234,19 +235,9 @@ def _newest(entries: np.ndarray) -> np.ndarray:
     return entries[last]
 
 
-def _keys(assets: Iterable[str]) -> np.ndarray:
-    """Name assets by 128 bits each: no two of any corpus have the same."""
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=16).digest() for name in assets)
-    return np.frombuffer(digests, np.dtype([("high", ">u8"), ("low", ">u8")])).astype(
-        np.dtype([("high", np.uint64), ("low", np.uint64)])
-    )
-
-
 def _number(text: str) -> int:
     """Name a checksum or an etag by 64 bits; 0: there is none."""
-    if not text:
-        return 0
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1
+    return hash64(text) or 1 if text else 0
 
 
 def _etag_number(etag: str) -> int:
@@ -281,20 +272,3 @@ def name_rest(kind: str, identities: Iterable[tuple[str, str | None, str | None,
         hashed.update(repr(identity).encode())
         amended |= identity[3] > 0
     return f"{kind}-{AMENDED + '-' if amended else ''}{hashed.hexdigest()}"
-
-
-def claims(rows: pa.Table) -> Mapping[str, tuple[str | None, str | None]]:
-    """Give what the manifest says of each asset's content: checksum and etag.
-
-    A text that lies in the manifest itself says its checksum.
-    """
-    columns: list[list[Any]] = [rows[n].to_pylist() for n in ("asset_id", "sha256", "etag")]
-    texts = rows["text"].to_pylist() if "text" in rows.column_names else [None] * len(rows)
-    return {
-        asset_id: (sha256 or _sha256(text), etag)
-        for asset_id, sha256, etag, text in zip(*columns, texts, strict=True)
-    }
-
-
-def _sha256(text: str | None) -> str | None:
-    return None if text is None else hashlib.sha256(text.encode()).hexdigest()

@@ -47,7 +47,7 @@ _Part = tuple[str | None, str]
 class Counts:
     """The rows of a file and of its later rounds, by status, and those that do not hold by why."""
 
-    holding: Counter[str] = field(default_factory=Counter[str])
+    current: Counter[str] = field(default_factory=Counter[str])
     outdated: Counter[tuple[Outdated, str]] = field(default_factory=Counter[tuple[Outdated, str]])
 
 
@@ -105,7 +105,7 @@ class Current:
             (simple if is_simple else mixed).append(key)
         for key, described in self._in_slices(simple, self._described):
             if self.is_of_settings(key):
-                yield key, Counts(holding=described)
+                yield key, Counts(current=described)
             else:
                 old: Counter[tuple[Outdated, str]] = Counter()
                 old.update({("settings", status): count for status, count in described.items()})
@@ -114,7 +114,7 @@ class Current:
             counts = Counts()
             for row in rows:
                 if row["outdated"] is None:
-                    counts.holding[row["status"]] += 1
+                    counts.current[row["status"]] += 1
                 else:
                     counts.outdated[row["outdated"], row["status"]] += 1
             yield key, counts

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phicorpus.manifest.units import Share, Unit
-from phicorpus.output.files import FileKey, claims
+from phicorpus.manifest.units import FileShare, Unit, declared_contents
+from phicorpus.output.files import FileKey
 from phicorpus.schemas import ANNOTATION, DOCUMENT
 from phicorpus.schemas.paths import OutputPath, annotation_path, document_path, path_of
 from phicorpus.storage.store import Store
@@ -99,7 +99,7 @@ class Publisher:
             self.write_documents(unit, unit.documents_todo, documents)
 
     def write_annotations(
-        self, unit: Unit, task: str, share: Share, rows: Sequence[Row], number: int = 0
+        self, unit: Unit, task: str, share: FileShare, rows: Sequence[Row], number: int = 0
     ) -> bool:
         """Create a file of annotations, or one of its later rounds; False if it was there."""
         fingerprint = self.fingerprint(unit, task)
@@ -111,7 +111,7 @@ class Publisher:
         return self._create(path, table, described)
 
     def write_documents(
-        self, unit: Unit, share: Share, documents: Sequence[Row], number: int = 0
+        self, unit: Unit, share: FileShare, documents: Sequence[Row], number: int = 0
     ) -> bool:
         """Create a file of documents, or one of its later rounds; False if it was there."""
         order = {name: i for i, name in enumerate(unit.rows["asset_id"].to_pylist())}
@@ -134,7 +134,7 @@ class Publisher:
         """Read what another driver published in the place of ours."""
         return self.read(unit, task, unit.todo[task])
 
-    def read(self, unit: Unit, task: str, share: Share) -> list[Row]:
+    def read(self, unit: Unit, task: str, share: FileShare) -> list[Row]:
         """Read the rows of a share as they stand after its retries, each with its `task`."""
         key = (task, self.fingerprint(unit, task), share.file_id)
         return read_share(self._store, key, share, self._rounds.get(key, ()))
@@ -165,9 +165,9 @@ class Publisher:
         return self._store.create(path, sink.getvalue().to_pybytes())
 
 
-def _as_of(unit: Unit, share: Share, rows: Iterable[Row], number: int) -> list[Row]:
+def _as_of(unit: Unit, share: FileShare, rows: Iterable[Row], number: int) -> list[Row]:
     """Say of rows which file, round and content they are of, as the next plan will look for it."""
-    claimed = claims(unit.rows)
+    claimed = declared_contents(unit.rows)
     return [
         {
             **row,
@@ -181,7 +181,7 @@ def _as_of(unit: Unit, share: Share, rows: Iterable[Row], number: int) -> list[R
     ]
 
 
-def read_share(store: Store, key: FileKey, share: Share, rounds: Iterable[int]) -> list[Row]:
+def read_share(store: Store, key: FileKey, share: FileShare, rounds: Iterable[int]) -> list[Row]:
     """Read the rows of a share, later rounds laid over earlier ones, each with its `task`.
 
     Raises:
@@ -198,7 +198,7 @@ def read_share(store: Store, key: FileKey, share: Share, rounds: Iterable[int]) 
 
 
 def read_told(
-    store: Store, fingerprint: str, share: Share, rounds: Iterable[int]
+    store: Store, fingerprint: str, share: FileShare, rounds: Iterable[int]
 ) -> dict[str, Counter[str]]:
     """Read of how many annotations, by status, the newest documents of a share tell, by asset.
 
@@ -223,7 +223,7 @@ def told(document: Row) -> Counter[str]:
     return Counter({status: document[f"num_{status}"] for status in STATUSES})
 
 
-def of_share(share: Share, rows: Iterable[Row]) -> Iterator[Row]:
+def of_share(share: FileShare, rows: Iterable[Row]) -> Iterator[Row]:
     """Give those rows of a file that are of a share's assets, in their versions."""
     wanted = {(name, share.versions.get(name, 0)) for name in share.assets}
     return (row for row in rows if (row["asset_id"], row.get("asset_version") or 0) in wanted)

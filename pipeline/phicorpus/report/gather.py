@@ -98,8 +98,8 @@ def gather(
     keys = current.files()
     counted = dict(current.counts(keys))
     _count(counted, findings)
-    wanted = _first_of_each_kind(key for key in keys if counted[key].holding.total())
-    failing = (key for key in keys if counted[key].holding["error"] or key in wanted)
+    wanted = _first_of_each_kind(key for key in keys if counted[key].current.total())
+    failing = (key for key in keys if counted[key].current["error"] or key in wanted)
     errors = _Errors()
     sampled: dict[tuple[str, int], dict[str, Row]] = defaultdict(dict)
     for key, rows in current.rows(failing):
@@ -118,8 +118,8 @@ def _count(counted: Mapping[FileKey, Counts], findings: Findings) -> None:
     old: dict[tuple[str, str, Outdated], Counter[str]] = defaultdict(Counter)
     for (task, fingerprint, _), counts in counted.items():
         name = task or ""
-        if counts.holding.total():
-            findings.counts.setdefault(name, Counter()).update(counts.holding)
+        if counts.current.total():
+            findings.counts.setdefault(name, Counter()).update(counts.current)
         for (why, status), count in counts.outdated.items():
             old[name, fingerprint, why][status] += count
     findings.outdated = [
