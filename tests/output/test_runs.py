@@ -15,10 +15,10 @@ from phicorpus.commands.annotate import annotate, prepare, with_new_generation
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import verify
 from phicorpus.output.runs import (
-    every,
     evidence_folder,
     name_run,
     next_generation,
+    read_runs,
     write_end,
     write_start,
 )
@@ -103,7 +103,7 @@ def test_a_run_sorts_behind_earlier_ones_whatever_its_clock_says(tmp_path: Path)
     third = name_run(store, config, now)
 
     assert first < second < third
-    assert [run["run_id"] for run in every(store)] == [second, first]
+    assert [run["run_id"] for run in read_runs(store)] == [second, first]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"run_id": "x", "config": null}', b"\xff"])

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from phicorpus.commands.mend import Mended
     from phicorpus.commands.status import OutputStatus
     from phicorpus.commands.verify import Verification
-    from phicorpus.output.files import FileKey
     from phicorpus.planner import PlanSummary
+    from phicorpus.schemas.paths import FileKey
     from phicorpus.stages.commit import Commit
     from phicorpus.storage.store import Store
 
@@ -353,15 +353,16 @@ def sample(store: Store, per_task: int, *, outdated: bool = False) -> list[dict[
         per_task: How many rows of each.
         outdated: Rows that do not hold any more too: their `outdated` says why.
     """
-    from phicorpus.output.rows import Current  # noqa: PLC0415  (pyarrow: not needed for --help)
+    from phicorpus.output.rows import CurrentRows  # noqa: PLC0415  (pyarrow: not needed for --help)
+    from phicorpus.output.runs import read_runs  # noqa: PLC0415
 
-    current = Current(store)
+    current = CurrentRows(store, read_runs(store))
     files: Counter[tuple[str, str]] = Counter()
     chosen: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     taken: list[FileKey] = []
     for key in current.files():
-        group = (key[0] or "", key[1])
-        if (outdated or current.is_of_settings(key)) and files[group] < _SAMPLED_FILES:
+        group = (str(key.table.task), key.table.fingerprint)
+        if (outdated or current.has_newest_settings(key)) and files[group] < _SAMPLED_FILES:
             files[group] += 1
             taken.append(key)
     for _, rows in current.rows(taken, _SAMPLED_COLUMNS):

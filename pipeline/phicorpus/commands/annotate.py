@@ -39,7 +39,7 @@ from phicorpus.output.runs import (
     write_end,
     write_start,
 )
-from phicorpus.output.write import Publication, Publisher
+from phicorpus.output.write import Publication, RunPublisher
 from phicorpus.planner import Plan, PlanSummary, Work
 from phicorpus.schemas import RUN
 from phicorpus.stages.assemble import assemble
@@ -204,7 +204,7 @@ def annotate(
     job = prepare(config, backend)
     started = datetime.now(UTC)
     run_id = name_run(job.store, config, started)
-    publisher = Publisher(job.store, publication(job, run_id), job.plan.rounds)
+    publisher = RunPublisher(job.plan.output, publication(job, run_id))
     commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
     execution = Execution(run_id=run_id, started=started, work=job.plan, commit=commit)
     if not job.pending.num_pending_units:
@@ -323,11 +323,9 @@ def _end_at_once(job: Prepared, run: Execution, reason: str) -> None:
 
 
 def publication(job: Prepared, run_id: str) -> Publication:
-    """Say what every file of a run has in common."""
+    """Return what every file of a run has in common."""
     return Publication(
         run_id=run_id,
-        fingerprints=job.plan.fingerprints,
-        document_fingerprints=job.plan.document_fingerprints,
         model=job.backend.label,
         passed_through=job.manifest.passed_through,
         software_version=importlib.metadata.version("phicorpus"),

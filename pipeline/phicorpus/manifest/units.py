@@ -21,6 +21,7 @@ from phicorpus.manifest.manifest import DEFAULT_KIND, ManifestPart
 from phicorpus.media.sniff import asset_kind
 from phicorpus.models.model import Modality
 from phicorpus.schemas import ASSET
+from phicorpus.schemas.paths import TableKey
 
 KINDS: Mapping[str, Modality] = {
     "image": "vision",
@@ -54,28 +55,24 @@ class FileShare:
 class Unit:
     """A fixed set of whole assets of one kind: the grain of commit and of resume.
 
-    What it publishes is one file per task and one of documents, named by the unit itself. Where
-    the manifest was edited, some of its assets are held by files of earlier units, and what is
-    left has a name of its own: `todo` and `done` tell.
+    What it publishes is one file per table: annotations of each task, and documents. The files are
+    named by the unit itself. Where the manifest was edited, some of its assets are held by files of
+    earlier units, and what is left has a name of its own: see `todo` and `done`.
 
     Attributes:
         unit_id: Kind and a hash of the rows.
         rows: The manifest's rows, further columns included.
         asked: Per asset id, every task of the job that is asked of it.
-        todo: Per task, what is not committed yet.
-        done: Per task, what is.
-        documents_todo: The documents that are not written yet.
-        documents_done: Those that are.
+        todo: Per table, what is not committed yet.
+        done: Per table, what is.
     """
 
     unit_id: str
     kind: str
     rows: pa.Table
     asked: Mapping[str, tuple[str, ...]]
-    todo: Mapping[str, FileShare]
-    done: Mapping[str, tuple[FileShare, ...]]
-    documents_todo: FileShare | None
-    documents_done: tuple[FileShare, ...] = ()
+    todo: Mapping[TableKey, FileShare]
+    done: Mapping[TableKey, tuple[FileShare, ...]]
 
     @property
     def modality(self) -> Modality:
@@ -85,14 +82,24 @@ class Unit:
     @property
     def is_pending(self) -> bool:
         """Something is not published yet."""
-        return bool(self.todo) or self.documents_todo is not None
+        return bool(self.todo)
+
+    @property
+    def tables(self) -> list[TableKey]:
+        """Its tables of annotations, in the order of their tasks, then that of its documents."""
+        return sorted({*self.todo, *self.done})
+
+    def pending_tasks(self) -> Mapping[str, FileShare]:
+        """Return what is not committed yet of each task's annotations."""
+        return {table.task: share for table, share in self.todo.items() if table.task is not None}
 
     def wanted(self) -> Mapping[str, tuple[str, ...]]:
-        """Give the assets that have tasks to do, with these tasks in the job's order."""
-        num_pending = sum(len(share.assets) for share in self.todo.values())
+        """Return the assets that have tasks to do, with these tasks in the job's order."""
+        pending = self.pending_tasks()
+        num_pending = sum(len(share.assets) for share in pending.values())
         if all(self.asked.values()) and num_pending == sum(map(len, self.asked.values())):
             return self.asked  # the usual case, and no second copy
-        todo = {task: frozenset(share.assets) for task, share in self.todo.items()}
+        todo = {task: frozenset(share.assets) for task, share in pending.items()}
         wanted = {
             asset_id: tuple(task for task in tasks if asset_id in todo.get(task, ()))
             for asset_id, tasks in self.asked.items()
@@ -100,7 +107,7 @@ class Unit:
         return {asset_id: tasks for asset_id, tasks in wanted.items() if tasks}
 
     def assets(self) -> pa.Table:
-        """Give what the flow reads: ASSET rows with the pending tasks of each."""
+        """Return what the flow reads: ASSET rows with the pending tasks of each."""
         table = self.rows.append_column("unit_id", pa.array([self.unit_id] * self.rows.num_rows))
         wanted = self.wanted()
         tasks = [wanted.get(asset_id, ()) for asset_id in self.rows["asset_id"].to_pylist()]
@@ -112,7 +119,7 @@ class Unit:
 
 
 def in_waves(units: Iterable[Unit], size: int) -> Iterator[list[Unit]]:
-    """Give units so many at a time, or fewer where their rows are large: the driver holds them."""
+    """Return units so many at a time, or fewer where the rows that a driver holds are large."""
     wave: list[Unit] = []
     num_bytes = 0
     for unit in units:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from phicorpus.config import RunConfig, parse_config
 from phicorpus.errors import ConfigError, StoreError
 from phicorpus.fingerprint import combined
+from phicorpus.output.files import read_each
 from phicorpus.schemas import RUN
 from phicorpus.storage.store import Store
 
@@ -21,7 +23,6 @@ log = logging.getLogger(__name__)
 
 Fields = Mapping[str, Any]
 
-_THREADS = 16
 _START = "%Y%m%dT%H%M%S.%fZ"
 
 
@@ -69,7 +70,7 @@ def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
         NothingRecorded: there is none.
         ConfigError: its config is not one of this version.
     """
-    runs = every(store)
+    runs = read_runs(store)
     if not runs:
         raise NothingRecorded(
             f"no run is recorded in {store}: not an output of phicorpus, or none began yet"
@@ -81,17 +82,17 @@ def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
     return Recorded(fields, parse_config(values, source=f"run {fields['run_id']}"))
 
 
-def every(store: Store) -> list[Fields]:
-    """Read all runs of an output, the newest first: each as it ended, or as it began.
+def read_runs(store: Store) -> list[Fields]:
+    """Read the records of all runs of an output, the newest first: each as it ended, or began.
 
-    A record that was damaged is left out, by name in the log; `verify` tells of it too.
+    A record that was damaged is left out, by name in the log; `verify` reports it too.
     """
     paths: dict[str, list[str]] = {}
     for path in sorted(store.list_files("runs"), key=lambda path: path.count("/") == 1):
         paths.setdefault(_run_id(path), []).append(path)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        records = list(pool.map(lambda name: _readable(store, paths[name]), sorted(paths)))
-    return [record for record in reversed(records) if record is not None]
+    newest_first = (paths[name] for name in sorted(paths, reverse=True))
+    records = (record for _, record in read_each(partial(_readable, store), newest_first))
+    return [record for record in records if record is not None]
 
 
 def _readable(store: Store, paths: Sequence[str]) -> Fields | None:
@@ -147,13 +148,40 @@ def _started(run_id: str) -> datetime | None:
         return None
 
 
+def fingerprints_of(run: Fields) -> Mapping[tuple[str, str], str]:
+    """Return the fingerprints that a run recorded, by task and kind of asset."""
+    recorded: Mapping[str, str] = json.loads(run["fingerprints"] or "{}")
+    split = ((name.partition("/"), fingerprint) for name, fingerprint in recorded.items())
+    return {(task, kind): fingerprint for (task, _, kind), fingerprint in split}
+
+
+def newest_settings(runs: Iterable[Fields]) -> Mapping[tuple[str | None, str], str]:
+    """Return the fingerprint that the newest run which named a task and kind answered them with.
+
+    Args:
+        runs: The newest first.
+
+    Returns:
+        By task and kind of asset; under the task None, the fingerprint of the kind's documents.
+    """
+    found: dict[tuple[str | None, str], str] = {}
+    for run in runs:
+        of_kind: dict[str, list[str]] = defaultdict(list)
+        for (task, kind), fingerprint in fingerprints_of(run).items():
+            found.setdefault((task, kind), fingerprint)
+            of_kind[kind].append(fingerprint)
+        for kind, fingerprints in of_kind.items():
+            found.setdefault((None, kind), combined(fingerprints))
+    return found
+
+
 def evidence_folder(store: Store, fingerprints: Iterable[str]) -> str:
     """Name the folder of what is known about rows that ended their process.
 
     It is that of all runs of these settings since the last run that was done: a driver that is
     started again goes on with it; a retry, or other settings, try every row again.
     """
-    last = next((run["run_id"] for run in every(store) if run["status"] == "done"), "none")
+    last = next((run["run_id"] for run in read_runs(store) if run["status"] == "done"), "none")
     return f"attempts/after-{last}/{combined(fingerprints)}"
 
 
@@ -163,7 +191,7 @@ def note_settings(store: Store, fields: Fields) -> None:
     The newest record says that: of two prompts that were tried, the one asked for last. So does
     this one where it is of other settings or another manifest, or where the records are lost.
     """
-    runs = every(store)
+    runs = read_runs(store)
     if not runs or _meant(runs[0]) != _meant(fields):
         write_start(store, {**fields, "status": "running"})
         write_end(store, {**fields, "ended_at": fields["started_at"], "elapsed_s": 0.0})
@@ -180,7 +208,7 @@ def next_generation(store: Store) -> int:
     killed, or ended with more errors than it allows, is gone on with: whoever runs the same command
     again does not mean to answer all of it a third time.
     """
-    runs = [(_generation(run), run) for run in every(store)]
+    runs = [(_generation(run), run) for run in read_runs(store)]
     if not runs:
         return 0
     highest = max(number or 0 for number, _ in runs)
@@ -188,10 +216,15 @@ def next_generation(store: Store) -> int:
     return highest if last is not None and not _went_well(last) else highest + 1
 
 
-def finished_generations(store: Store, tasks: Iterable[str]) -> Mapping[str, int]:
-    """Return the generation that the newest finished run which named one left each task in."""
+def finished_generations(runs: Iterable[Fields], tasks: Iterable[str]) -> Mapping[str, int]:
+    """Return the generation that the newest finished run which named one left each task in.
+
+    Args:
+        runs: The newest first.
+        tasks: Which ones.
+    """
     found: dict[str, int] = {}
-    for run in every(store):
+    for run in runs:
         number = _generation(run)
         if number is not None and run["status"] == "done":
             for name in json.loads(run["fingerprints"] or "{}"):

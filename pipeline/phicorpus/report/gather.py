@@ -13,9 +13,9 @@ from phicorpus.config import DeckConfig, FetchConfig, ImageConfig
 from phicorpus.errors import SegmentError
 from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
 from phicorpus.media.segment import Piece
-from phicorpus.output.files import FileKey
-from phicorpus.output.rows import MEANINGS, Counts, Current, Outdated
-from phicorpus.output.runs import DamagedRecord, read_record
+from phicorpus.output.rows import MEANINGS, Counts, CurrentRows, Outdated
+from phicorpus.output.runs import DamagedRecord, read_record, read_runs
+from phicorpus.schemas.paths import FileKey
 from phicorpus.storage.assets import read_asset
 from phicorpus.storage.store import Store
 
@@ -94,7 +94,7 @@ def gather(
             findings.runs.append(dict(read_record(store, path)))
         except DamagedRecord:
             findings.torn.append(path)
-    current = Current(store)
+    current = CurrentRows(store, read_runs(store))
     keys = current.files()
     counted = dict(current.counts(keys))
     _count(counted, findings)
@@ -110,14 +110,14 @@ def gather(
                 sampled[row["uri"], row["segment_index"]][row["task"]] = row
     findings.errors = errors.groups()
     findings.samples = _samples(sampled, samples_per_kind, fetch)
-    findings.torn += sorted(current.torn)
+    findings.torn += sorted(current.output.torn)
     return findings
 
 
 def _count(counted: Mapping[FileKey, Counts], findings: Findings) -> None:
     old: dict[tuple[str, str, Outdated], Counter[str]] = defaultdict(Counter)
-    for (task, fingerprint, _), counts in counted.items():
-        name = task or ""
+    for key, counts in counted.items():
+        name, fingerprint = str(key.table.task), key.table.fingerprint
         if counts.current.total():
             findings.counts.setdefault(name, Counter()).update(counts.current)
         for (why, status), count in counts.outdated.items():
@@ -133,7 +133,7 @@ def _first_of_each_kind(keys: Iterable[FileKey]) -> set[FileKey]:
     chosen: set[FileKey] = set()
     taken: Counter[tuple[str | None, str]] = Counter()
     for key in keys:
-        group = (key[0], key[2].partition("-")[0])
+        group = (key.table.task, key.kind)
         if taken[group] < _SAMPLED_FILES:
             taken[group] += 1
             chosen.add(key)
