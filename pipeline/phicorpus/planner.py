@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -29,7 +29,7 @@ from phicorpus.manifest.units import (
 from phicorpus.models.model import Modality
 from phicorpus.output.files import Output
 from phicorpus.output.held import HeldAssets, WantedAssets, name_rest, read_held_assets
-from phicorpus.output.runs import finished_generations, read_runs
+from phicorpus.output.runs import Fields, finished_generations, read_runs
 from phicorpus.schemas.paths import FileKey, TableKey, annotations_of, documents_of
 from phicorpus.storage.store import Store
 from phicorpus.tasks import fits
@@ -101,15 +101,25 @@ class Plan:
         backend: Backend,
         questions: Mapping[str, Question],
         store: Store,
+        runs: Sequence[Fields] | None = None,
     ) -> None:
         """List the output. Nothing of the manifest is read before `survey`.
 
         The manifest's further columns are read in the types that the output has them in: a reader
         of all its files finds one type.
+
+        Args:
+            config: The job.
+            manifest: Its assets.
+            backend: Its model.
+            questions: Its tasks.
+            store: Its output.
+            runs: The output's runs, the newest first; None: they are read.
         """
         self._questions = questions
         self._check_modalities(backend)
         self._store = store
+        self.runs = read_runs(store) if runs is None else runs
         generations = self._generations(config)
         self.fingerprints: Mapping[tuple[str, str], str] = {
             (name, kind): fingerprint(question, kind, generations[name], backend.identity)
@@ -204,7 +214,7 @@ class Plan:
         """Return the config of each task, with the generation that it is answered in."""
         if config.generation is not None:
             return dict.fromkeys(self._questions, config)
-        held = finished_generations(read_runs(self._store), self._questions)
+        held = finished_generations(self.runs, self._questions)
         return {
             name: config.model_copy(update={"generation": held.get(name, 0)})
             for name in self._questions

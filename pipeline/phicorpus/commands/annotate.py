@@ -36,6 +36,7 @@ from phicorpus.output.runs import (
     name_run,
     next_generation,
     note_settings,
+    read_runs,
     write_end,
     write_start,
 )
@@ -208,7 +209,7 @@ def annotate(
     commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
     execution = Execution(run_id=run_id, started=started, work=job.plan, commit=commit)
     if not job.pending.num_pending_units:
-        note_settings(job.store, record(job, execution, "done"))
+        note_settings(job.store, job.plan.runs, record(job, execution, "done"))
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
     probe(job.store)
     expiry_s = config.cluster.claim_expiry_s
@@ -223,7 +224,8 @@ def annotate(
 def with_new_generation(config: RunConfig) -> RunConfig:
     """Return the config of a run that answers all anew, or goes on with one that began to."""
     options, timeout_s = config.fetch.storage_options, config.output_store.timeout_s
-    number = next_generation(open_store(config.output, options, timeout_s=timeout_s))
+    store = open_store(config.output, options, timeout_s=timeout_s)
+    number = next_generation(read_runs(store))
     return config.model_copy(update={"generation": number})
 
 
@@ -249,7 +251,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     tally = run.commit.tally
     status = "failed"
     engine: Mapping[str, Use] = {}
-    evidence = evidence_folder(job.store, job.plan.fingerprints.values())
+    evidence = evidence_folder(job.plan.runs, job.plan.fingerprints.values())
     begins = record(job, run, "running")
     write_start(job.store, begins)
     watch = DriverWatch(job.config.cluster.driver_timeout_s, partial(_end_at_once, job, run))

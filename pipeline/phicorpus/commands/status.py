@@ -128,7 +128,7 @@ def plan_again(recorded: Recorded, store: Store) -> Plan:
     config = recorded.config
     manifest = open_manifest(config.manifest, config.fetch.storage_options)
     asked = questions(config.tasks, TASKS)
-    return Plan(config, manifest, _as_recorded(recorded), asked, store)
+    return Plan(config, manifest, _as_recorded(recorded), asked, store, recorded.runs)
 
 
 def _as_recorded(recorded: Recorded) -> Backend:

@@ -13,12 +13,12 @@ import pyarrow as pa
 from phicorpus.commands.status import plan_again
 from phicorpus.manifest.ids import hash64
 from phicorpus.manifest.units import FileShare, Unit
-from phicorpus.output.files import STATUSES, Output, Row
+from phicorpus.output.files import STATUSES, Output, Row, read_round
 from phicorpus.output.rows import KEY_COLUMNS, count_statuses, merge, read_share
 from phicorpus.output.runs import DamagedRecord, newest, read_record
 from phicorpus.schemas.paths import FileKey, TableKey
 from phicorpus.storage.store import Store
-from phicorpus.storage.tables import TornFile, read_table, rows_hash
+from phicorpus.storage.tables import TornFile, rows_hash
 
 _MAX_PROBLEMS = 1000
 
@@ -162,7 +162,7 @@ def _read(store: Store, key: FileKey, number: int, found: Verification) -> list[
     path = key.path(number)
     found.num_files += 1
     try:
-        table = read_table(store, path)
+        table = read_round(store, key, number)
     except TornFile as error:
         found.note("torn", path, str(error))
         return None

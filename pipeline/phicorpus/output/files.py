@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
+from phicorpus.schemas import ANNOTATION, DOCUMENT
 from phicorpus.schemas.paths import FileKey, TableKey, parse_path
 from phicorpus.storage.store import Store
-from phicorpus.storage.tables import TornFile, read_metadata, read_table
+from phicorpus.storage.tables import TornFile, read_metadata, read_table, torn
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +141,7 @@ class Output:
         return rows
 
     def _rows(self, key: FileKey, number: int, columns: Collection[str] | None) -> Iterator[Row]:
-        table = read_table(self.store, key.path(number), columns)
+        table = read_round(self.store, key, number, columns)
         return ({**row, "task": key.table.task} for row in table.to_pylist())
 
     def count(self, key: FileKey) -> Counter[str]:
@@ -158,6 +161,23 @@ class Output:
         if error.path not in self.torn:
             log.warning("a torn file is left out", extra={"why": str(error)})
         self.torn.add(error.path)
+
+
+def read_round(
+    store: Store, key: FileKey, number: int = 0, columns: Collection[str] | None = None
+) -> pa.Table:
+    """Read a round of a file, or those of its columns that it has.
+
+    Raises:
+        TornFile: it is no Parquet file, not a whole one, or lacks a column that all of them have.
+        StoreError: the store failed or refused.
+    """
+    table = read_table(store, key.path(number), columns)
+    for column in ANNOTATION if key.table.task is not None else DOCUMENT:
+        is_wanted = columns is None or column.name in columns
+        if is_wanted and not column.nullable and column.name not in table.column_names:
+            raise torn(key.path(number), f"it has no column {column.name}")
+    return table
 
 
 def read_each(

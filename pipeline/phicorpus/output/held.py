@@ -17,11 +17,11 @@ from functools import partial
 import numpy as np
 
 from phicorpus.manifest.ids import hash64, hash128
-from phicorpus.output.files import Output, read_each
+from phicorpus.output.files import Output, read_each, read_round
 from phicorpus.schemas.paths import FileKey, TableKey
 from phicorpus.storage.assets import bare, is_local_etag
 from phicorpus.storage.store import Store
-from phicorpus.storage.tables import TornFile, read_table
+from phicorpus.storage.tables import TornFile
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def read_held_assets(
 def _read(store: Store, wanted: np.ndarray, key: FileKey) -> np.ndarray:
     """Read an entry for each asset that a file holds in a later content, or that is wanted."""
     try:
-        table = read_table(store, key.path(), _COLUMNS)
+        table = read_round(store, key, columns=_COLUMNS)
     except TornFile as error:
         log.warning("a torn file holds nothing", extra={"path": key.path(), "why": str(error)})
         return np.empty(0, _ENTRY)

@@ -1,4 +1,4 @@
-"""Who ran what: runs/started/<run_id>.json when a run begins, runs/<run_id>.json when it ends."""
+"""The records of runs: runs/started/<run_id>.json at the start, runs/<run_id>.json at the end."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _START = "%Y%m%dT%H%M%S.%fZ"
 
 
 def write_start(store: Store, record: Fields) -> None:
-    """Say that a run begins: its config, model and fingerprints."""
+    """Write that a run begins: its config, model and fingerprints."""
     _create(store, f"runs/started/{record['run_id']}.json", record)
 
 
 def write_end(store: Store, record: Fields) -> None:
-    """Say how a run ended, with its counts."""
+    """Write how a run ended, with its counts."""
     _create(store, f"runs/{record['run_id']}.json", record)
 
 
@@ -48,14 +48,16 @@ class Recorded:
     Attributes:
         fields: RUN's fields; those of the start where the run has not ended.
         config: The run's config, with the storage options of whoever asks.
+        runs: All runs of the output, this one first.
     """
 
     fields: Fields
     config: RunConfig
+    runs: Sequence[Fields]
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run said how it ended; a killed one never does."""
+        """The run recorded its end; a killed one never does."""
         return self.fields["ended_at"] is not None
 
 
@@ -79,7 +81,8 @@ def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
     values = json.loads(fields["config"])
     if options:
         values.setdefault("fetch", {})["storage_options"] = dict(options)
-    return Recorded(fields, parse_config(values, source=f"run {fields['run_id']}"))
+    config = parse_config(values, source=f"run {fields['run_id']}")
+    return Recorded(fields, config, runs)
 
 
 def read_runs(store: Store) -> list[Fields]:
@@ -175,44 +178,43 @@ def newest_settings(runs: Iterable[Fields]) -> Mapping[tuple[str | None, str], s
     return found
 
 
-def evidence_folder(store: Store, fingerprints: Iterable[str]) -> str:
+def evidence_folder(runs: Iterable[Fields], fingerprints: Iterable[str]) -> str:
     """Name the folder of what is known about rows that ended their process.
 
     It is that of all runs of these settings since the last run that was done: a driver that is
     started again goes on with it; a retry, or other settings, try every row again.
     """
-    last = next((run["run_id"] for run in read_runs(store) if run["status"] == "done"), "none")
+    last = next((run["run_id"] for run in runs if run["status"] == "done"), "none")
     return f"attempts/after-{last}/{combined(fingerprints)}"
 
 
-def note_settings(store: Store, fields: Fields) -> None:
-    """Record a run that had nothing to do, if no other says what holds.
+def note_settings(store: Store, runs: Sequence[Fields], fields: Fields) -> None:
+    """Record a run that had nothing to do, if no other says which rows are current.
 
     The newest record says that: of two prompts that were tried, the one asked for last. So does
     this one where it is of other settings or another manifest, or where the records are lost.
     """
-    runs = read_runs(store)
-    if not runs or _meant(runs[0]) != _meant(fields):
+    if not runs or _asked(runs[0]) != _asked(fields):
         write_start(store, {**fields, "status": "running"})
         write_end(store, {**fields, "ended_at": fields["started_at"], "elapsed_s": 0.0})
 
 
-def _meant(fields: Fields) -> tuple[str, str]:
+def _asked(fields: Fields) -> tuple[str, str]:
     return fields["fingerprints"], json.loads(fields["config"])["manifest"]
 
 
-def next_generation(store: Store) -> int:
+def next_generation(runs: Iterable[Fields]) -> int:
     """Number a run that answers everything anew, or goes on with one that began to.
 
     Every generation counts that a run of this output had, not the newest run's alone. One that was
     killed, or ended with more errors than it allows, is gone on with: whoever runs the same command
     again does not mean to answer all of it a third time.
     """
-    runs = [(_generation(run), run) for run in read_runs(store)]
-    if not runs:
+    numbered = [(_generation(run), run) for run in runs]
+    if not numbered:
         return 0
-    highest = max(number or 0 for number, _ in runs)
-    last = next((run for number, run in runs if number == highest), None)  # the newest of these
+    highest = max(number or 0 for number, _ in numbered)
+    last = next((run for number, run in numbered if number == highest), None)  # the newest of these
     return highest if last is not None and not _went_well(last) else highest + 1
 
 
