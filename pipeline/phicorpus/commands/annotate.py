@@ -24,8 +24,8 @@ from phicorpus.driver.parent import PARENT
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.driver.timeout import DriverWatch
 from phicorpus.engine.backend import Backend, phi_backend
-from phicorpus.engine.capabilities import CAPABILITIES
 from phicorpus.engine.memory import MemoryPlan
+from phicorpus.engine.registry import ENGINES
 from phicorpus.errors import ConfigError, StoreError, WorkersLost
 from phicorpus.manifest.check import checked
 from phicorpus.manifest.manifest import Manifest, ManifestPart, open_manifest
@@ -363,9 +363,10 @@ def public(config: RunConfig) -> str:
 
 def _versions(engine: EngineName) -> dict[str, str]:
     """Give those of what decides answers; of the engine's own library too, where it is named."""
-    able = CAPABILITIES.get(engine)
+    entry = ENGINES.get(engine)
+    library = entry.capabilities.library if entry is not None else None
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        **(able.library.installed() if able is not None and able.library is not None else {}),
+        **(library.installed() if library is not None else {}),
     }

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine.engine import Completion, Engine, Request
-from phicorpus.engine.load import load_engine
+from phicorpus.engine.registry import load_engine
 from phicorpus.errors import SegmentError
 from phicorpus.models.model import Canvas, Clip, Modality, Model, Slot, Turn
 from phicorpus.parity.compare import Check, mismatches
