@@ -1,4 +1,4 @@
-"""How a model is run: requests in, completions out.
+"""Running a model: requests in, completions out.
 
 The path of one request, in the engine's own continuous batching:
 

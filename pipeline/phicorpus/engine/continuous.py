@@ -179,7 +179,7 @@ class ContinuousEngine:
             self._queue.finish(sequence)
 
     def _start_sequences(self) -> None:
-        """Give the decoding loop the sequences that may run now."""
+        """Start the sequences that may run now in the decoding loop."""
         for sequence in self._queue.schedule():
             request, regime = sequence.request, sequence.rope_regime
             name = f"{next(self._serials)}:{request.request_id}"

@@ -55,13 +55,13 @@ class EncodeQueue:
         return True
 
     def release(self, sequence: Sequence) -> None:
-        """Give back the rows that a sequence holds."""
+        """Release the rows that a sequence holds."""
         for features in sequence.features:
             self._cache.release(features)
         sequence.features = []
 
     def place(self) -> list[Sequence]:
-        """Give out rows as far as they go, and start to encode.
+        """Hold rows for the first sequences, as far as they go, and start to encode.
 
         Returns:
             The sequences of which every medium is encoded already.

@@ -27,7 +27,7 @@ SEEDS = (-(2**63), 2**64 - 1)  # that torch's generators take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
-    """What a request may ask of this model and these sizes.
+    """The limits of a request, by the model and the engine's sizes.
 
     Attributes:
         vocabulary: Ids are below it.

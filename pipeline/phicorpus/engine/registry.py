@@ -63,7 +63,7 @@ class Library:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What an engine can do.
+    """The abilities in which engines differ.
 
     Attributes:
         shares_prefixes: Computes the prompt of several requests about one image once.

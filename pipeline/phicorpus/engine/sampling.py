@@ -80,7 +80,7 @@ class NoRepeat:
 
 
 class SamplingState:
-    """How the tokens of one answer are chosen; all None is greedy, from the whole vocabulary.
+    """Sampling of one answer's tokens; all None is greedy, from the whole vocabulary.
 
     Attributes:
         draw: Seeded sampling; None is greedy.

@@ -12,7 +12,7 @@ _OTHER: dict[Regime, Regime] = {"short": "long", "long": "short"}
 
 
 class Schedulable(Protocol):
-    """What is needed of a sequence to schedule it."""
+    """The part of a sequence that scheduling needs."""
 
     @property
     def num_pages(self) -> int:
