@@ -24,7 +24,7 @@ from phicorpus.output.runs import write_start
 from phicorpus.output.write import Publisher
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
-from phicorpus.workers.cluster import RemoteWitness, cluster
+from phicorpus.workers.cluster import RemoteCrashLog, cluster
 from tests.builders import (
     a_backend,
     a_config,
@@ -74,11 +74,11 @@ class DeadlyFlow(Flow):
 
     strikes: Path
 
-    def _fetch(self) -> Stage:
-        return partial(deadly, stage=Flow._fetch(self), name="fetch", strikes=self.strikes)
+    def fetch_stage(self) -> Stage:
+        return partial(deadly, stage=Flow.fetch_stage(self), name="fetch", strikes=self.strikes)
 
-    def _decode(self) -> Stage:
-        return partial(deadly, stage=Flow._decode(self), name="decode", strikes=self.strikes)
+    def decode_stage(self) -> Stage:
+        return partial(deadly, stage=Flow.decode_stage(self), name="decode", strikes=self.strikes)
 
 
 def run_deadly(config: RunConfig, strikes: Path) -> None:
@@ -91,8 +91,8 @@ def run_deadly(config: RunConfig, strikes: Path) -> None:
     execution = Execution(run_id="run", started=now, work=job.plan, commit=commit)
     write_start(job.store, record(job, execution, "running"))
     with cluster(config.cluster):
-        witness = RemoteWitness(job.store, "attempts/round-0")
-        calm = flow.flows(config, backend, job.questions, witness)
+        crash_log = RemoteCrashLog(job.store, "attempts/round-0")
+        calm = flow.flows(config, backend, job.questions, crash_log)
         disturbed: dict[Modality, Flow] = {
             name: DeadlyFlow(**{f.name: getattr(one, f.name) for f in fields(one)}, strikes=strikes)
             for name, one in calm.items()

@@ -24,8 +24,8 @@ from phicorpus.driver.parent import PARENT
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.driver.timeout import DriverWatch
 from phicorpus.engine.backend import Backend, phi_backend
-from phicorpus.engine.capabilities import CAPABILITIES
 from phicorpus.engine.memory import MemoryPlan
+from phicorpus.engine.registry import ENGINES
 from phicorpus.errors import ConfigError, StoreError, WorkersLost
 from phicorpus.manifest.check import checked
 from phicorpus.manifest.manifest import Manifest, ManifestPart, open_manifest
@@ -50,7 +50,7 @@ from phicorpus.storage.preflight import Places, check_stores
 from phicorpus.storage.store import Store, open_store, probe
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import Question, questions
-from phicorpus.workers.cluster import RemoteWitness, cluster
+from phicorpus.workers.cluster import RemoteCrashLog, cluster
 from phicorpus.workers.metrics import Use
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class RunReport:
     Attributes:
         left: After a retry, how many annotations of the manifest have which status.
         errors_left: And how many of the errors are of which type.
-        engine: What the engines did, by flow; see `phicorpus.workers.metrics.summed`.
+        engine: What the engines did, by flow; see `phicorpus.workers.metrics.sum_stats`.
     """
 
     run_id: str
@@ -267,16 +267,16 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             watch.waits_for("Ray to start")
             with cluster(job.config.cluster):
                 watch.waits_for("the crash log's actor")
-                witness = RemoteWitness(job.store, evidence)
-                watch.ask(witness.signs)
-                flows = flow.flows(job.config, job.backend, job.questions, witness)
+                crash_log = RemoteCrashLog(job.store, evidence)
+                watch.ask(crash_log.signs)
+                flows = flow.flows(job.config, job.backend, job.questions, crash_log)
                 watch.waits_for("replicas to load and rows to come")
                 tell(run.commit)
                 try:
                     flow.run(flows, run.work, run.commit, tell)
                 finally:
                     watch.waits_for("Ray to end")
-                    engine = witness.uses()
+                    engine = crash_log.uses()
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
@@ -363,9 +363,10 @@ def public(config: RunConfig) -> str:
 
 def _versions(engine: EngineName) -> dict[str, str]:
     """Give those of what decides answers; of the engine's own library too, where it is named."""
-    able = CAPABILITIES.get(engine)
+    entry = ENGINES.get(engine)
+    library = entry.capabilities.library if entry is not None else None
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        **(able.library.installed() if able is not None and able.library is not None else {}),
+        **(library.installed() if library is not None else {}),
     }
