@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from phicorpus.cli import checks, console, make, outputs, run
+from phicorpus.cli.logs import configure_logging
 from phicorpus.driver.parent import PARENT
 from phicorpus.driver.signals import EXIT_SIGINT, SIGNALS
 from phicorpus.driver.supervisor import supervise
 from phicorpus.errors import PhicorpusError
-from phicorpus.telemetry import configure_logging
 
 app = typer.Typer(
     help="Annotate whole corpora of images, slide decks, recordings and texts with Phi models.",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phicorpus.cli import console
+from phicorpus.cli import console, tables
 from phicorpus.cli.options import JsonFlag, writing
 
 EXIT_DIFFERS = 1
@@ -40,9 +40,9 @@ def schema(
     if name not in SCHEMAS:
         raise typer.BadParameter(f"no schema {name!r}; there are {', '.join(SCHEMAS)}")
     if as_json:
-        typer.echo(json.dumps(console.schema_rows(SCHEMAS[name])))
+        typer.echo(json.dumps(tables.schema_rows(SCHEMAS[name])))
     else:
-        console.show_schema(SCHEMAS[name])
+        tables.show_schema(SCHEMAS[name])
 
 
 def _write_contract(folder: Path) -> None:

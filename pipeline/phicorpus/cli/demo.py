@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phicorpus.cli import console
+from phicorpus.cli import console, tables
+from phicorpus.cli.progress import progress_bar
 from phicorpus.commands.annotate import annotate
+from phicorpus.commands.show import sample
 from phicorpus.config import RunConfig, parse_config
 from phicorpus.demo.corpus import write_corpus
 from phicorpus.manifest.build import build
@@ -37,11 +39,11 @@ def run_demo(folder: Path, *, scale: float = 1.0) -> None:
     console.out.print(
         f"model     {config.model.name}: comes with the package, and knows this demo's words"
     )
-    with console.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         report = annotate(config, on_progress=on_progress)
-    console.show_report(report, config.output)
-    rows = console.sample(open_store(config.output), _SAMPLES_PER_TASK)
-    console.show_annotations(rows, title="some of the annotations")
+    tables.show_report(report, config.output)
+    rows = sample(open_store(config.output), _SAMPLES_PER_TASK)
+    tables.show_annotations(rows, title="some of the annotations")
     page = folder / "report.html"
     page.write_text(render(gather(open_store(config.output), config.output, fetch=config.fetch)))
     console.out.print(f"report    {page}: open it in a browser")

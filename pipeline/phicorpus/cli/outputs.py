@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from phicorpus.cli import console
+from phicorpus.cli import console, json_output, tables
 from phicorpus.cli.options import (
     EXIT_NOT_RIGHT,
     JsonFlag,
@@ -51,8 +51,8 @@ def verify(
         told = asdict(found) | {"is_right": found.is_right}
         typer.echo(json.dumps(told | (asdict(mended) if mend else {})))
     else:
-        console.show_verification(found)
-        console.show_mended(mended)
+        tables.show_verification(found)
+        tables.show_mended(mended)
     if not found.is_right:
         raise typer.Exit(EXIT_NOT_RIGHT)
 
@@ -72,9 +72,9 @@ def status(
     options = storage_options_of(storage_options)
     found = look(open_store(output, options), options)
     if as_json:
-        typer.echo(console.status_json(found))
+        typer.echo(json_output.status_json(found))
     else:
-        console.show_status(found)
+        tables.show_status(found)
 
 
 def show(
@@ -94,14 +94,15 @@ def show(
 
     Example: phicorpus show demo/output --per-task 5
     """
+    from phicorpus.commands.show import sample  # noqa: PLC0415  (pyarrow)
     from phicorpus.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
     store = open_store(output, storage_options_of(storage_options))
-    rows = console.sample(store, per_task, outdated=outdated)
+    rows = sample(store, per_task, outdated=outdated)
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
-        console.show_annotations(rows, title=f"from {output}")
+        tables.show_annotations(rows, title=f"from {output}")
     else:
         console.out.print(f"no annotations in {output} yet")
 
