@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from phicorpus.errors import PackageMissing
 from phicorpus.telemetry import turn_off_telemetry
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of __all__
     if name not in _PLACES:
         raise AttributeError(f"module 'phicorpus' has no attribute {name!r}")
     module, attribute = _PLACES[name]
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise PackageMissing.of(error) from error
 
 
 def __dir__() -> list[str]:

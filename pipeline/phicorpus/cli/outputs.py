@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from phicorpus.cli.options import (
     storage_options_of,
     writing,
 )
-from phicorpus.errors import ConfigError
+from phicorpus.errors import ConfigError, PackageMissing
 
 
 def verify(
@@ -127,10 +128,20 @@ def report(
     options = storage_options_of(storage_options)
     with writing(page):
         pass  # refused before a large output is read
-    fetch = FetchConfig(storage_options=options) if pictures else None
+    fetch = FetchConfig(storage_options=options) if pictures and _can_decode() else None
     findings = gather(open_store(output, options), output, fetch=fetch)
     if not findings.runs and not findings.counts:
         raise ConfigError(f"{output} is not an output of phicorpus, or no run of it has begun yet")
     with writing(page):
         page.write_text(render(findings), "utf-8")
     typer.echo(f"wrote {page}")
+
+
+def _can_decode() -> bool:
+    """Return True where the decoders are installed; else print what is missing."""
+    try:
+        importlib.import_module("phicorpus.media.decode")
+    except ModuleNotFoundError as error:
+        console.tell(f"no pictures: {PackageMissing.of(error)}")
+        return False
+    return True
