@@ -15,6 +15,7 @@ from phicorpus.demo.corpus import write_corpus
 from phicorpus.manifest.build import build
 from phicorpus.report import gather, render
 from phicorpus.storage.store import open_store
+from phicorpus.tasks import TASKS
 
 _SAMPLES_PER_TASK = 2
 
@@ -53,18 +54,16 @@ def run_demo(folder: Path, *, scale: float = 1.0) -> None:
 
 
 def demo_config(folder: Path) -> RunConfig:
-    """Give the demo's job: PPTX from their own text, which the small model need not read."""
+    """Return the demo's job: PPTX from their own text, which the small model need not read."""
     return parse_config(
         {
             "manifest": str(folder / "manifest.parquet"),
             "output": str(folder / "output"),
             "model": "tiny",
             "tasks": {
-                "ocr": {"max_new_tokens": 64},
-                "caption": {"max_new_tokens": 24},
-                "chart": {"max_new_tokens": 64},
-                "transcribe": {"max_new_tokens": 96},
-                "native": {},
+                name: {} if task.prompt is None else {"max_new_tokens": task.demo_tokens}
+                for name, task in TASKS.items()
+                if task.prompt is None or task.demo_tokens is not None
             },
             # The small model is at its best with one sentence at a time.
             "audio": {"min_window_s": 2.5, "max_window_s": 6},
