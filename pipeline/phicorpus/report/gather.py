@@ -11,7 +11,6 @@ from typing import Any
 
 from phicorpus.config import DeckConfig, FetchConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
 from phicorpus.media.segment import Piece
 from phicorpus.output.files import FileKey
 from phicorpus.output.rows import MEANINGS, Counts, Current, Outdated
@@ -192,6 +191,8 @@ def _part(row: Row) -> str:
 
 def _thumbnail(uri: str, index: int, fetch: FetchConfig) -> str | None:
     """Make a small picture of a segment; None if its asset cannot be read or drawn now."""
+    from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch  # noqa: PLC0415
+
     try:
         content = read_asset(uri, fetch).content
     except SegmentError:

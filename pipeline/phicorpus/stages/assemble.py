@@ -8,12 +8,14 @@ from typing import Any
 
 from phicorpus.media.segment import Native
 from phicorpus.schemas.document import SPAN
-from phicorpus.tasks import page_text
+from phicorpus.tasks import TASKS, Task, page_text
 
 Row = Mapping[str, Any]
 
 
-def assemble(kind: str, annotations: Iterable[Row]) -> list[dict[str, Any]]:
+def assemble(
+    kind: str, annotations: Iterable[Row], tasks: Mapping[str, Task] = TASKS
+) -> list[dict[str, Any]]:
     """Put each asset's annotations together, in the order of its segments.
 
     Reads   ANNOTATION rows with their `task`, of whole assets of one kind.
@@ -24,10 +26,10 @@ def assemble(kind: str, annotations: Iterable[Row]) -> list[dict[str, Any]]:
     by_asset: dict[str, list[Row]] = defaultdict(list)
     for row in annotations:
         by_asset[row["asset_id"]].append(row)
-    return [_document(kind, rows) for rows in by_asset.values()]
+    return [_document(kind, rows, tasks) for rows in by_asset.values()]
 
 
-def _document(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
+def _document(kind: str, rows: Sequence[Row], tasks: Mapping[str, Task]) -> dict[str, Any]:
     first = rows[0]
     status = Counter(row["status"] for row in rows)
     segments = _segments(rows)
@@ -46,10 +48,12 @@ def _document(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
         "unit_id": first["unit_id"],
     }
     if kind == "audio":
-        return document | _transcript(segments)
+        said = [part for segment in segments for part in _placed(segment, tasks)]
+        return document | _transcript(segments) | {"markdown": "\n\n".join(said) or None}
     if kind == "text":
         return document | {"markdown": _answers(segments)}
-    return document | {"markdown": _markdown(kind, segments)}
+    pages = [_page(kind, segment, tasks, numbered=len(segments) > 1) for segment in segments]
+    return document | {"markdown": "\n\n".join(page for page in pages if page)}
 
 
 def _status(status: Counter[str]) -> str:
@@ -82,13 +86,8 @@ def _transcript(segments: Sequence[Mapping[str, Row]]) -> dict[str, Any]:
     }
 
 
-def _markdown(kind: str, segments: Sequence[Mapping[str, Row]]) -> str:
-    pages = [_page(kind, segment, numbered=len(segments) > 1) for segment in segments]
-    return "\n\n".join(page for page in pages if page)
-
-
 def _answers(segments: Sequence[Mapping[str, Row]]) -> str:
-    """Give what was answered about each passage, in order, task by task."""
+    """Return what was answered about each passage, in order, task by task."""
     parts = [
         _failure(row) if row["status"] == "error" else row["text"]
         for segment in segments
@@ -97,7 +96,9 @@ def _answers(segments: Sequence[Mapping[str, Row]]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _page(kind: str, segment: Mapping[str, Row], *, numbered: bool) -> str:
+def _page(
+    kind: str, segment: Mapping[str, Row], tasks: Mapping[str, Task], *, numbered: bool
+) -> str:
     any_row = next(iter(segment.values()))
     native = _native(segment.get("native"))
     parts = [_heading(any_row, native)] if kind == "deck" or numbered else []
@@ -112,10 +113,17 @@ def _page(kind: str, segment: Mapping[str, Row], *, numbered: bool) -> str:
         parts += page_text.charts(native)  # exact, where a model's reading is not
     elif chart and "no_table" not in (segment["chart"]["flags"] or ()):
         parts.append(chart)
+    parts += _placed(segment, tasks)
     if native is not None and native.notes:
         parts.append("\n".join(f"> {line}" for line in native.notes.splitlines()))
     parts.extend(_failure(row) for row in _failures(segment))
     return "\n\n".join(parts)
+
+
+def _placed(segment: Mapping[str, Row], tasks: Mapping[str, Task]) -> list[str]:
+    """Return the answers of those tasks that say how theirs stand in a document, in their order."""
+    texts = ((task.in_document, _text(segment.get(name))) for name, task in tasks.items())
+    return [in_document(text) for in_document, text in texts if in_document and text]
 
 
 def _heading(row: Row, native: Native | None) -> str:
