@@ -25,6 +25,8 @@ from phicorpus.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps", "npu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Modality = Literal["vision", "speech", "text"]
+"""What a model is loaded for, and so which flow a task goes through."""
 TaskName = str
 
 _SHARE_OF_NO_PROGRESS = 0.9

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from phicorpus.config import RunConfig
 from phicorpus.engine import capabilities
-from phicorpus.engine.replica import load_replica, plan_here, shape
+from phicorpus.engine.replica import load_replica, plan_here
 from phicorpus.engine.scripted import Script, load_scripted
 from phicorpus.models.catalog import CATALOG
-from phicorpus.models.checkpoint import resolve
+from phicorpus.models.checkpoint import hub_config, resolve
 from phicorpus.models.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def phi_backend(config: RunConfig) -> Backend:
     capabilities.check(config)
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
     if config.engine.name != "auto":
-        capabilities.check_model(config.engine.name, shape(resolved))
+        capabilities.check_model(config.engine.name, hub_config(resolved))
     preparation = resolved.preparation
     identity = resolved.digest
     max_crops = config.images.max_crops

@@ -13,7 +13,7 @@ from typing import Any
 
 from phicorpus.config import Device, EngineName, RunConfig
 from phicorpus.errors import ConfigError
-from phicorpus.models.expected_tensors import sliding_window
+from phicorpus.models.decoder_shape import sliding_window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,17 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phicorpus.config import RunConfig
 from phicorpus.engine.capabilities import CAPABILITIES
 from phicorpus.engine.memory import MemoryPlan, SecondDecoder, least_bytes, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
 from phicorpus.engine.request_bounds import longest_request
-from phicorpus.models import shards
-from phicorpus.models.checkpoint import Resolved, descriptions
+from phicorpus.models.architectures import ARCHITECTURES
+from phicorpus.models.checkpoint import Resolved, hub_config
 from phicorpus.models.memory_use import Footprint, footprint
 from phicorpus.models.model import Modality
-from phicorpus.models.phi4_multimodal import transformers_layout
 
 if TYPE_CHECKING:
     from phicorpus.engine.engine import Engine
@@ -90,7 +89,7 @@ def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> M
 
 def needs(resolved: Resolved) -> Iterator[str]:
     """Tell, line by line, the least memory that a replica takes; more makes it faster."""
-    config = shape(resolved)
+    config = hub_config(resolved)
     for modality in resolved.modalities:
         sizes = {
             kind: least_bytes(
@@ -104,15 +103,10 @@ def needs(resolved: Resolved) -> Iterator[str]:
         )
 
 
-def shape(resolved: Resolved) -> Mapping[str, Any]:
-    """Read a model's config.json, in the hub's keys."""
-    return transformers_layout.hub_config(shards.read_json(descriptions(resolved) / "config.json"))
-
-
 def _plan(
     modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
 ) -> MemoryPlan:
-    size = footprint(resolved.architecture, shape(resolved), modality, itemsize=itemsize)
+    size = footprint(resolved.architecture, hub_config(resolved), modality, itemsize=itemsize)
     label = f"a replica of {resolved.name} for {modality}"
     second = _second_decoder(modality, resolved, config, size)
     return plan_memory(size, config.engine, budget, label=label, second=second)
@@ -125,7 +119,9 @@ def _second_decoder(
     able = CAPABILITIES.get(config.engine.name)
     if able is None or not able.decoder_per_regime or not size.short_tokens:
         return None
-    longest, task = longest_request(modality, config, resolved.preparation)
+    count_rows = ARCHITECTURES[resolved.architecture].segment_rows.get(modality)
+    segment_rows = count_rows(config, resolved.preparation) if count_rows else 0
+    longest, task = longest_request(modality, config, segment_rows)
     cache_tokens = config.engine.kv_cache_tokens or size.context_tokens
     if min(longest, cache_tokens, size.context_tokens) <= size.short_tokens:
         return None
