@@ -195,6 +195,15 @@ class TextConfig(Section):
     )
 
 
+class DecodeConfig(Section):
+    """The sections that decoding looks at, as the workers get them."""
+
+    images: ImageConfig = ImageConfig()
+    decks: DeckConfig = DeckConfig()
+    audio: AudioConfig = AudioConfig()
+    texts: TextConfig = TextConfig()
+
+
 class UnitConfig(Section):
     """How many assets are committed together."""
 
@@ -371,6 +380,11 @@ class RunConfig(Section):
         own_s = self.fetch.max_asset_s
         wanted_s = longest_s if own_s is None else min(own_s, longest_s)
         return self.fetch.model_copy(update={"max_asset_s": wanted_s})
+
+    @property
+    def decoding(self) -> DecodeConfig:
+        """The sections that decoding looks at, apart from the job's secrets."""
+        return DecodeConfig(**{name: getattr(self, name) for name in DecodeConfig.model_fields})
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -21,9 +21,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phicorpus.config import AudioConfig, DeckConfig, ImageConfig
+from phicorpus.config import AudioConfig, DeckConfig, DecodeConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
+from phicorpus.media.decode import Undecoded, decode_batch
 from tests.hostile.damage import mutated
 from tests.hostile.formats import good_files
 

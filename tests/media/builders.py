@@ -16,8 +16,9 @@ from pptx.util import Inches
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen import canvas
 
+from phicorpus.config import DecodeConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
+from phicorpus.media.decode import Undecoded, decode_batch
 from phicorpus.media.segment import Piece, Samples
 
 TITLE_ONLY = 5  # of python-pptx' own template

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pptx import Presentation
 
-from phicorpus.config import AudioConfig, DeckConfig
+from phicorpus.config import AudioConfig, DeckConfig, DecodeConfig
 from phicorpus.errors import (
     DecodeError,
     LimitExceeded,
@@ -17,10 +17,11 @@ from phicorpus.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from phicorpus.media import sniff
 from phicorpus.media.decks import deck, libreoffice
-from phicorpus.media.decks.office_zip import Package
-from phicorpus.media.decode import DecodeConfig, decode, resumed
+from phicorpus.media.decode import decode
+from phicorpus.media.decoders import resumed
+from phicorpus.media.media_types import PPTX
+from phicorpus.media.office.office_zip import Package
 from phicorpus.media.sandbox import Limits, Sandbox
 from phicorpus.media.segment import Piece
 from tests.media.builders import (
@@ -160,7 +161,7 @@ def test_a_render_that_lost_pages_or_text_is_an_error() -> None:
     package = Package(content=a_deck("The first of two slides", "The second of two slides"))
 
     def rendered(*pages: str) -> list[Piece]:
-        return list(deck.pieces(package, sniff.PPTX, DeckConfig(), a_pdf(*pages)))
+        return list(deck.pieces(package, PPTX, DeckConfig(), a_pdf(*pages)))
 
     whole = rendered("The first of two slides", "THE SEC OND of two ﬁelds slides")
     with pytest.raises(RenderError, match="1 pages for a deck of 2 slides"):
@@ -219,7 +220,7 @@ def test_a_font_that_is_not_there_is_flagged() -> None:
 def test_one_deck_that_cannot_be_rendered_does_not_lose_the_batch() -> None:
     good = a_deck("Good")
     results = libreoffice.render(
-        [(sniff.PPTX, good), (sniff.PPTX, good[: len(good) // 2]), (sniff.PPTX, good)],
+        [(PPTX, good), (PPTX, good[: len(good) // 2]), (PPTX, good)],
         DeckConfig(),
     )
 

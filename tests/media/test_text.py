@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.config import TextConfig
+from phicorpus.config import DecodeConfig, TextConfig
 from phicorpus.errors import LimitExceeded, NotUtf8, UnsupportedMedia
-from phicorpus.media.decode import DecodeConfig, decode
+from phicorpus.media.decode import decode
 from phicorpus.media.segment import Piece
 from phicorpus.media.text import pieces
 

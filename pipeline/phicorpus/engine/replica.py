@@ -13,6 +13,7 @@ from phicorpus.engine.capabilities import CAPABILITIES
 from phicorpus.engine.memory import MemoryPlan, SecondDecoder, least_bytes, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
 from phicorpus.engine.request_bounds import longest_request
+from phicorpus.media.kinds import length_setting
 from phicorpus.models.architectures import ARCHITECTURES
 from phicorpus.models.checkpoint import Resolved, hub_config
 from phicorpus.models.memory_use import Footprint, footprint
@@ -25,11 +26,6 @@ log = logging.getLogger(__name__)
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ITEM_BYTES_BY_DEVICE: Mapping[DeviceKind, int] = {"gpu": 2, "cpu": 4}
-_LENGTH_SETTING: Mapping[Modality, str] = {
-    "vision": "images.max_crops",
-    "speech": "audio.max_window_s",
-    "text": "texts.max_passage_bytes",
-}
 
 
 def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
@@ -128,7 +124,7 @@ def _second_decoder(
     return SecondDecoder(
         why=f"requests of more than {size.short_tokens} tokens get a second decoder, and task"
         f" {task} may have some of {longest}",
-        instead=f"keep them shorter, by {_LENGTH_SETTING[modality]} or"
+        instead=f"keep them shorter, by {length_setting(modality)} or"
         f" tasks.{task}.max_new_tokens, or refuse them, by engine.kv_cache_tokens:"
         f" {size.short_tokens}",
     )

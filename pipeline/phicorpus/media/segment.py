@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from phicorpus.errors import SegmentError
+from phicorpus.media.kinds import SegmentKind
 
 Bytes = bytes | bytearray | memoryview
 """A file: its own bytes, or a view of them where they lie."""
 Samples = npt.NDArray[np.float32]
-PieceKind = Literal["image", "page", "window", "passage", "asset"]
-AssetKind = Literal["image", "deck", "audio", "text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +108,7 @@ class Piece:
 
     index: int
     count: int | None
-    kind: PieceKind
+    kind: SegmentKind
     image: Image.Image | None = None
     samples: Samples | None = None
     rate_hz: int | None = None

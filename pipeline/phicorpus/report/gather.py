@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from phicorpus.config import DeckConfig, FetchConfig, ImageConfig
+from phicorpus.config import DeckConfig, DecodeConfig, FetchConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
+from phicorpus.media.decode import Undecoded, decode_batch
 from phicorpus.media.segment import Piece
 from phicorpus.output.files import FileKey
 from phicorpus.output.rows import MEANINGS, Counts, Current, Outdated

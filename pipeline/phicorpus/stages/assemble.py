@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from phicorpus.media.kinds import KINDS, DocumentForm
 from phicorpus.media.segment import Native
 from phicorpus.schemas.document import SPAN
 from phicorpus.tasks import page_text
@@ -45,11 +46,12 @@ def _document(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
         "num_skipped": status["skipped"],
         "unit_id": first["unit_id"],
     }
-    if kind == "audio":
+    form = KINDS[kind].document
+    if form == "transcript":
         return document | _transcript(segments)
-    if kind == "text":
+    if form == "answers":
         return document | {"markdown": _answers(segments)}
-    return document | {"markdown": _markdown(kind, segments)}
+    return document | {"markdown": _markdown(form, segments)}
 
 
 def _status(status: Counter[str]) -> str:
@@ -82,8 +84,8 @@ def _transcript(segments: Sequence[Mapping[str, Row]]) -> dict[str, Any]:
     }
 
 
-def _markdown(kind: str, segments: Sequence[Mapping[str, Row]]) -> str:
-    pages = [_page(kind, segment, numbered=len(segments) > 1) for segment in segments]
+def _markdown(form: DocumentForm, segments: Sequence[Mapping[str, Row]]) -> str:
+    pages = [_page(form, segment, numbered=len(segments) > 1) for segment in segments]
     return "\n\n".join(page for page in pages if page)
 
 
@@ -97,10 +99,10 @@ def _answers(segments: Sequence[Mapping[str, Row]]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _page(kind: str, segment: Mapping[str, Row], *, numbered: bool) -> str:
+def _page(form: DocumentForm, segment: Mapping[str, Row], *, numbered: bool) -> str:
     any_row = next(iter(segment.values()))
     native = _native(segment.get("native"))
-    parts = [_heading(any_row, native)] if kind == "deck" or numbered else []
+    parts = [_heading(any_row, native)] if form == "pages" or numbered else []
     caption, ocr, chart = (_text(segment.get(name)) for name in ("caption", "ocr", "chart"))
     if caption:
         parts.append(f"*{caption}*")

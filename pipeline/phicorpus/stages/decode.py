@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from phicorpus.config import DecodeConfig
 from phicorpus.errors import DecodeError, SegmentError, UnsupportedMedia
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch, found_type
+from phicorpus.media.decode import Undecoded, decode_batch, found_type
 from phicorpus.media.segment import Piece
 from phicorpus.models.preparation import Preparation
 from phicorpus.schemas import SEGMENT

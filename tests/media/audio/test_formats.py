@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from phicorpus.media import sniff
-from phicorpus.media.audio.formats import AUDIO_EXTENSIONS, AUDIO_FORMATS
+from phicorpus.media.media_types import RECORDINGS, asset_kind
 from tests.media.audio.recordings import bursts, flags, heard
 from tests.media.builders import a_recording
 
@@ -114,12 +114,13 @@ def test_libsndfile_reads_the_same_samples(kind: str, subtype: str) -> None:
 
 
 def test_each_format_has_a_type_of_its_own_and_its_names_promise_it() -> None:
-    types = [form.media_type for form in AUDIO_FORMATS]
+    types = [entry.name for entry in RECORDINGS]
 
     assert len(set(types)) == len(types)
-    assert {sniff.asset_kind(media_type) for media_type in types} == {"audio"}
-    for extension, media_type in AUDIO_EXTENSIONS.items():
-        assert sniff.guess(f"s3://bucket/name{extension.upper()}") == media_type
+    assert {asset_kind(media_type) for media_type in types} == {"audio"}
+    for entry in RECORDINGS:
+        for extension in entry.extensions:
+            assert sniff.guess(f"s3://bucket/name{extension.upper()}") == entry.name
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_texts_do_not_become_recordings(text: bytes) -> None:
 def test_readme_lists_what_is_read() -> None:
     text = " ".join(README.read_text().split())
 
-    assert ", ".join(form.name for form in AUDIO_FORMATS) in text
+    assert ", ".join(entry.label for entry in RECORDINGS) in text
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="nothing shows what is opened: strace")

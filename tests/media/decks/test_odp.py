@@ -13,10 +13,10 @@ from reportlab.pdfgen import canvas
 
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError
-from phicorpus.media import sniff
 from phicorpus.media.decks import deck as slides
 from phicorpus.media.decks import libreoffice, odp
-from phicorpus.media.decks.office_zip import Package
+from phicorpus.media.media_types import ODP, PPT
+from phicorpus.media.office.office_zip import Package
 from phicorpus.media.segment import Chart, Native, Piece
 from tests.media.builders import (
     TITLE_ONLY,
@@ -131,7 +131,7 @@ def test_a_ppt_without_its_own_content_is_flagged_and_keeps_its_pages_text(num_p
 
 
 def pages_of_ppt(rendered: bytes) -> list[Piece]:
-    return list(slides.pieces(Package(content=b""), sniff.PPT, DeckConfig(), rendered))
+    return list(slides.pieces(Package(content=b""), PPT, DeckConfig(), rendered))
 
 
 def test_a_chart_without_its_object_is_flagged_and_the_slide_stands(deck: bytes) -> None:
@@ -169,7 +169,7 @@ def test_a_cell_that_is_printed_on_several_lines_is_not_repeated_as_text(deck: b
         document.showPage()
     document.save()
 
-    _, second = slides.pieces(package, sniff.ODP, DeckConfig(), rendered.getvalue())
+    _, second = slides.pieces(package, ODP, DeckConfig(), rendered.getvalue())
 
     assert second.native is not None
     assert second.native.text == ("Words beside",)

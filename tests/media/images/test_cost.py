@@ -5,10 +5,9 @@ import zlib
 
 import pytest
 
-from phicorpus.config import ImageConfig
+from phicorpus.config import DecodeConfig, ImageConfig
 from phicorpus.errors import LimitExceeded, SandboxTimeout
 from phicorpus.media import sniff
-from phicorpus.media.decode import DecodeConfig
 from phicorpus.media.images import cost
 from phicorpus.media.segment import Piece
 from tests.media.builders import an_image, outcomes, saved

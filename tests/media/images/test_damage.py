@@ -10,10 +10,11 @@ from PIL import Image
 
 from phicorpus.config import AudioConfig, DeckConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media import sniff
 from phicorpus.media.audio import recording
-from phicorpus.media.decks import deck, office_zip, pdf
+from phicorpus.media.decks import deck, pdf
 from phicorpus.media.images import image
+from phicorpus.media.media_types import PPTX
+from phicorpus.media.office import office_zip
 from phicorpus.media.segment import Piece
 from tests.media.builders import a_deck, a_pdf, a_recording, a_voice, saved, with_members
 
@@ -30,7 +31,7 @@ def decode_pdf(content: bytes) -> Iterator[Piece]:
 
 def decode_deck(content: bytes) -> Iterator[Piece]:
     config = DeckConfig()
-    return deck.pieces(office_zip.check(content, sniff.PPTX, config), sniff.PPTX, config, None)
+    return deck.pieces(office_zip.check(content, PPTX, config), PPTX, config, None)
 
 
 def decode_audio(content: bytes) -> Iterator[Piece]:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, RenderError, SegmentError, UnsupportedMedia
-from phicorpus.media import sniff
-from phicorpus.media.decks import fonts, hybrid, odp, pdf, pptx
-from phicorpus.media.decks.office_zip import Package
-from phicorpus.media.decks.ooxml import PartError
+from phicorpus.media.decks import fonts, hybrid_pdf, odp, pdf, pptx
 from phicorpus.media.decks.pptx import Slide
 from phicorpus.media.lines import joined, lines
+from phicorpus.media.media_types import ODP, PPTX
+from phicorpus.media.office.office_zip import Package
+from phicorpus.media.office.ooxml import PartError
 from phicorpus.media.segment import Native, Piece
 
 _MAX_WORDS = 2000
@@ -56,7 +56,7 @@ def pieces(
     """
     slides: list[Slide] | None = None
     try:
-        slides = pptx.slides(package.content, config) if media_type == sniff.PPTX else None
+        slides = pptx.slides(package.content, config) if media_type == PPTX else None
     except DecodeError as error:
         # One without slides is an error; one with a damaged part may still have been rendered.
         if rendered is None or not isinstance(error.__cause__, PartError):
@@ -88,9 +88,9 @@ def unrendered(
         DecodeError, LimitExceeded: the file is unreadable, or has more than `decks.max_pages`.
         UnsupportedMedia: a PPT, which says nothing unless it is rendered.
     """
-    if media_type == sniff.PPTX:
+    if media_type == PPTX:
         slides = pptx.slides(package.content, config)
-    elif media_type == sniff.ODP:
+    elif media_type == ODP:
         of_file = zip(odp.extras(package.content, config), odp.texts(package.content), strict=True)
         slides = [_slide(extras, text) for extras, text in of_file]
     else:
@@ -235,7 +235,7 @@ def _extras(
     """
     is_odp = package.num_pages is not None
     try:
-        content = package.content if is_odp else hybrid.deck(rendered, document)
+        content = package.content if is_odp else hybrid_pdf.deck(rendered, document)
         extras = odp.extras(content, config)
     except DecodeError:
         extras = []

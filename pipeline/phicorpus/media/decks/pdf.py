@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +21,7 @@ from PIL import Image
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, PasswordRequired
 from phicorpus.media.decks import pdf_layers
+from phicorpus.media.lines import clean_lines
 from phicorpus.media.segment import Native, Piece
 
 POINTS_PER_INCH: Final = 72.0
@@ -271,20 +272,3 @@ def is_garbled(text: str) -> bool:
     plain = sum(char.isalnum() for char in signs)
     none_plain = len(signs) >= _MANY_SIGNS and plain < len(signs) * _FEW
     return max(unknown, swapped) > len(signs) * _SOME or none_plain
-
-
-def clean_lines(lines: Sequence[str]) -> tuple[str, ...]:
-    r"""Drop control characters, noncharacters, lone surrogates and empty lines.
-
-    Example:
-        >>> clean_lines(["a\x00b\ufffe", " ", "c "])
-        ('ab', 'c')
-    """
-    kept = ("".join(char for char in line if _is_text(char)).strip() for line in lines)
-    return tuple(line for line in kept if line)
-
-
-def _is_text(char: str) -> bool:
-    return char == "\t" or (
-        char.isprintable() or char.isspace() or char in "\u200c\u200d\u200e\u200f\u00ad"
-    )
