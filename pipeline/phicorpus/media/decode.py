@@ -1,7 +1,7 @@
-"""Bytes to pieces: each asset by its media type's decoder, and a batch's office decks together.
+"""Bytes to segments: each asset by its media type's decoder, and a batch's office decks together.
 
-The content's own type decides, never the declared one. Every asset ends as pieces or as one error;
-an asset that fails half way has pieces for what stands and an error for each piece that does not.
+The content's own type decides, never the declared one. Every asset ends as segments or as one
+error; one that fails half way has segments for what stands, and an error for each of the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from phicorpus.media.media_types import MEDIA_TYPES, ODP, PLAIN_TEXT, PPT, PPTX,
 from phicorpus.media.office import office_zip
 from phicorpus.media.office.office_zip import Package
 from phicorpus.media.sandbox import Limits, Sandbox
-from phicorpus.media.segment import Bytes, Piece
+from phicorpus.media.segment import Bytes, Segment
 from phicorpus.media.source import Decoder, Source
 
 DECKS_PER_RUN: Final = 8
@@ -37,26 +37,26 @@ class Undecoded:
 
 def decode(
     content: Bytes, media_type: str | None = None, config: DecodeConfig | None = None
-) -> Iterator[Piece]:
+) -> Iterator[Segment]:
     """Decode one asset.
 
     Raises:
-        SegmentError: the asset as a whole failed; no piece came before.
+        SegmentError: the asset as a whole failed; no segment came before.
     """
     asset = Undecoded(content=content, media_type=media_type)
-    for _, piece in decode_batch([asset], config or DecodeConfig()):
-        if isinstance(piece, SegmentError):
-            raise piece
-        yield piece
+    for _, segment in decode_batch([asset], config or DecodeConfig()):
+        if isinstance(segment, SegmentError):
+            raise segment
+        yield segment
 
 
 def decode_batch(
     assets: Sequence[Undecoded], config: DecodeConfig
-) -> Iterator[tuple[int, Piece | SegmentError]]:
+) -> Iterator[tuple[int, Segment | SegmentError]]:
     """Decode assets one after the other; office decks share runs of LibreOffice.
 
     Yields:
-        (position in `assets`, piece), the pieces of an asset together and in order; or, for an
+        (position in `assets`, segment), the segments of an asset together and in order; or, for an
         asset that failed as a whole, (position, error) once.
     """
     limits = Limits(
@@ -69,8 +69,8 @@ def decode_batch(
             if isinstance(source, Source) and source.package and source.rendered is None:
                 _render_next(sources, position, config)
                 source = sources[position]
-            for piece in _decoded(source, config, sandbox):
-                yield position, piece
+            for segment in _decoded(source, config, sandbox):
+                yield position, segment
             sources[position] = UnsupportedMedia("done")  # lets go of its bytes
 
 
@@ -131,16 +131,16 @@ def _render_next(sources: list[Source | SegmentError], start: int, config: Decod
 
 def _decoded(
     source: Source | SegmentError, config: DecodeConfig, sandbox: Sandbox
-) -> Iterator[Piece | SegmentError]:
-    """Run a source's decoder; an error after the first piece becomes the remaining pieces."""
+) -> Iterator[Segment | SegmentError]:
+    """Run a source's decoder; an error after the first segment becomes the remaining segments."""
     if isinstance(source, SegmentError):
         yield source
         return
-    last: Piece | None = None
+    last: Segment | None = None
     try:
-        for piece in _decoder(source.media_type)(source, config, sandbox):
-            last = piece
-            yield piece
+        for segment in _decoder(source.media_type)(source, config, sandbox):
+            last = segment
+            yield segment
     except SegmentError as error:
         if last is None:
             yield error
@@ -152,11 +152,11 @@ def _decoder(media_type: str) -> Decoder:
     return pkgutil.resolve_name(MEDIA_TYPES[media_type].decoder)
 
 
-def _lost(last: Piece, error: SegmentError) -> Iterator[Piece]:
-    """Give an error for every announced piece after the last one; at least for the next one."""
+def _lost(last: Segment, error: SegmentError) -> Iterator[Segment]:
+    """Give an error for every announced segment after the last one; at least for the next one."""
     count = last.count if last.count is not None else last.index + 2
     for index in range(last.index + 1, count):
-        yield Piece(
+        yield Segment(
             index=index,
             count=count,
             kind=last.kind,

@@ -1,4 +1,4 @@
-"""The decoders: from a source to its pieces. What may hang or crash runs in the sandbox."""
+"""The decoders: from a source to its segments. What may hang or crash runs in the sandbox."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from phicorpus.media.audio import recording
 from phicorpus.media.decks import deck, pdf
 from phicorpus.media.images import cost, image
 from phicorpus.media.sandbox import Limits, Sandbox
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from phicorpus.media.source import Source
 
 _NO_PICTURE = (RenderError, RendererMissing, SandboxTimeout, SandboxCrashed, LimitExceeded)
@@ -28,44 +28,44 @@ _INTERPRETER_BYTES = 256 * 1024**2  # what the decoder's child holds beside the 
 _MAX_LOST_PAGES = 3  # that crash or hang, one by one, before a document's other pages are given up
 
 
-def decode_image(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
+def decode_image(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Segment]:
     """Decode an image; in the sandbox, where its header does not bound the cost."""
     content = bytes(source.content)
     if cost.is_bounded(content, source.media_type):
-        return image.pieces(content, config.images)
+        return image.segments(content, config.images)
     limits = Limits(
         timeout_s=config.images.timeout_s,
         max_memory_bytes=config.images.max_memory_bytes + _INTERPRETER_BYTES,
         timeout_name="images.timeout_s",
         memory_name="images.max_memory_bytes",
     )
-    stream = sandbox.stream(image.pieces, content, config.images, limits=limits)
-    return cast("Iterator[Piece]", stream)
+    stream = sandbox.stream(image.segments, content, config.images, limits=limits)
+    return cast("Iterator[Segment]", stream)
 
 
-def decode_recording(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
+def decode_recording(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Segment]:
     """Decode a recording."""
-    return recording.pieces(source.content, config.audio, source.declared)
+    return recording.segments(source.content, config.audio, source.declared)
 
 
-def decode_pdf(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
+def decode_pdf(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Segment]:
     """Decode a PDF, in the sandbox."""
     return resumed(sandbox, _pdf_from, source.content, config.decks)
 
 
-def decode_office(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Piece]:
+def decode_office(source: Source, config: DecodeConfig, sandbox: Sandbox) -> Iterator[Segment]:
     """Decode a deck; where its pictures fail, its pages keep what the file says of them."""
     about = (source.package, source.media_type, config.decks)
     next_index = 0
     try:
         if isinstance(source.rendered, SegmentError):
             raise source.rendered
-        for piece in resumed(sandbox, deck.pieces, *about, source.rendered):
-            next_index = piece.index + 1
-            if isinstance(piece.error, _NO_PICTURE) and piece.native is None:
-                yield from _unrendered(about, sandbox, piece.error, piece.index, next_index)
+        for segment in resumed(sandbox, deck.segments, *about, source.rendered):
+            next_index = segment.index + 1
+            if isinstance(segment.error, _NO_PICTURE) and segment.native is None:
+                yield from _unrendered(about, sandbox, segment.error, segment.index, next_index)
             else:
-                yield piece
+                yield segment
     except _NO_PICTURE as error:
         yield from _unrendered(about, sandbox, error, next_index, None)
 
@@ -76,11 +76,11 @@ def _unrendered(
     error: SegmentError,
     first_index: int,
     end_index: int | None,
-) -> Iterator[Piece]:
+) -> Iterator[Segment]:
     """Stream pages without pictures, each with the error; raise it where there are none."""
     try:
         asked = (*about, error, first_index, end_index)
-        pages = list(cast("Iterator[Piece]", sandbox.stream(deck.unrendered, *asked)))
+        pages = list(cast("Iterator[Segment]", sandbox.stream(deck.unrendered, *asked)))
     except SegmentError:
         pages = []
     if not pages:
@@ -88,23 +88,23 @@ def _unrendered(
     yield from pages
 
 
-def decode_text(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Piece]:
+def decode_text(source: Source, config: DecodeConfig, _: Sandbox) -> Iterator[Segment]:
     """Cut a text into passages."""
-    return text.pieces(bytes(source.content), config.texts)
+    return text.segments(bytes(source.content), config.texts)
 
 
-def refuse_encrypted(source: Source, *_: object) -> Iterator[Piece]:
+def refuse_encrypted(source: Source, *_: object) -> Iterator[Segment]:
     """Refuse an encrypted office document."""
     raise PasswordRequired(f"the office document is encrypted: {len(source.content)} bytes")
 
 
-def _pdf_from(content: bytes, config: DeckConfig, first_index: int) -> Iterator[Piece]:
-    return pdf.pieces(content, config, first_index=first_index)
+def _pdf_from(content: bytes, config: DeckConfig, first_index: int) -> Iterator[Segment]:
+    return pdf.segments(content, config, first_index=first_index)
 
 
 def resumed(
-    sandbox: Sandbox, decoder: Callable[..., Iterator[Piece]], *arguments: object
-) -> Iterator[Piece]:
+    sandbox: Sandbox, decoder: Callable[..., Iterator[Segment]], *arguments: object
+) -> Iterator[Segment]:
     """Stream a document's pages from the sandbox; a page that kills it is an error, the rest stand.
 
     `decoder` takes as its last argument the index of the page to start from.
@@ -112,15 +112,15 @@ def resumed(
     next_index, count, num_lost = 0, None, 0
     while count is None or next_index < count:
         try:
-            for piece in sandbox.stream(decoder, *arguments, next_index):
-                assert isinstance(piece, Piece)  # noqa: S101 - what the decoder yields
-                next_index, count = piece.index + 1, piece.count
-                yield piece
+            for segment in sandbox.stream(decoder, *arguments, next_index):
+                assert isinstance(segment, Segment)  # noqa: S101 - what the decoder yields
+                next_index, count = segment.index + 1, segment.count
+                yield segment
         except (SandboxTimeout, SandboxCrashed, LimitExceeded) as error:
             num_lost += 1
             if count is None or num_lost > _MAX_LOST_PAGES:
                 raise
-            page = Piece(
+            page = Segment(
                 index=next_index,
                 count=count,
                 kind="page",

@@ -1,4 +1,4 @@
-"""What decoding yields: the pieces of an asset, before any model's own preparation."""
+"""What decoding yields: the segments of an asset, before any model's own preparation."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ class Native:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Piece:
+class Segment:
     """One segment of an asset, decoded.
 
     Attributes:
         index: Position in the asset, from 0, without gaps.
-        count: How many pieces the asset has; every piece of a deck or image says it, and at least
-            the last window of a recording.
+        count: How many segments the asset has: known to every segment of a deck or image, and at
+            least to the last window of a recording.
         image: RGB picture of an image or page; None for windows, and for pages not rendered.
         samples: shape (n,), float32 mono; None for images and pages, and for silence.
         rate_hz: Of the samples: 16,000, or 8,000 where the recording has no more.
@@ -103,7 +103,7 @@ class Piece:
         flags: Plain words: "truncated", "animation", "fonts_missing", ...
         skip_reason: Why no model should be asked: "no_speech", "no_text", "not_rendered".
         native_error: Why a page has no `native` although its picture stands.
-        error: This piece alone failed, or its picture, where it has `native`; the others stand.
+        error: This segment alone failed, or its picture, where it has `native`; the others stand.
     """
 
     index: int

@@ -9,7 +9,7 @@ from phicorpus.config import DecodeConfig
 from phicorpus.errors import SegmentError
 from phicorpus.media.office.office_zip import Package
 from phicorpus.media.sandbox import Sandbox
-from phicorpus.media.segment import Bytes, Piece
+from phicorpus.media.segment import Bytes, Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,5 +31,5 @@ class Source:
     rendered: bytes | SegmentError | None = None
 
 
-Decoder = Callable[[Source, DecodeConfig, Sandbox], Iterator[Piece]]
-"""Decodes a source to its pieces, in order, or raises a SegmentError."""
+Decoder = Callable[[Source, DecodeConfig, Sandbox], Iterator[Segment]]
+"""Decodes a source to its segments, in order, or raises a SegmentError."""

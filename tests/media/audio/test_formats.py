@@ -78,11 +78,11 @@ def test_a_second_reader_hears_the_same_for_as_long(extension: str, tmp_path: Pa
         assert ffmpeg("-i", str(path), "-ar", "16000", "-ac", "1", str(read))
         reference, _ = soundfile.read(read, dtype="float32")
 
-        starts, pieces = heard(path.read_bytes(), sniff.guess(path.name))
+        starts, segments = heard(path.read_bytes(), sniff.guess(path.name))
 
         assert starts == pytest.approx(TIMES, abs=0.06), codec
-        assert pieces[-1].end_s == pytest.approx(reference.size / 16_000, abs=0.1), codec
-        assert not flags(pieces), codec
+        assert segments[-1].end_s == pytest.approx(reference.size / 16_000, abs=0.1), codec
+        assert not flags(segments), codec
 
 
 KINDS = [
@@ -103,14 +103,16 @@ def test_libsndfile_reads_the_same_samples(kind: str, subtype: str) -> None:
     content = a_recording(bursts(*TIMES, rate_hz=8000), rate_hz=8000, kind=kind, subtype=subtype)
     reference, rate_hz = soundfile.read(io.BytesIO(content), dtype="float32")
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
-    samples = np.concatenate([piece.samples for piece in pieces if piece.samples is not None])
+    samples = np.concatenate(
+        [segment.samples for segment in segments if segment.samples is not None]
+    )
     assert starts == pytest.approx(TIMES, abs=0.02)
-    assert pieces[-1].end_s == pytest.approx(reference.size / rate_hz, abs=0.07)
+    assert segments[-1].end_s == pytest.approx(reference.size / rate_hz, abs=0.07)
     if samples.size == reference.size:
         assert np.corrcoef(samples, reference)[0, 1] > 0.99
-    assert not flags(pieces)
+    assert not flags(segments)
 
 
 def test_each_format_has_a_type_of_its_own_and_its_names_promise_it() -> None:

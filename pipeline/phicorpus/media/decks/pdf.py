@@ -22,7 +22,7 @@ from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, PasswordRequired
 from phicorpus.media.decks import pdf_layers
 from phicorpus.media.lines import clean_lines
-from phicorpus.media.segment import Native, Piece
+from phicorpus.media.segment import Native, Segment
 
 POINTS_PER_INCH: Final = 72.0
 """PDF 32000-1, 8.3.2.3: the default unit of user space."""
@@ -180,13 +180,13 @@ class Document:
             bitmap.close()
 
 
-def pieces(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Iterator[Piece]:
+def segments(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Iterator[Segment]:
     """Decode a PDF page by page, from the page at `first_index`.
 
     Yields:
-        One piece per page, with image and `native` text, as far as it is on the page. A broken page
-        is a piece with an error. Flags: the document's, and "text_layer_garbled" of a page whose
-        text is no text.
+        One segment per page, with image and `native` text, as far as it is on the page. A broken
+        page is a segment with an error. Flags: the document's, and "text_layer_garbled" of a page
+        whose text is no text.
 
     Raises:
         PasswordRequired, DecodeError, LimitExceeded: as `Document` does.
@@ -196,16 +196,16 @@ def pieces(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Itera
             try:
                 page = document.page(index)
             except DecodeError as error:
-                yield _piece(index, document, error=error)
+                yield _segment(index, document, error=error)
             else:
-                yield _piece(index, document, page=page)
+                yield _segment(index, document, page=page)
 
 
-def _piece(
+def _segment(
     index: int, document: Document, *, page: Page | None = None, error: DecodeError | None = None
-) -> Piece:
+) -> Segment:
     garbled = page is not None and page.is_garbled
-    return Piece(
+    return Segment(
         index=index,
         count=document.num_pages,
         kind="page",
