@@ -18,7 +18,6 @@ from phicorpus.manifest.columns import held_types
 from phicorpus.manifest.ids import hash64
 from phicorpus.manifest.manifest import Manifest, ManifestPart
 from phicorpus.manifest.units import (
-    KINDS,
     Cut,
     Cutter,
     FileShare,
@@ -26,6 +25,7 @@ from phicorpus.manifest.units import (
     declared_contents,
     in_waves,
 )
+from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
 from phicorpus.output.files import Output
 from phicorpus.output.held import HeldAssets, WantedAssets, name_rest, read_held_assets
@@ -76,7 +76,7 @@ class PlanSummary:
 
     def kinds_of(self, modality: Modality | None) -> list[str]:
         """Return the kinds of a modality, or of any, that have something left to do."""
-        return [kind for kind in self.pending_by_kind if modality in {None, KINDS[kind]}]
+        return [kind for kind in self.pending_by_kind if modality in {None, KINDS[kind].modality}]
 
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:

@@ -19,7 +19,7 @@ from transformers.generation.continuous_batching.initialization import (
 )
 
 from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL
-from phicorpus.cli.console import show_plan
+from phicorpus.cli.tables import show_plan
 from phicorpus.commands.annotate import annotate, prepare
 from phicorpus.config import EngineSettings, RunConfig
 from phicorpus.engine import attention, library_loop
@@ -65,7 +65,7 @@ class LibrarysView(PagedAttentionMemoryHandler):
         self._free = plan.budget.num_bytes - plan.parts["weights"] - plan.parts["features"]
         chosen = resolve_continuous_batching_config(
             config,
-            library_loop._library_config(decoder, plan.config),
+            library_loop.library_config(decoder, plan.config),
             None,
             has_logit_processors=False,
             device=torch.device("cuda" if plan.budget.device == "gpu" else "cpu"),

@@ -18,9 +18,9 @@ from phicorpus.commands.annotate import (
     RunReport,
     Status,
     execute,
-    prepare,
     publication,
 )
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import RunConfig, nearest
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.engine.backend import Backend

@@ -13,7 +13,8 @@ from phicorpus.engine.backend import Backend
 from phicorpus.engine.engine import Engine
 from phicorpus.errors import EngineDied
 from phicorpus.manifest.manifest import open_manifest
-from phicorpus.manifest.units import KINDS, Unit
+from phicorpus.manifest.units import Unit
+from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
 from phicorpus.output.files import Output, read_each
 from phicorpus.output.rows import count_share
@@ -23,7 +24,7 @@ from phicorpus.schemas.paths import TableKey
 from phicorpus.storage.store import Store
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import questions
-from phicorpus.workers.metrics import Use, uses_of
+from phicorpus.workers.metrics import Use, recorded_uses
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
         started_at=recorded.fields["started_at"],
         ended_at=recorded.fields["ended_at"],
         rows_per_s=_rows_per_s(recorded.fields),
-        engine=uses_of(recorded.fields),
+        engine=recorded_uses(recorded.fields),
     )
     plan = plan_again(recorded, store)
     found.fingerprints = {f"{task}/{kind}": f for (task, kind), f in plan.fingerprints.items()}
@@ -136,7 +137,7 @@ def _as_recorded(recorded: Recorded) -> Backend:
     return Backend(
         label=model["label"],
         identity=model["identity"],
-        modalities=frozenset(KINDS.values()),
+        modalities=frozenset(kind.modality for kind in KINDS.values()),
         preparation=None,
         load=_no_model,
     )

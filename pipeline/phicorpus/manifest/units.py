@@ -16,20 +16,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from phicorpus.config import UnitConfig
+from phicorpus.config import Modality, UnitConfig
 from phicorpus.manifest.manifest import DEFAULT_KIND, ManifestPart
-from phicorpus.media.sniff import asset_kind
-from phicorpus.models.model import Modality
+from phicorpus.media.kinds import KINDS
+from phicorpus.media.media_types import asset_kind
 from phicorpus.schemas import ASSET
 from phicorpus.schemas.paths import TableKey
-
-KINDS: Mapping[str, Modality] = {
-    "image": "vision",
-    "deck": "vision",
-    "audio": "speech",
-    "text": "text",
-}
-"""The flow that each kind of asset goes through."""
 
 _WAVE_BYTES = 512 * 1024**2
 
@@ -77,7 +69,7 @@ class Unit:
     @property
     def modality(self) -> Modality:
         """The flow that it goes through."""
-        return KINDS[self.kind]
+        return KINDS[self.kind].modality
 
     @property
     def is_pending(self) -> bool:
