@@ -36,9 +36,9 @@ from phicorpus.stages.fetch import fetch
 from phicorpus.stages.infer import Infer
 from phicorpus.stages.start import Start
 from phicorpus.tasks.question import Question
-from phicorpus.workers.cluster import EngineMetrics, RemoteWitness, gpus
-from phicorpus.workers.metrics import Meter
-from phicorpus.workers.quarantine import MAX_DEATHS
+from phicorpus.workers.cluster import EngineMetrics, RemoteCrashLog, gpus
+from phicorpus.workers.metrics import StatsReporter
+from phicorpus.workers.quarantine import MAX_CRASHES
 from phicorpus.workers.watchdog import WatchedModel, watched
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _CALLS_AT_ONCE = 4
 """Blocks that a replica answers at the same time: their requests meet in its engine."""
 
-_MAX_RETRIES = 2 * MAX_DEATHS
+_MAX_RETRIES = 2 * MAX_CRASHES
 """Of a block whose worker died. Ray's default is for ever; this takes out two killers."""
 
 OnProgress = Callable[[Commit], None]
@@ -61,22 +61,22 @@ class Flow:
     config: RunConfig
     backend: Backend
     questions: Mapping[str, Question]
-    witness: RemoteWitness
+    crash_log: RemoteCrashLog
 
     def replies(self, wanted: Sequence[pa.Table]) -> Iterator[pa.Table]:
         """Run assets through the stages; replies come in the order in which they finish."""
         slots = self.config.cluster
-        watch = {"witness": self.witness, "timeout_s": slots.no_progress_timeout_s}
+        watch = {"crash_log": self.crash_log, "timeout_s": slots.no_progress_timeout_s}
         assets = ray.data.from_arrow(list(wanted))
         fetched = assets.map_batches(
-            partial(watched, name="fetch", stage=self._fetch(), **watch),
+            partial(watched, name="fetch", stage=self.fetch_stage(), **watch),
             batch_size=8,
             batch_format="pyarrow",
             num_cpus=slots.fetch_cpus,
             max_retries=_MAX_RETRIES,
         )
         segments = fetched.map_batches(
-            partial(watched, name="decode", stage=self._decode(), **watch),
+            partial(watched, name="decode", stage=self.decode_stage(), **watch),
             batch_size=8,
             batch_format="pyarrow",
             num_cpus=slots.decode_cpus,
@@ -104,10 +104,12 @@ class Flow:
         )
         return iter(replies.iter_batches(batch_size=None, batch_format="pyarrow"))
 
-    def _fetch(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    def fetch_stage(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
+        """Return the fetch stage with its settings."""
         return partial(fetch, config=self.config.fetching)
 
-    def _decode(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    def decode_stage(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
+        """Return the decode stage with its settings."""
         limits = self.config
         decoding = DecodeConfig(
             images=limits.images, decks=limits.decks, audio=limits.audio, texts=limits.texts
@@ -115,7 +117,7 @@ class Flow:
         return partial(decode, config=decoding, preparation=self.backend.preparation)
 
     def _load(self, wanted: Sequence[pa.Table]) -> Callable[[], Any] | None:
-        """Give the model's loader, or None where no pending task asks a model."""
+        """Return the model's loader, or None where no pending task asks a model."""
         asked = pa.concat_tables(wanted)["tasks"].to_pylist()
         pending = {task for names in asked for task in names}
         if all(self.questions[task].prompt is None for task in pending):
@@ -131,21 +133,21 @@ class Replica:
         load: Callable[[], Any] | None,
         questions: Mapping[str, Question],
         tags: Mapping[str, str],
-        witness: RemoteWitness,
+        crash_log: RemoteCrashLog,
         timeout_s: float,
     ) -> None:
-        witness.sign()
+        crash_log.sign()
         engine = load() if load else None
-        witness.sign()
+        crash_log.sign()
         infer = Infer((lambda: engine) if engine else None, questions)
-        self._watched = WatchedModel(infer, witness, timeout_s)
+        self._watched = WatchedModel(infer, crash_log, timeout_s)
         metrics = EngineMetrics(tags["flow"], tags["model"])
 
-        def tell(counts: EngineStats) -> None:
-            witness.note(tags["flow"], counts)
+        def send(counts: EngineStats) -> None:
+            crash_log.note(tags["flow"], counts)
             metrics.export(counts)
 
-        self._meter = Meter(engine.stats, tell) if engine else None
+        self._stats = StatsReporter(engine.stats, send) if engine else None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         try:
@@ -154,8 +156,8 @@ class Replica:
         except EngineDied:
             log.exception("the engine died; ending this replica")
             os._exit(1)
-        if self._meter is not None:  # before the block is over: the stream ends after that
-            await asyncio.to_thread(self._meter.tell)
+        if self._stats is not None:  # before the block is over: the stream ends after that
+            await asyncio.to_thread(self._stats.report)
 
 
 def run(
@@ -187,7 +189,7 @@ def run(
 
 
 def units_per_wave(config: ClusterConfig) -> int:
-    """Give how many units run between two loads of the model; each wave has a tail of its own.
+    """Return how many units share one load of the model. Fewer waves, fewer half-idle ends.
 
     Drivers that claim units take a wave at a time: with large ones the last to come get none.
     """
@@ -210,15 +212,15 @@ def _attempt(flow: Flow, commit: Commit, start: Start, on_progress: OnProgress) 
             commit.add(replies)
             on_progress(commit)
     except RayTaskError as error:
-        raise _meant(error) or error from error
+        raise _stage_error(error) or error from error
     except (RayError, ExecutionTimeoutError) as error:
         log.warning("workers died too often", extra={"modality": flow.modality, "why": str(error)})
         return error
     return None
 
 
-def _meant(error: RayTaskError) -> Exception | None:
-    """Give the error that a stage ends the run with, without what Ray writes around it."""
+def _stage_error(error: RayTaskError) -> Exception | None:
+    """Return the error with which a stage ends the run, without Ray's text around it."""
     cause = error.cause
     if not isinstance(cause, StoreError | ConfigError):
         return None
@@ -226,14 +228,17 @@ def _meant(error: RayTaskError) -> Exception | None:
 
 
 def _last_line(error: Exception) -> str:
-    """Give the cause at the end of a worker's traceback."""
+    """Return the last line of a worker's traceback."""
     return str(error).strip().splitlines()[-1].strip()
 
 
 def flows(
-    config: RunConfig, backend: Backend, questions: Mapping[str, Question], witness: RemoteWitness
+    config: RunConfig,
+    backend: Backend,
+    questions: Mapping[str, Question],
+    crash_log: RemoteCrashLog,
 ) -> Mapping[Modality, Flow]:
-    """Make one flow for each modality that the job's tasks need."""
+    """Build one flow for each modality that the job's tasks need."""
     needed: dict[Modality, None] = {}
     for modality in KINDS.values():
         if any(question.task.modality == modality for question in questions.values()):
@@ -244,7 +249,7 @@ def flows(
             config=config,
             backend=backend,
             questions=questions,
-            witness=witness,
+            crash_log=crash_log,
         )
         for modality in needed
     }

@@ -32,16 +32,15 @@ from tests.builders import (
     a_pdf,
     a_tone,
     an_image,
-    annotation_rows,
     write_files,
     write_manifest,
 )
+from tests.undisturbed import content
 
 _ROOT = Path(__file__).parent.parent.parent
 Driver = subprocess.Popen[bytes]
 
 _MAX_STARTS = 50
-_CONTENT = ("asset_id", "segment_index", "task", "status", "text", "error_type", "unit_id")
 
 
 @dataclass(slots=True)
@@ -53,7 +52,7 @@ class Soak:
     num_clusters_lost: int = 0
     num_segments: int = 0
     kills: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("driver", "worker", "witness"), 0)
+        default_factory=lambda: dict.fromkeys(("driver", "worker", "crash_log"), 0)
     )
     rows_lost: int = 0
     rows_twice: int = 0
@@ -78,11 +77,6 @@ def a_large_corpus(folder: Path, num_images: int, num_decks: int, num_recordings
     files["broken.png"] = an_image()[:60]
     write_files(folder, files)
     write_manifest(folder / "manifest.parquet", [{"uri": name} for name in files])
-
-
-def content(output: Path) -> Counter[tuple[Any, ...]]:
-    """Count the rows of an output by everything that must not depend on what died."""
-    return Counter(tuple(row[name] for name in _CONTENT) for row in annotation_rows(output))
 
 
 def content_hash(output: Path) -> str:
@@ -111,7 +105,7 @@ def workers() -> Iterator[tuple[int, str]]:
     for pid, parent, name in _processes():
         agent = "Agent" in name  # a node does not outlive its agents: that would be node loss
         if parent in raylets and name.startswith("ray::") and "IDLE" not in name and not agent:
-            yield pid, "witness" if "Casebook" in name else "worker"
+            yield pid, "crash_log" if "CrashLog" in name else "worker"
 
 
 def _processes() -> Iterator[tuple[int, int, str]]:

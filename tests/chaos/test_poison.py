@@ -18,7 +18,7 @@ from phicorpus.engine.engine import Request
 from phicorpus.engine.scripted import Script
 from phicorpus.models.model import Canvas, Clip
 from phicorpus.models.phi4_multimodal.image import ImagePreparation
-from phicorpus.workers.quarantine import MAX_DEATHS
+from phicorpus.workers.quarantine import MAX_CRASHES
 from tests.builders import (
     a_config,
     an_image,
@@ -105,5 +105,5 @@ def test_killers_and_hangs_become_error_rows_and_their_neighbours_keep_their_ans
     }
     assert report.tally.num_announced == report.tally.num_committed == len(rows) == 30
     for stage in ("decode", "infer", "hang"):
-        assert 2 <= len(list(deaths.glob(f"{stage}-*"))) <= MAX_DEATHS
+        assert 2 <= len(list(deaths.glob(f"{stage}-*"))) <= MAX_CRASHES
     assert list((tmp_path / "output" / "attempts").rglob("*.json"))

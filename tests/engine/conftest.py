@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,15 @@ from phicorpus.engine.engine import Engine
 from phicorpus.engine.static import StaticEngine
 from phicorpus.models.model import Model
 from tests.engine.builders import engine_threads
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """Whenever its loop stops, the library collects garbage: spare it what was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

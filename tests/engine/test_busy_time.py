@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from phicorpus.engine.busy_time import BusyTime
+from phicorpus.engine.engine import BusyTime
 
 
 def test_two_threads_that_compute_at_once_count_once() -> None:

@@ -11,7 +11,7 @@ from phicorpus.config import EngineConfig
 from phicorpus.engine.engine import Completion, Engine, Request
 from phicorpus.models.model import Model
 from tests.engine.builders import FakeModel, a_config, a_request, an_image, complete, reference
-from tests.engine.test_open_requests import Gated
+from tests.engine.test_frontend import Gated
 
 Load = Callable[[Model, EngineConfig], Engine]
 Reply = Completion | BaseException

@@ -14,8 +14,8 @@ import torch
 from phicorpus.config import EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion
-from phicorpus.engine.load import load_engine
 from phicorpus.engine.recovery import MAX_FAILURES_IN_ROW
+from phicorpus.engine.registry import load_engine
 from phicorpus.engine.static import StaticEngine
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import (
@@ -30,7 +30,7 @@ from tests.engine.builders import (
     reference,
 )
 from tests.engine.test_contract import SlowEyes
-from tests.engine.test_open_requests import Gated
+from tests.engine.test_frontend import Gated
 
 Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
 

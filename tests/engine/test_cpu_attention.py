@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phicorpus.engine.attention import attend_each
-from phicorpus.engine.cpu_attention import Layout, PagedStep
+from phicorpus.engine.cpu_attention import PagedStep, StepLayout
 
 Sequences = list[tuple[int, int]]  # new tokens, past tokens
 SEQUENCES = st.lists(
@@ -17,14 +17,14 @@ def draw(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def a_layout(sequences: Sequences, page_size: int) -> Layout:
+def a_layout(sequences: Sequences, page_size: int) -> StepLayout:
     """Pages in a shuffled order; page 0 is nobody's."""
     new, past = np.array(sequences).T
     counts = -(-(new + past) // page_size)
     order = np.random.default_rng(0).permutation(counts.sum()) + 1
     pages = np.full((len(sequences), counts.max()), -1)
     pages[np.arange(counts.max()) < counts[:, None]] = order
-    return Layout(new=new, past=past, pages=pages, page_size=page_size)
+    return StepLayout(new=new, past=past, pages=pages, page_size=page_size)
 
 
 def bounds_of(lengths: np.ndarray) -> torch.Tensor:

@@ -1,100 +1,113 @@
-from phicorpus.engine.encode_queue import Intake
-from phicorpus.engine.encoder_cache import Features, FeatureTable
-from phicorpus.engine.sequence import Job
+from collections.abc import Callable
+
+from phicorpus.engine.encode_queue import EncodeQueue
+from phicorpus.engine.encoder_cache import EncoderCache, Features
+from phicorpus.engine.sequence import Sequence
 from phicorpus.models.model import Media, Slot
 from tests.engine.builders import a_request, an_image, num_rows
 
 
-def a_job(*media: Media) -> Job:
+def a_sequence(*media: Media) -> Sequence:
     prompt = [Slot(medium, "image", num_rows(medium)) for medium in media]
     rows = sum(slot.num_rows for slot in prompt)
-    return Job(request=a_request(*media), prompt=prompt, num_tokens=rows, pages=1, regime="short")
+    return Sequence(
+        request=a_request(*media),
+        prompt=prompt,
+        num_tokens=rows,
+        num_pages=1,
+        rope_regime="short",
+    )
 
 
-class Desk:
-    """An intake, and what it asked the encoder for."""
+class Encoding:
+    """An encode queue, and what it asked the encoder for."""
 
     def __init__(self, *, rows: int = 20, last_id: int = 2**31) -> None:
         self.asked: list[Features] = []
         self.restarts = 0
-        self.table = FeatureTable(num_rows=rows, first_id=100, last_id=last_id)
-        self.intake = Intake(
-            self.table, lambda _slot, features: self.asked.append(features), page_size=4
+        self.cache = EncoderCache(
+            num_rows=rows, first_id=100, last_id=last_id, between_steps=self._restart
+        )
+        self.queue = EncodeQueue(
+            self.cache, lambda _slot, features: self.asked.append(features), page_size=4
         )
 
-    def place(self, *jobs: Job) -> list[Job]:
-        for job in jobs:
-            self.intake.add(job)
-        return self.intake.place(self._restart)
+    def place(self, *sequences: Sequence) -> list[Sequence]:
+        for sequence in sequences:
+            self.queue.add(sequence)
+        return self.queue.place()
 
-    def _restart(self) -> None:
+    def _restart(self, restart: Callable[[], None]) -> None:
         self.restarts += 1
-        self.table.restart()
+        restart()
 
 
 def test_a_medium_on_its_way_is_asked_for_once_and_readies_all_who_wait() -> None:
-    desk = Desk()
+    encoding = Encoding()
     image = an_image("a", rows=8)
-    jobs = [a_job(image), a_job(image, an_image("b", rows=6)), a_job(image)]
+    sequences = [a_sequence(image), a_sequence(image, an_image("b", rows=6)), a_sequence(image)]
 
-    assert desk.place(*jobs) == []
-    assert [features.num_rows for features in desk.asked] == [8, 6]
-    assert desk.intake.on_encoded(desk.asked[0], failed=False) == [jobs[0], jobs[2]]
-    assert desk.intake.on_encoded(desk.asked[1], failed=False) == [jobs[1]]
-    assert desk.place(a_job(image)) != []
-    assert (desk.intake.num_encoded, desk.intake.num_reused) == (2, 3)
+    assert encoding.place(*sequences) == []
+    assert [features.num_rows for features in encoding.asked] == [8, 6]
+    assert encoding.queue.on_encoded(encoding.asked[0], failed=False) == [
+        sequences[0],
+        sequences[2],
+    ]
+    assert encoding.queue.on_encoded(encoding.asked[1], failed=False) == [sequences[1]]
+    assert encoding.place(a_sequence(image)) != []
+    assert (encoding.queue.num_encoded, encoding.queue.num_reused) == (2, 3)
 
 
 def test_who_finds_no_room_waits_and_keeps_his_place() -> None:
-    desk = Desk()
-    first, large, small = (a_job(an_image(str(rows), rows=rows)) for rows in (12, 16, 2))
-    desk.place(first, large, small)
-    assert [features.num_rows for features in desk.asked] == [12]
-    desk.intake.on_encoded(desk.asked[0], failed=False)
+    encoding = Encoding()
+    first, large, small = (a_sequence(an_image(str(rows), rows=rows)) for rows in (12, 16, 2))
+    encoding.place(first, large, small)
+    assert [features.num_rows for features in encoding.asked] == [12]
+    encoding.queue.on_encoded(encoding.asked[0], failed=False)
 
-    desk.intake.release(first)
-    desk.place()
+    encoding.queue.release(first)
+    encoding.place()
 
-    assert [features.num_rows for features in desk.asked] == [12, 16, 2]
+    assert [features.num_rows for features in encoding.asked] == [12, 16, 2]
 
 
 def test_a_failed_medium_takes_its_requests_along_and_gives_all_rows_back() -> None:
-    desk = Desk()
+    encoding = Encoding()
     bad, good = an_image("bad", rows=5), an_image("good", rows=5)
-    both, only = a_job(bad, good), a_job(good)
-    desk.place(both, only)
+    both, only = a_sequence(bad, good), a_sequence(good)
+    encoding.place(both, only)
 
-    assert desk.intake.on_encoded(desk.asked[0], failed=True) == [both]
-    assert desk.intake.on_encoded(desk.asked[1], failed=False) == [only]
-    desk.intake.release(only)
+    assert encoding.queue.on_encoded(encoding.asked[0], failed=True) == [both]
+    assert encoding.queue.on_encoded(encoding.asked[1], failed=False) == [only]
+    encoding.queue.release(only)
 
-    assert desk.table.num_held == 0
-    assert len(desk.intake) == 0
+    assert encoding.cache.num_held == 0
+    assert len(encoding.queue) == 0
 
 
 def test_a_cancelled_request_leaves_while_its_medium_is_encoded() -> None:
-    desk = Desk()
-    job = a_job(an_image("a", rows=20))
-    desk.place(job)
+    encoding = Encoding()
+    sequence = a_sequence(an_image("a", rows=20))
+    encoding.place(sequence)
 
-    assert desk.intake.remove(job)
-    assert not desk.intake.remove(job)
+    assert encoding.queue.remove(sequence)
+    assert not encoding.queue.remove(sequence)
 
-    assert desk.table.num_held == 20  # the encoder still writes
-    assert desk.intake.on_encoded(desk.asked[0], failed=False) == []
-    assert desk.table.num_held == 0
+    assert encoding.cache.num_held == 20  # the encoder still writes
+    assert encoding.queue.on_encoded(encoding.asked[0], failed=False) == []
+    assert encoding.cache.num_held == 0
 
 
 def test_used_up_ids_begin_anew_when_nobody_holds_any() -> None:
-    desk = Desk(last_id=130)
-    first, second = a_job(an_image("a", rows=20)), a_job(an_image("b", rows=15))
-    desk.place(first, second)
-    desk.intake.on_encoded(desk.asked[0], failed=False)
-    assert desk.place() == []
-    assert desk.restarts == 0
+    encoding = Encoding(last_id=130)
+    first, second = a_sequence(an_image("a", rows=20)), a_sequence(an_image("b", rows=15))
+    encoding.place(first, second)
+    encoding.queue.on_encoded(encoding.asked[0], failed=False)
+    assert encoding.place() == []
+    assert encoding.restarts == 0
 
-    desk.intake.release(first)
-    desk.place()
+    encoding.queue.release(first)
+    encoding.place()
 
-    assert desk.restarts == 1
-    assert desk.table.ids(second.features[0]) == range(100, 115)
+    assert encoding.restarts == 1
+    assert encoding.cache.ids(second.features[0]) == range(100, 115)

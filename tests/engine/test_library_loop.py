@@ -1,4 +1,4 @@
-"""The library's inside is as `hooks` knows it; a decoding loop without the engine around it."""
+"""The library is as `library_loop` knows it; a decoding loop without the engine around it."""
 
 import inspect
 import queue
@@ -16,17 +16,17 @@ from transformers.generation.continuous_batching.continuous_api import (
 from transformers.generation.continuous_batching.requests import RequestState
 
 from phicorpus.engine import attention
-from phicorpus.engine.busy_time import BusyTime
-from phicorpus.engine.library_loop import DecodeLoop, SteeringProcessor, why_unsupported
-from phicorpus.engine.sampling import Chooser, Steering
+from phicorpus.engine.engine import BusyTime
+from phicorpus.engine.library_loop import DecodeLoop, SamplingProcessor, why_unsupported
+from phicorpus.engine.sampling import Sampler, SamplingState
 from tests.engine.builders import BANNED_ID, FakeModel, a_config, a_decoder, a_request, reference
 
 
 class Recorder:
-    """A watch that keeps what it is told, and ends the request after some tokens."""
+    """A receiver that keeps its tokens, and ends the request after some tokens."""
 
-    def __init__(self, num_tokens: int, chooser: Chooser | None = None) -> None:
-        self.chooser = chooser
+    def __init__(self, num_tokens: int, sampling: SamplingState | None = None) -> None:
+        self.sampling = sampling
         self.token_ids: list[int] = []
         self._num_tokens = num_tokens
 
@@ -62,7 +62,7 @@ def test_a_request_that_loses_its_pages_starts_again_and_stays_right() -> None:
     model.decoder.set_attn_implementation("sdpa")
     attention.register()
     model.decoder.set_attn_implementation(attention.NAME)
-    processor = SteeringProcessor(Steering({BANNED_ID}, torch.device("cpu")))
+    processor = SamplingProcessor(Sampler({BANNED_ID}, torch.device("cpu")))
     loop = DecodeLoop(
         model.decoder, processor, config, lambda name, error: over.put((name, error)), BusyTime()
     )
@@ -72,7 +72,7 @@ def test_a_request_that_loses_its_pages_starts_again_and_stays_right() -> None:
         [part for part in model.tokenize(r.turns) if isinstance(part, int)] for r in requests
     ]
 
-    for index, prompt in enumerate(prompts):  # without admission: 12 x 60 tokens, room for 256
+    for index, prompt in enumerate(prompts):  # without scheduler: 12 x 60 tokens, room for 256
         loop.put(str(index), prompt, 50, watches[index])
     ends = dict(over.get(timeout=30) for _ in requests)
     loop.stop(timeout_s=10)

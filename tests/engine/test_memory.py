@@ -65,7 +65,7 @@ class LibrarysView(PagedAttentionMemoryHandler):
         self._free = plan.budget.num_bytes - plan.parts["weights"] - plan.parts["features"]
         chosen = resolve_continuous_batching_config(
             config,
-            library_loop._library_config(decoder, plan.config),
+            library_loop.library_config(decoder, plan.config),
             None,
             has_logit_processors=False,
             device=torch.device("cuda" if plan.budget.device == "gpu" else "cpu"),

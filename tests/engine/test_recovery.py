@@ -10,12 +10,11 @@ import torch
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine import attention
-from phicorpus.engine.busy_time import BusyTime
 from phicorpus.engine.continuous import ContinuousEngine
-from phicorpus.engine.engine import Completion, Request
-from phicorpus.engine.library_loop import DecodeLoop, SteeringProcessor
+from phicorpus.engine.engine import BusyTime, Completion, Request
+from phicorpus.engine.library_loop import DecodeLoop, SamplingProcessor
 from phicorpus.engine.recovery import LEAST_BATCH_TOKENS, Recovery, is_out_of_memory
-from phicorpus.engine.sampling import Chooser, Steering
+from phicorpus.engine.sampling import Sampler, SamplingState
 from phicorpus.errors import InferError
 from tests.engine.builders import (
     FakeModel,
@@ -37,9 +36,9 @@ OUT_OF_MEMORY = [
 
 
 class NeverEnds:
-    """A watch without an opinion."""
+    """A receiver that ends nothing."""
 
-    chooser: Chooser | None = None
+    sampling: SamplingState | None = None
 
     def on_token(self, token_id: int, logprob: float) -> bool:
         return token_id < 0 or logprob > 0
@@ -163,7 +162,7 @@ def test_a_loop_that_is_over_holds_no_memory(fails: bool) -> None:
     attention.register()
     model.decoder.set_attn_implementation(attention.NAME)
     over: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    processor = SteeringProcessor(Steering((), torch.device("cpu")))
+    processor = SamplingProcessor(Sampler((), torch.device("cpu")))
     loop = DecodeLoop(
         model.decoder, processor, a_config(), lambda _, error: over.put(error), BusyTime()
     )
@@ -188,7 +187,7 @@ def test_the_passes_are_halved_down_to_a_least_and_then_requests_run_alone() -> 
 
     assert verdicts == ["smaller", "smaller", "alone"]
     assert recovery.batch_tokens == LEAST_BATCH_TOKENS
-    recovery.on_culprit()
+    recovery.on_failed_alone()
     assert recovery.after(RuntimeError("the device failed")) == "alone"
     assert recovery.batch_tokens == 256
     assert [recovery.after(None) for _ in range(3)] == ["alone", "alone", "give up"]

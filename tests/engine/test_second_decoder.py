@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from phicorpus.config import EngineSettings, RunConfig, parse_config
 from phicorpus.engine.memory import MemoryPlan, SecondDecoder, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind
-from phicorpus.engine.replica import plan_here
-from phicorpus.engine.request_bounds import longest_request
+from phicorpus.engine.replica import longest_request, plan_here
 from phicorpus.errors import ConfigError
 from phicorpus.models.checkpoint import resolve
 from phicorpus.models.memory_use import Footprint

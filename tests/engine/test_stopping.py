@@ -9,8 +9,8 @@ from phicorpus.engine.stopping import (
     MAX_PERIOD,
     MIN_LOOP_TOKENS,
     MIN_REPEATS,
-    Guard,
     LongLoops,
+    StopCheck,
     cut_at_stop,
     loop_period,
 )
@@ -85,8 +85,8 @@ def test_a_cut_text_holds_no_stop_text_and_begins_like_the_text(
 def test_the_guard_stops_at_the_token_that_completes_a_stop_text(
     token_ids: list[int], stop: str
 ) -> None:
-    guard = Guard([stop], letters)
-    verdicts = [guard.check(token_ids[: end + 1]) for end in range(len(token_ids))]
+    stop_check = StopCheck([stop], letters)
+    verdicts = [stop_check.check(token_ids[: end + 1]) for end in range(len(token_ids))]
 
     place = letters(token_ids).find(stop)
 
@@ -95,10 +95,10 @@ def test_the_guard_stops_at_the_token_that_completes_a_stop_text(
 
 
 def test_the_guard_sees_a_loop_within_sixteen_tokens() -> None:
-    guard = Guard([], letters)
+    stop_check = StopCheck([], letters)
     token_ids = [5, 6, 7, *([1, 2, 3, 4] * 100)]
 
-    ends = [end for end in range(len(token_ids)) if guard.check(token_ids[:end]) == "loop"]
+    ends = [end for end in range(len(token_ids)) if stop_check.check(token_ids[:end]) == "loop"]
 
     assert 3 + MIN_LOOP_TOKENS <= ends[0] < 3 + MIN_LOOP_TOKENS + 16
 
@@ -107,9 +107,9 @@ def test_the_guard_sees_a_loop_within_sixteen_tokens() -> None:
 def test_an_injected_loop_is_cut_within_three_periods(period: int) -> None:
     text = [1000 + token * token % 7919 for token in range(200)]
     token_ids = [*text, *list(range(period)) * 200]
-    guard = Guard([], letters)
+    stop_check = StopCheck([], letters)
 
-    ends = (end for end in range(1, len(token_ids)) if guard.check(token_ids[:end]) == "loop")
+    ends = (end for end in range(1, len(token_ids)) if stop_check.check(token_ids[:end]) == "loop")
 
     assert next(ends) - len(text) <= max(MIN_LOOP_TOKENS, 3 * period)
 
@@ -138,9 +138,9 @@ def test_a_loop_that_repeats_parts_of_itself_is_cut_within_three_periods(
 def test_a_loop_that_only_counts_up_is_seen_by_how_far_it_compresses() -> None:
     text = "".join(f"{number}. the image shows a table\n" for number in range(100, 200))
     pieces = [text[first : first + 4] for first in range(0, len(text), 4)]
-    guard = Guard([], lambda token_ids: "".join(pieces[token] for token in token_ids))
+    stop_check = StopCheck([], lambda token_ids: "".join(pieces[token] for token in token_ids))
 
-    verdicts = [guard.check(range(end)) for end in range(1, len(pieces))]
+    verdicts = [stop_check.check(range(end)) for end in range(1, len(pieces))]
 
     assert verdicts.index("loop") < 640
 
@@ -150,7 +150,7 @@ def test_pages_that_are_monotonous_by_nature_are_no_loops() -> None:
     numbers = "".join(f"| {draw.random():.3f} | {draw.random():.3f} |\n" for _ in range(120))
     contents = "".join(f"{n}.{n % 7} Part {draw.random():.4f} {'.' * 40} {n}\n" for n in range(50))
     for text in (numbers, contents):
-        guard = Guard([], lambda token_ids: "".join(map(chr, token_ids)))
+        stop_check = StopCheck([], lambda token_ids: "".join(map(chr, token_ids)))
         token_ids = list(text.encode())
 
-        assert {guard.check(token_ids[: end + 1]) for end in range(len(token_ids))} == {None}
+        assert {stop_check.check(token_ids[: end + 1]) for end in range(len(token_ids))} == {None}

@@ -16,7 +16,7 @@ from phicorpus.report.gather import ErrorGroup, Findings, Sample
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
 from phicorpus.storage.store import open_store
-from phicorpus.workers.metrics import summed
+from phicorpus.workers.metrics import sum_stats
 from tests.builders import a_reply, a_unit_of, an_image, replies
 
 
@@ -175,7 +175,7 @@ def test_runs_are_shown_once_newest_first_with_their_rate() -> None:
 
 def test_runs_tell_how_busy_their_replicas_were() -> None:
     counts = EngineStats(completion_tokens=420, busy_s=9.0, loaded_s=10.0)
-    uses = {"vision": summed([counts, counts]), "speech": summed([counts])}
+    uses = {"vision": sum_stats([counts, counts]), "speech": sum_stats([counts])}
 
     page = render(
         Findings(output="o", runs=[a_run(1, engine=json.dumps(uses)), a_run(2, engine=None)])

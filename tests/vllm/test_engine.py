@@ -18,8 +18,8 @@ from phicorpus.engine.vllm.engine import VllmEngine
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import BANNED_ID, FakeModel, a_request, an_image, ask, complete
 from tests.engine.test_contract import mixed_requests
+from tests.engine.test_frontend import Unreadable
 from tests.engine.test_guided import CHOICE, DATE, JSON
-from tests.engine.test_open_requests import Unreadable
 from tests.vllm.builders import HIDDEN, engine_config, needs_vllm
 
 pytestmark = needs_vllm

@@ -12,7 +12,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine.encoder_cache import Features
-from phicorpus.engine.sequence import Job
+from phicorpus.engine.sequence import Sequence
 from phicorpus.engine.vllm import export
 from phicorpus.engine.vllm.export import Vocabulary
 from phicorpus.engine.vllm.media_rows import FeatureRows
@@ -85,7 +85,7 @@ def test_a_prompt_has_words_by_id_and_media_by_row() -> None:
     table = FeatureRows(20, torch.zeros(1, 4))
     table.write(33, torch.arange(8.0).view(2, 4))  # absolute: row 13
     slot = Slot(an_image("a"), "image", 2)
-    job = a_job([5, slot, 6])
+    job = a_sequence([5, slot, 6])
     job.features = [Features(key="a", start=33, num_rows=2)]
 
     prompt = table.prompt(job)
@@ -94,7 +94,7 @@ def test_a_prompt_has_words_by_id_and_media_by_row() -> None:
     assert prompt.is_word == [True, False, False, True]
     assert prompt.features is not None
     assert prompt.features[1:3].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert table.prompt(a_job([5, 6])).features is None
+    assert table.prompt(a_sequence([5, 6])).features is None
 
 
 def test_rows_that_are_not_finite_never_reach_vllm() -> None:
@@ -106,7 +106,7 @@ def test_the_kv_cache_has_a_block_for_each_that_is_promised() -> None:
     config = EngineConfig(page_size=32, max_requests=600, max_batch_tokens=512)
 
     arguments = engine_arguments(
-        FakeModel(), Path("folder"), Size(max_length=512, blocks=10, config=config)
+        FakeModel(), Path("folder"), Size(max_length=512, num_blocks=10, config=config)
     )
 
     keys_and_values_of_a_token = 2 * 2 * 2 * 8 * 4  # layers, heads, dimensions, bytes
@@ -116,6 +116,8 @@ def test_the_kv_cache_has_a_block_for_each_that_is_promised() -> None:
     assert arguments["trust_remote_code"] is False
 
 
-def a_job(prompt: list[int | Slot]) -> Job:
+def a_sequence(prompt: list[int | Slot]) -> Sequence:
     tokens = sum(part.num_rows if isinstance(part, Slot) else 1 for part in prompt)
-    return Job(request=a_request("q"), prompt=prompt, num_tokens=tokens, pages=1, regime="short")
+    return Sequence(
+        request=a_request("q"), prompt=prompt, num_tokens=tokens, num_pages=1, rope_regime="short"
+    )

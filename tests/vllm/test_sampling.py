@@ -8,7 +8,7 @@ import torch
 
 from phicorpus.engine.engine import Guide, Request
 from phicorpus.engine.vllm.export import Vocabulary
-from phicorpus.engine.vllm.sampling import Choice, Row, settings
+from phicorpus.engine.vllm.sampling import AnswerRow, BatchSampler, settings
 from tests.engine.builders import BANNED_ID, STOP_ID, VOCABULARY, a_request, byte_level
 
 CPU = torch.device("cpu")
@@ -25,20 +25,20 @@ def some_scores(step: int) -> torch.Tensor:
     return torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(step))
 
 
-def begun(request: Request, token_ids: list[int]) -> Row:
+def begun(request: Request, token_ids: list[int]) -> AnswerRow:
     """As vLLM begins it: what is asked has been through a message."""
-    row = Choice(BYTES, CPU).row(json.loads(json.dumps(settings(request))), token_ids)
+    row = BatchSampler(BYTES, CPU).row(json.loads(json.dumps(settings(request))), token_ids)
     assert row is not None
     return row
 
 
 def answer(request: Request, *, asked_again_at: Sequence[int] = (), steps: int = 12) -> list[int]:
     """What a request's scores give; at some steps vLLM asks more than once."""
-    choice, token_ids = Choice(BYTES, CPU), list[int]()
+    sampler, token_ids = BatchSampler(BYTES, CPU), list[int]()
     row = begun(request, token_ids)
     for step in range(steps):
         asked = 3 if step in asked_again_at else 1
-        drawn = [choice.apply(some_scores(step), {0: row}).argmax() for _ in range(asked)]
+        drawn = [sampler.apply(some_scores(step), {0: row}).argmax() for _ in range(asked)]
         token_ids.append(int(drawn[-1]))
     return token_ids
 
@@ -52,7 +52,7 @@ def test_an_answer_that_was_put_off_goes_on_as_it_would_have() -> None:
     whole = answer(SAMPLED)
 
     row = begun(SAMPLED, whole[:7])
-    scores = Choice(BYTES, CPU).apply(some_scores(7), {0: row})
+    scores = BatchSampler(BYTES, CPU).apply(some_scores(7), {0: row})
 
     assert int(scores.argmax()) == whole[7]
 
@@ -77,11 +77,11 @@ def test_greedy_rows_beside_others_lose_only_the_banned_ids() -> None:
     scores[:, BANNED_ID], scores[:, 7] = 9.0, 5.0
     row = begun(replace(a_request("q"), no_repeat_ngram=1), [7])
 
-    steered = Choice(BYTES, CPU).apply(scores, {1: row})
+    steered = BatchSampler(BYTES, CPU).apply(scores, {1: row})
 
     assert steered.argmax(dim=1).tolist() == [7, 0, 7]
 
 
 def test_a_plain_greedy_request_asks_nothing() -> None:
     assert settings(a_request("q")) == {}
-    assert Choice(BYTES, CPU).row(None, []) is None
+    assert BatchSampler(BYTES, CPU).row(None, []) is None

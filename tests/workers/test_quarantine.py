@@ -1,4 +1,4 @@
-"""Who is suspected, who runs alone, who is convicted: without any process dying."""
+"""Rows are suspected, run alone, and quarantined: without any process dying."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from phicorpus.stages.infer import Infer
 from phicorpus.storage.store import open_store
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import questions
-from phicorpus.workers.quarantine import Casebook, Key, finished, keys_of
+from phicorpus.workers.quarantine import CrashLog, Key, finished, keys_of
 from phicorpus.workers.watchdog import WatchedModel, watched
 from tests.builders import a_config, a_segment, segments
 
@@ -39,7 +39,7 @@ def dies_at(name: str) -> object:
     return stage
 
 
-def lives(batch: pa.Table, stage: object, casebook: Casebook) -> list[list[str]]:
+def lives(batch: pa.Table, stage: object, crash_log: CrashLog) -> list[list[str]]:
     """Run a batch until it passes; gives what came in each life of the worker."""
     came: list[list[str]] = []
     while True:
@@ -48,7 +48,7 @@ def lives(batch: pa.Table, stage: object, casebook: Casebook) -> list[list[str]]
             batch,
             name="fetch",
             stage=stage,  # pyright: ignore[reportArgumentType]
-            witness=casebook,
+            crash_log=crash_log,
             timeout_s=60,
         )
         try:
@@ -59,8 +59,8 @@ def lives(batch: pa.Table, stage: object, casebook: Casebook) -> list[list[str]]
         return came
 
 
-def test_a_killer_is_convicted_after_four_deaths_and_its_neighbours_are_kept() -> None:
-    came = lives(assets("a", "b", "c"), dies_at("b"), Casebook())
+def test_a_killer_is_quarantined_after_four_crashes_and_its_neighbours_are_kept() -> None:
+    came = lives(assets("a", "b", "c"), dies_at("b"), CrashLog())
 
     assert len(came) == 5
     assert sorted(came[-1]) == ["a None", "b Crashed", "c None"]
@@ -71,54 +71,54 @@ def test_two_killers_of_one_batch_are_both_found() -> None:
         for name in ("b", "d"):
             yield from dies_at(name)(batch)  # pyright: ignore[reportCallIssue]
 
-    came = lives(assets("a", "b", "c", "d"), stage, Casebook())
+    came = lives(assets("a", "b", "c", "d"), stage, CrashLog())
 
     assert len(came) <= 7
     assert {"b Crashed", "d Crashed"} <= set(came[-1])
 
 
 def test_a_worker_that_somebody_else_killed_costs_nobody_anything() -> None:
-    casebook = Casebook()
-    casebook.begin([A, B])
+    crash_log = CrashLog()
+    crash_log.begin([A, B])
 
-    assert casebook.begin([A, B]) == [0, 0]
+    assert crash_log.begin([A, B]) == [0, 0]
 
 
 def test_who_finished_is_not_suspected() -> None:
-    casebook = Casebook()
+    crash_log = CrashLog()
     for _ in range(2):
-        casebook.begin([A, B])
-        casebook.done([A])
+        crash_log.begin([A, B])
+        crash_log.done([A])
 
-    assert casebook.begin([A, B]) == [0, 1]
+    assert crash_log.begin([A, B]) == [0, 1]
 
 
 def test_who_survived_alone_is_acquitted() -> None:
-    casebook = Casebook()
+    crash_log = CrashLog()
     for _ in range(3):
-        casebook.begin([A])
-    casebook.alone(A)
+        crash_log.begin([A])
+    crash_log.begin_alone(A)
 
-    casebook.done([A])
+    crash_log.done([A])
 
-    assert casebook.begin([A]) == [0]
+    assert crash_log.begin([A]) == [0]
 
 
 def test_deaths_survive_the_driver(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     for _ in range(3):
-        verdict = Casebook(store).begin([A])  # nothing is known of what ran before
+        verdict = CrashLog(store).begin([A])  # nothing is known of what ran before
         assert verdict == [0]
-    first = Casebook(store)
+    first = CrashLog(store)
     for _ in range(3):
         first.begin([A, B])
-    first.alone(A)
+    first.begin_alone(A)
     first.begin([A])
 
-    assert Casebook(store).begin([A, B]) == [1, 1]
-    second = Casebook(store)
+    assert CrashLog(store).begin([A, B]) == [1, 1]
+    second = CrashLog(store)
     second.begin([A])
-    second.alone(A)
+    second.begin_alone(A)
     assert second.begin([A]) == [4]
 
 
@@ -131,15 +131,15 @@ def test_a_segment_is_suspected_task_by_task() -> None:
 def test_a_task_that_kills_leaves_the_other_tasks_of_its_segment_alone(tmp_path: Path) -> None:
     asked = questions(a_config(tmp_path, tasks=["ocr", "caption"]).tasks, TASKS)
     batch = segments(a_segment(asset_id="a", tasks=["ocr", "caption"]), a_segment(asset_id="b"))
-    casebook = Casebook()
+    crash_log = CrashLog()
     killer: Key = ("infer", "u", "a", "0", "caption")
     for _ in range(3):
-        casebook.begin([killer])
+        crash_log.begin([killer])
     for _ in range(2):
-        casebook.alone(killer)
-        casebook.begin([killer])
+        crash_log.begin_alone(killer)
+        crash_log.begin([killer])
 
-    model = WatchedModel(Infer(lambda: load_scripted(Script()), asked), casebook, 60)
+    model = WatchedModel(Infer(lambda: load_scripted(Script()), asked), crash_log, 60)
     rows = asyncio.run(answers(model, [batch]))
 
     assert {(r["asset_id"], r["task"], r["error_type"]) for r in rows} == {
@@ -171,13 +171,13 @@ def test_a_suspect_has_the_process_to_itself() -> None:
         picked = [{k: v for k, v in row.items() if k in REPLY.names} for row in rows]
         yield pa.Table.from_pylist(picked, schema=REPLY)
 
-    casebook = Casebook()
+    crash_log = CrashLog()
     suspect: Key = ("infer", "u", "s", "0", "ocr")
     for _ in range(3):
-        casebook.begin([suspect])
+        crash_log.begin([suspect])
     batches = [segments(a_segment(asset_id=name)) for name in ("a", "b", "s", "c", "d")]
 
-    rows = asyncio.run(answers(WatchedModel(ask, casebook, 60), batches))
+    rows = asyncio.run(answers(WatchedModel(ask, crash_log, 60), batches))
 
     assert len(rows) == 5
     assert dict(seen)["s"] == 1

@@ -138,7 +138,7 @@ def show_mended(mended: Mended) -> None:
 
 def show_status(found: OutputStatus) -> None:
     """Print how far an output is."""
-    from phicorpus.workers.metrics import in_words  # noqa: PLC0415  (not needed for --help)
+    from phicorpus.workers.metrics import describe_use  # noqa: PLC0415  (not needed for --help)
 
     table = Table(title=f"run {found.run_id}: {found.run_status}", title_justify="left")
     table.add_column("task")
@@ -154,7 +154,7 @@ def show_status(found: OutputStatus) -> None:
         highlight=False,
     )
     for flow, use in (found.engine or {}).items():
-        out.print(in_words(flow, use), highlight=False)
+        out.print(describe_use(flow, use), highlight=False)
     for path in found.torn:
         out.print(f"not counted, since it is torn: {path}", highlight=False, markup=False)
     if found.torn:

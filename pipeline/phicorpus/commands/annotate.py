@@ -23,7 +23,7 @@ from phicorpus.driver.parent import PARENT
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.driver.timeout import DriverWatch
 from phicorpus.engine.backend import Backend
-from phicorpus.engine.capabilities import CAPABILITIES
+from phicorpus.engine.registry import ENGINES
 from phicorpus.errors import StoreError, WorkersLost
 from phicorpus.output.claims import ClaimedWork, Claims
 from phicorpus.output.runs import (
@@ -41,7 +41,7 @@ from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit, Tally
 from phicorpus.storage.preflight import check_stores
 from phicorpus.storage.store import Store, open_store, probe
-from phicorpus.workers.cluster import RemoteWitness, cluster
+from phicorpus.workers.cluster import RemoteCrashLog, cluster
 from phicorpus.workers.metrics import Use
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class RunReport:
     Attributes:
         left: After a retry, how many annotations of the manifest have which status.
         errors_left: And how many of the errors are of which type.
-        engine: What the engines did, by flow; see `phicorpus.workers.metrics.summed`.
+        engine: What the engines did, by flow; see `phicorpus.workers.metrics.sum_stats`.
     """
 
     run_id: str
@@ -170,16 +170,16 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             watch.waits_for("Ray to start")
             with cluster(job.config.cluster):
                 watch.waits_for("the crash log's actor")
-                witness = RemoteWitness(job.store, evidence)
-                watch.ask(witness.signs)
-                flows = flow.flows(job.config, job.backend, job.questions, witness)
+                crash_log = RemoteCrashLog(job.store, evidence)
+                watch.ask(crash_log.signs)
+                flows = flow.flows(job.config, job.backend, job.questions, crash_log)
                 watch.waits_for("replicas to load and rows to come")
                 tell(run.commit)
                 try:
                     flow.run(flows, run.work, run.commit, tell)
                 finally:
                     watch.waits_for("Ray to end")
-                    engine = witness.uses()
+                    engine = crash_log.uses()
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
@@ -267,9 +267,10 @@ def public(config: RunConfig) -> str:
 
 def _versions(engine: EngineName) -> dict[str, str]:
     """Return the versions of what decides answers, the library of a named engine among them."""
-    able = CAPABILITIES.get(engine)
+    entry = ENGINES.get(engine)
+    library = entry.capabilities.library if entry is not None else None
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        **(able.library.installed() if able is not None and able.library is not None else {}),
+        **(library.installed() if library is not None else {}),
     }

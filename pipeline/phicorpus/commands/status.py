@@ -24,7 +24,7 @@ from phicorpus.storage.store import Store
 from phicorpus.storage.tables import TornFile, read_metadata
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import questions
-from phicorpus.workers.metrics import Use, uses_of
+from phicorpus.workers.metrics import Use, recorded_uses
 
 _THREADS = 16
 
@@ -91,7 +91,7 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
         started_at=recorded.fields["started_at"],
         ended_at=recorded.fields["ended_at"],
         rows_per_s=_rows_per_s(recorded.fields),
-        engine=uses_of(recorded.fields),
+        engine=recorded_uses(recorded.fields),
     )
     plan = plan_again(recorded, store)
     found.fingerprints = {f"{task}/{kind}": f for (task, kind), f in plan.fingerprints.items()}

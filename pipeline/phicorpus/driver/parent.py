@@ -1,8 +1,8 @@
-"""What a driver tells the parent process that watches over it; see `phicorpus.driver.supervisor`.
+"""The driver's reports to the parent process that watches it; see `phicorpus.driver.supervisor`.
 
 A library in the driver owns its end: Ray's C++ ends the process when the cluster is lost, and its
-handlers take signals for themselves. So the driver says which run it has begun, whether the run's
-record is closed, and with which exit code it means to end; what it did not say, the parent does.
+handlers take signals for themselves. So the driver reports which run it has begun, when the run's
+record is closed, and with which exit code it is about to end; the parent does what is left undone.
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ VARIABLE = "PHICORPUS_PARENT"
 
 
 class Parent:
-    """The parent of this process, or nobody."""
+    """The parent of this process, if it has one."""
 
     def __init__(self) -> None:
-        self._told: int | None = None
+        self._reports: int | None = None
 
     def connect(self) -> None:
-        """Talk to the parent that the environment names, if one does, and end when it ends.
+        """Connect to the parent that the environment names, if any, and end when it ends.
 
-        What this process starts must not take itself for a watched driver: the name is taken out.
+        The variable is removed, as the processes that this one starts are no watched drivers.
         """
         numbers = os.environ.pop(VARIABLE, None)
         if numbers is None:
             return
-        self._told, life = map(int, numbers.split(","))
-        os.set_inheritable(self._told, False)
+        self._reports, life = map(int, numbers.split(","))
+        os.set_inheritable(self._reports, False)
         os.set_inheritable(life, False)
         _end_with_parent(life)
 
     @property
     def is_there(self) -> bool:
-        """Whether somebody watches."""
-        return self._told is not None
+        """True where a parent watches this process."""
+        return self._reports is not None
 
     def run_begins(
         self, output: str, options: Mapping[str, Any], fields: Mapping[str, Any]
     ) -> None:
-        """Say which run's record has to be closed, and where it is."""
-        self._tell({"output": output, "options": dict(options), "fields": dict(fields)})
+        """Report a run whose record has to be closed, and where it is."""
+        self._send({"output": output, "options": dict(options), "fields": dict(fields)})
 
     def run_is_recorded(self) -> None:
-        """Say that the run's record is closed."""
-        self._tell({"recorded": True})
+        """Report that the run's record is closed."""
+        self._send({"recorded": True})
 
     def exits(self, code: int) -> None:
-        """Say with which exit code this process ends by its own will."""
-        self._tell({"exit": code})
+        """Report the exit code with which this process is about to end."""
+        self._send({"exit": code})
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
-        if self._told is None:
+    def _send(self, message: Mapping[str, Any]) -> None:
+        if self._reports is None:
             return
         line = (json.dumps(message, default=str) + "\n").encode()
         with contextlib.suppress(BrokenPipeError):
             while line:
-                line = line[os.write(self._told, line) :]
+                line = line[os.write(self._reports, line) :]
 
 
 def _end_with_parent(life: int) -> None:

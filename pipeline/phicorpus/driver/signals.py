@@ -1,4 +1,4 @@
-"""Signals: the first lets what is being published be finished, the second ends at once."""
+"""Signals: the first waits until a unit being published is finished, the second ends at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ START_OF_SIGNALS = 128
 
 
 class Signals:
-    """This process's answer to Ctrl-C and SIGTERM.
+    """The handler of Ctrl-C and SIGTERM in this process.
 
     The first raises KeyboardInterrupt or SystemExit, as soon as nothing is shielded: a unit whose
-    rows are all there is committed whole. The second ends the process, and keeps no promise but the
-    one that needs no code: what is published is whole.
+    rows are all there is committed whole. The second ends the process at once; even then whatever
+    is published is whole.
     """
 
     def __init__(self) -> None:
@@ -30,17 +30,17 @@ class Signals:
 
     @property
     def received(self) -> int | None:
-        """The first signal that came; None: none did."""
+        """The first signal; None: there was none."""
         return self._received
 
     def install(self) -> None:
-        """Answer from now on. Call it in the main thread."""
+        """Handle signals from now on. Call it in the main thread."""
         self._is_installed = True
         for number in EXIT_CODES:
             signal.signal(number, self._on_signal)
 
     def reclaim(self) -> None:
-        """Answer again after a library took the signals for itself, as ray.init does."""
+        """Handle signals again after a library took them for itself, as ray.init does."""
         if self._is_installed:
             self.install()
 
@@ -69,4 +69,4 @@ class Signals:
 
 
 SIGNALS = Signals()
-"""Signals belong to the process, and so does what is done about them."""
+"""Signals belong to the process, and so does their handler."""

@@ -1,9 +1,9 @@
 """A small parent process, so that a run ends with its documented exit code whatever Ray does.
 
 The parent starts the same command once more, as the driver, and imports nothing of Ray. Signals
-reach the driver through it. When the driver ends otherwise than by its own will, the parent closes
-the run's record, says what happened, and ends with the code that is documented for it. Then it ends
-whatever the driver left running.
+reach the driver through it. When the driver ends without having reported an exit code, the parent
+closes the run's record, writes what happened, and ends with the code that is documented for it.
+Then it ends the processes that the driver left running.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from phicorpus.driver.signals import EXIT_CODES, START_OF_SIGNALS
 from phicorpus.errors import PhicorpusError, WorkersLost
 
 _GRACE_S = 120.0
-"""For a driver that was told to end: it finishes the unit that it is publishing."""
+"""For a driver that gets a signal: it finishes the unit that it is publishing."""
 _POLL_S = 0.2
 _LEFTOVERS_S = 5.0
 _FINISHED = (0, 3)
@@ -38,14 +38,14 @@ _FINISHED = (0, 3)
 
 
 @dataclass(slots=True)
-class _Told:
-    """What the driver has said so far."""
+class _DriverReports:
+    """The driver's reports so far; see `phicorpus.driver.parent`."""
 
     exit_code: int | None = None
     run: Mapping[str, Any] | None = None
     is_recorded: bool = False
 
-    def hear(self, pipe: BinaryIO) -> None:
+    def read(self, pipe: BinaryIO) -> None:
         for line in pipe:
             try:
                 message = json.loads(line)
@@ -62,7 +62,7 @@ class _Signals:
     """Passes signals on to the driver; the second one ends it at once.
 
     Attributes:
-        first: The first that came, and when.
+        first: The first signal, and its time.
     """
 
     driver: subprocess.Popen[bytes]
@@ -96,16 +96,16 @@ def supervise() -> int:
         The exit code to end with.
     """
     _adopt_orphans()
-    told = _Told()
+    reports = _DriverReports()
     with _driver() as (driver, pipe):
         signals = _Signals(driver)
         signals.install()
-        listener = threading.Thread(target=told.hear, args=(pipe,), name="driver", daemon=True)
+        listener = threading.Thread(target=reports.read, args=(pipe,), name="driver", daemon=True)
         listener.start()
         code = _wait(driver, signals)
         listener.join(_LEFTOVERS_S)  # a process that it left may hold the pipe open
     try:
-        return _settle(told, code, signals)
+        return _settle(reports, code, signals)
     finally:
         _end_leftovers()
         signals.restore()
@@ -114,17 +114,17 @@ def supervise() -> int:
 @contextlib.contextmanager
 def _driver() -> Iterator[tuple[subprocess.Popen[bytes], BinaryIO]]:
     """Start the driver, in a process group that a terminal's Ctrl-C does not reach."""
-    hear, tell = os.pipe()
+    reports, report = os.pipe()
     watch, life = os.pipe()
     driver = subprocess.Popen(  # noqa: S603 - this very command
         [sys.executable, *sys.orig_argv[1:]],
-        env={**os.environ, VARIABLE: f"{tell},{watch}"},
-        pass_fds=(tell, watch),
+        env={**os.environ, VARIABLE: f"{report},{watch}"},
+        pass_fds=(report, watch),
         process_group=0,
     )
-    os.close(tell)
+    os.close(report)
     os.close(watch)
-    with os.fdopen(hear, "rb") as pipe:
+    with os.fdopen(reports, "rb") as pipe:
         try:
             yield driver, pipe
         finally:
@@ -141,18 +141,18 @@ def _wait(driver: subprocess.Popen[bytes], signals: _Signals) -> int:
                 driver.kill()
 
 
-def _settle(told: _Told, code: int, signals: _Signals) -> int:
+def _settle(reports: _DriverReports, code: int, signals: _Signals) -> int:
     """Choose the exit code, and close what the driver left open."""
-    if signals.first is not None and told.exit_code not in _FINISHED:
-        _close_record(told, "interrupted")
+    if signals.first is not None and reports.exit_code not in _FINISHED:
+        _close_record(reports, "interrupted")
         return EXIT_CODES[signal.Signals(signals.first[0])]
-    if told.exit_code is not None:
-        return told.exit_code
+    if reports.exit_code is not None:
+        return reports.exit_code
     if -code in EXIT_CODES or code - START_OF_SIGNALS in EXIT_CODES:
-        _close_record(told, "interrupted")  # whoever signals a process group reaches it too
+        _close_record(reports, "interrupted")  # whoever signals a process group reaches it too
         number = -code if code < 0 else code - START_OF_SIGNALS
         return EXIT_CODES[signal.Signals(number)]
-    _close_record(told, "failed")
+    _close_record(reports, "failed")
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     sys.stderr.write(
         f"WorkersLost: the driver's process was ended by {how}: Ray's processes on this machine or "
@@ -162,25 +162,25 @@ def _settle(told: _Told, code: int, signals: _Signals) -> int:
     return WorkersLost.exit_code
 
 
-def _close_record(told: _Told, status: str) -> None:
-    """Write how the run ended, as the driver would have."""
-    if told.run is None or told.is_recorded:
+def _close_record(reports: _DriverReports, status: str) -> None:
+    """Write the end of the run, as the driver would have."""
+    if reports.run is None or reports.is_recorded:
         return
     from phicorpus.output.runs import write_end  # noqa: PLC0415 - a driver that ends well needs no store
     from phicorpus.storage.store import open_store  # noqa: PLC0415
 
-    fields = told.run["fields"]
+    fields = reports.run["fields"]
     now = datetime.now(UTC)
     elapsed_s = (now - datetime.fromisoformat(fields["started_at"])).total_seconds()
     ended = {"status": status, "ended_at": now.isoformat(), "elapsed_s": round(elapsed_s, 3)}
     try:
-        write_end(open_store(told.run["output"], told.run["options"]), {**fields, **ended})
+        write_end(open_store(reports.run["output"], reports.run["options"]), {**fields, **ended})
     except PhicorpusError as error:
         sys.stderr.write(f"the run's record could not be closed: {error}\n")
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of whatever the driver's processes leave behind, where the system can."""
+    """Become the parent of the processes that the driver's leave behind, where the system can."""
     if sys.platform == "linux":
         pr_set_child_subreaper = 36  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)

@@ -1,7 +1,7 @@
 """Watch the driver itself: when nothing comes from any worker for too long, end the run.
 
-Watchdogs inside the workers see a stage that hangs. Nothing else sees a driver that waits for a
-cluster that does not start, an actor that is placed nowhere, or replies that nobody will send.
+Watchdogs inside the workers end a stage that hangs. Only this ends a driver that waits for a
+cluster that does not start, an actor that is placed nowhere, or replies that never come.
 """
 
 from __future__ import annotations

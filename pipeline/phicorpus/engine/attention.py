@@ -1,9 +1,9 @@
 """Attention over packed sequences without a mask, for transformers' continuous batching.
 
 The library's own path without flash-attn packs all requests into one dense masked attention, whose
-cost grows with the square of their number. Here each sequence attends to its own keys alone: with
-`torch.nn.attention.varlen` on CUDA (FlashAttention-2 inside the torch wheel), by `paged` on a CPU.
-No flash-attn package, no kernel from the hub.
+cost grows with the square of their number. Here each sequence attends to its own keys alone: by
+`torch.nn.attention.varlen` on CUDA (FlashAttention-2 inside the torch wheel), by `cpu_attention` on
+a CPU. No flash-attn package, no kernel from the hub.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def attend_each(
     bounds: tuple[torch.Tensor, torch.Tensor],
     scaling: float,
 ) -> torch.Tensor:
-    """Attend within each sequence, one after another: what the kernels are compared with.
+    """Attend within each sequence, one after another: the reference for the kernels.
 
     Args:
         query: shape (heads, tokens, head size).
@@ -141,7 +141,7 @@ def attend_packed(
     longest: tuple[int, int],
     scaling: float,
 ) -> torch.Tensor:
-    """As `attend_each`, in one CUDA kernel; `longest` are the longest queries and keys."""
+    """Attend as `attend_each` in one CUDA kernel; `longest` are the longest queries and keys."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 needs a CUDA build
 
     output = varlen_attn(
@@ -160,7 +160,7 @@ class Pages:
         keys: shape (pages, page size, key heads, head size).
         values: As `keys`.
         table: Pages of each sequence, in order, shape (sequences, pages per sequence); -1 is none.
-        trash: A page that nobody reads.
+        trash: A page that is never read.
     """
 
     keys: torch.Tensor

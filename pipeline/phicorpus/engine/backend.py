@@ -1,4 +1,4 @@
-"""What a job needs to know of the model that answers it, before any weight is loaded."""
+"""A job's model, resolved before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Backend:
         modalities: What it can be asked.
         preparation: Images to canvases, on CPU workers; None if it takes no images.
         load: Loads weights and starts an engine; called once per actor.
-        plan_memory: Says what a replica will take of this machine, or raises ConfigError where
-            that does not fit; None where this machine does not tell.
+        plan_memory: Plans a replica's memory on this machine, or raises ConfigError where it does
+            not fit; None where replicas run on another machine.
     """
 
     label: str
@@ -52,14 +52,14 @@ def phi_backend(config: RunConfig) -> Backend:
         CheckpointError: there is no such model, or it is not one that this project runs.
     """
     # Those who only read an output need none of these, nor the model hub's package.
-    from phicorpus.engine import capabilities  # noqa: PLC0415
-    from phicorpus.engine.replica import load_replica, plan_here, shape  # noqa: PLC0415
+    from phicorpus.engine.registry import check_config, check_model  # noqa: PLC0415
+    from phicorpus.engine.replica import load_replica, plan_here, read_config  # noqa: PLC0415
     from phicorpus.models.checkpoint import resolve  # noqa: PLC0415
 
-    capabilities.check(config)
+    check_config(config)
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
     if config.engine.name != "auto":
-        capabilities.check_model(config.engine.name, shape(resolved))
+        check_model(config.engine.name, read_config(resolved))
     preparation = resolved.preparation
     identity = resolved.digest
     max_crops = config.images.max_crops
@@ -81,9 +81,9 @@ def phi_backend(config: RunConfig) -> Backend:
 
 
 def _crops_alone(name: str) -> int | None:
-    """Give the card's crops of a lone image; a job's requests have one image each.
+    """Return the crops that a model's card gives a lone image; a job's requests have one each.
 
-    Of a folder nobody knows which card is its own: there preprocessor_config.json is what counts.
+    A folder has no card: its preprocessor_config.json counts.
     """
     return CATALOG[name].max_crops_alone if name in CATALOG else None
 

@@ -17,27 +17,25 @@ from functools import partial
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine import attention
-from phicorpus.engine.busy_time import BusyTime
-from phicorpus.engine.capabilities import CONTINUOUS
-from phicorpus.engine.encode_queue import Intake
+from phicorpus.engine.encode_queue import EncodeQueue
 from phicorpus.engine.encoder import EncoderThread
-from phicorpus.engine.encoder_cache import Features, FeatureTable, VirtualEmbedding, word_embedding
-from phicorpus.engine.engine import Completion, EngineStats, Regime, Request
-from phicorpus.engine.frontend import Reception
-from phicorpus.engine.library_loop import DecodeLoop, SteeringProcessor
+from phicorpus.engine.encoder_cache import EncoderCache, Features, VirtualEmbedding, word_embedding
+from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Regime, Request
+from phicorpus.engine.frontend import Frontend
+from phicorpus.engine.library_loop import DecodeLoop, SamplingProcessor
 from phicorpus.engine.memory import KV_SHARE
-from phicorpus.engine.open_requests import Callers
 from phicorpus.engine.recovery import (
     MIN_HANG_S,
-    Pulse,
     Recovery,
+    StallTimer,
     is_device_lost,
-    news_of_lost_device,
+    lost_device_message,
 )
-from phicorpus.engine.request_queue import TURN_FACTOR, Lobby
-from phicorpus.engine.sampling import Steering
-from phicorpus.engine.scheduler import Admission
-from phicorpus.engine.sequence import Job
+from phicorpus.engine.registry import ENGINES
+from phicorpus.engine.request_queue import TURN_FACTOR, RequestQueue
+from phicorpus.engine.sampling import Sampler
+from phicorpus.engine.scheduler import Scheduler
+from phicorpus.engine.sequence import Sequence
 from phicorpus.models.model import Model
 
 log = logging.getLogger(__name__)
@@ -55,29 +53,38 @@ class ContinuousEngine:
     Args:
         model: Loaded, on its device.
         config: Sizes and limits.
-        min_hang_s: Within this no pass is taken for one that hangs, however short `deadline_s` is.
+        min_hang_s: No pass shorter than this is taken for a hang, however short `deadline_s` is.
     """
 
-    capabilities = CONTINUOUS
+    capabilities = ENGINES["continuous"].capabilities
 
     def __init__(
         self, model: Model, config: EngineConfig, *, min_hang_s: float = MIN_HANG_S
     ) -> None:
         self._model = model
         self._config = config
-        self._reception = Reception(model, config, kv_share=KV_SHARE)
-        stats = EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "restarts": 0})
-        self._callers = Callers(self._reception, stats)
-        self._busy = BusyTime()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._post = self._inbox.put
+        self._frontend = Frontend(
+            model,
+            config,
+            kv_share=KV_SHARE,
+            stats=EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "restarts": 0}),
+            enqueue=lambda sequence: self._post(partial(self._queue.add, sequence)),
+            cancel=lambda sequence: self._post(partial(self._queue.cancel, sequence)),
+        )
+        self._busy = BusyTime()
         decoder = model.decoder
         self._words = word_embedding(decoder)
         self._attention = decoder.config._attn_implementation or "sdpa"
         rows = config.feature_rows
         self._embedding = VirtualEmbedding(self._words, rows)
-        self._processor = SteeringProcessor(Steering(model.banned_ids, decoder.device))
-        self._table = FeatureTable(num_rows=rows, first_id=self._words.num_embeddings)
+        self._processor = SamplingProcessor(Sampler(model.banned_ids, decoder.device))
+        self._cache = EncoderCache(
+            num_rows=rows,
+            first_id=self._words.num_embeddings,
+            between_steps=self._between_steps,
+        )
         attention.register()
         decoder.set_input_embeddings(self._embedding)
         decoder.set_attn_implementation(attention.NAME)
@@ -91,22 +98,21 @@ class ContinuousEngine:
             device=decoder.device,
             busy=self._busy,
         )
-        self._lobby = Lobby(
-            self._callers,
-            Intake(self._table, self._encoder.put, page_size=config.page_size),
-            Admission(
-                pages=self._reception.limits.pages,
-                rows=config.max_requests,
+        self._queue = RequestQueue(
+            self._frontend,
+            EncodeQueue(self._cache, self._encoder.put, page_size=config.page_size),
+            Scheduler(
+                num_pages=self._frontend.limits.num_pages,
+                num_rows=config.max_requests,
                 turn=TURN_FACTOR * config.max_requests,
             ),
-            self._post,
         )
-        self._running: dict[str, Job] = {}
+        self._running: dict[str, Sequence] = {}
         self._serials = itertools.count()
-        self._regime: Regime | None = None
+        self._rope_regime: Regime | None = None
         self._closing: str | None = None
         self._loop_failed = False
-        self._pulse = Pulse()
+        self._stall = StallTimer()
         self._longest_pass_s = max(config.deadline_s, min_hang_s)
         self._thread = threading.Thread(target=self._run, name="phicorpus-engine", daemon=True)
         self._thread.start()
@@ -114,21 +120,21 @@ class ContinuousEngine:
 
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`. From any event loop, of any thread."""
-        return await self._lobby.submit(request)
+        return await self._frontend.submit(request)
 
     def cancel(self, request_id: str) -> bool:
         """End requests with what they have; see `Engine.cancel`."""
-        return self._lobby.cancel(request_id)
+        return self._frontend.cancel(request_id)
 
     def stats(self) -> EngineStats:
-        """Counters and gauges."""
-        stats = self._callers.stats()
+        """Return counters and gauges."""
+        stats = self._frontend.stats()
         stats.prefill_tokens = self._embedding.num_tokens - self._processor.num_decoded
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
 
     def close(self) -> None:
-        """End all threads, answer who waits with EngineDied, and give the decoder back."""
+        """End all threads, answer open requests with EngineDied, and give the decoder back."""
         atexit.unregister(self.close)
         self._post(partial(self._stop, "the engine is closed"))
         if threading.current_thread() is not self._thread:
@@ -140,7 +146,7 @@ class ContinuousEngine:
         try:
             while self._closing is None:
                 self._take_messages()
-                for follow_up in (self._check_loop, self._advance):
+                for follow_up in (self._check_loop, self._start_sequences):
                     if self._closing is None:
                         follow_up()
         finally:
@@ -159,30 +165,32 @@ class ContinuousEngine:
 
     def _on_encoded(self, features: Features, error: Exception | None) -> None:
         if error is not None and is_device_lost(error):
-            self._stop(news_of_lost_device(error))
+            self._stop(lost_device_message(error))
         else:
-            self._lobby.on_encoded(features, error)
+            self._queue.on_encoded(features, error)
 
     def _on_over(self, name: str, error: str | None) -> None:
         if error is not None:
             self._loop_failed |= name in self._running  # else told late, of a loop replaced since
             return
-        job = self._running.pop(name, None)
-        if job is not None:
+        sequence = self._running.pop(name, None)
+        if sequence is not None:
             self._recovery.on_completion()
-            self._lobby.finish(job)
+            self._queue.finish(sequence)
 
-    def _advance(self) -> None:
-        for job in self._lobby.take(lambda: self._between_steps(self._table.restart)):
-            name = f"{next(self._serials)}:{job.request.request_id}"
-            self._running[name] = job
-            if self._model.regime_length and job.regime != self._regime:
-                self._regime = job.regime
-                self._between_steps(partial(self._model.set_regime, job.regime))
-            first = partial(self._post, partial(self._lobby.admission.on_first_token, job))
-            attempt = self._reception.attempt(job, first)
-            ids, new = job.token_ids(self._table.ids), job.request.max_new_tokens
-            self._loop.put(name, ids, new, attempt)
+    def _start_sequences(self) -> None:
+        """Start the sequences that may run now in the decoding loop."""
+        for sequence in self._queue.schedule():
+            request, regime = sequence.request, sequence.rope_regime
+            name = f"{next(self._serials)}:{request.request_id}"
+            self._running[name] = sequence
+            if self._model.regime_length and regime != self._rope_regime:
+                self._rope_regime = regime
+                self._between_steps(partial(self._model.set_regime, regime))
+            first = partial(self._post, partial(self._queue.scheduler.on_first_token, sequence))
+            attempt = self._frontend.begin_attempt(sequence, first)
+            ids = sequence.token_ids(self._cache.ids)
+            self._loop.put(name, ids, request.max_new_tokens, attempt)
 
     def _between_steps(self, action: Callable[[], None]) -> None:
         try:
@@ -194,48 +202,48 @@ class ContinuousEngine:
             action()
 
     def _check_loop(self) -> None:
-        """Replace a loop that died; give up on one that hangs, and on an encoder that does."""
+        """Replace a loop that died; give up on one that hangs, and on an encoder that hangs."""
         if self._loop_failed or (self._running and not self._loop.is_alive):
             self._recover()
-        silent_s = self._pulse.silent_s(self._embedding.num_tokens, busy=bool(self._running))
-        if silent_s > self._longest_pass_s:
+        stalled_s = self._stall.stalled_s(self._embedding.num_tokens, busy=bool(self._running))
+        if stalled_s > self._longest_pass_s:
             self._stop(f"the decoder hangs: no step in {self._longest_pass_s:g} s")
-        if self._encoder.silent_s() > self._longest_pass_s:
+        if self._encoder.stalled_s() > self._longest_pass_s:
             self._stop(f"the encoder hangs: no batch of media in {self._longest_pass_s:g} s")
 
     def _recover(self) -> None:
-        """Replace the dead loop, and run again what it had."""
+        """Replace the dead loop, and run again the sequences that it had."""
         error = self._loop.fatal_error
         if error is not None and is_device_lost(error):
-            self._stop(news_of_lost_device(error))
+            self._stop(lost_device_message(error))
             return
-        verdict = self._recovery.after(error)
+        next_step = self._recovery.after(error)
         name = repr(error)
-        fields = {"error": name, "next": verdict, "batch_tokens": self._recovery.batch_tokens}
+        fields = {"error": name, "next": next_step, "batch_tokens": self._recovery.batch_tokens}
         log.warning("decoding loop failed", extra=fields)
         if not self._loop.stop(timeout_s=_STOP_TIMEOUT_S):
             self._stop("the decoding loop does not end")
             return
-        if verdict == "give up":
+        if next_step == "give up":
             self._stop(f"the decoder failed again and again: {name}")
             return
-        waiting = self._lobby.admission
-        for job in reversed(self._running.values()):
-            waiting.release(job)
-            if job.is_unwanted:
-                self._lobby.drop(job)
-            elif verdict == "smaller":
-                job.attempts -= 1  # no fault of its own
-                waiting.add_first(job)
-            elif job.attempts == 1:
-                waiting.add(job, suspect=True)
+        scheduler = self._queue.scheduler
+        for sequence in reversed(self._running.values()):
+            scheduler.release(sequence)
+            if sequence.is_over:
+                self._queue.drop(sequence)
+            elif next_step == "smaller":
+                sequence.num_attempts -= 1  # this one does not count against it
+                scheduler.add_first(sequence)
+            elif sequence.num_attempts == 1:
+                scheduler.add(sequence, suspect=True)
             else:
-                self._lobby.fail(job, f"the decoder failed on it twice: {name}")
-                self._recovery.on_culprit()
+                self._queue.fail(sequence, f"the decoder failed on it twice: {name}")
+                self._recovery.on_failed_alone()
         self._running.clear()
         self._loop_failed = False
         self._loop = self._start_loop()
-        with self._callers.counting() as stats:
+        with self._frontend.counting() as stats:
             stats.extra["restarts"] += 1
 
     def _start_loop(self) -> DecodeLoop:
@@ -248,7 +256,7 @@ class ContinuousEngine:
         )
 
     def _end(self, reason: str) -> None:
-        self._callers.end(reason)
+        self._frontend.end(reason)
         ended = self._encoder.close(timeout_s=_STOP_TIMEOUT_S)
         if self._loop.stop(timeout_s=_STOP_TIMEOUT_S) and ended:
             self._model.decoder.set_attn_implementation(self._attention)

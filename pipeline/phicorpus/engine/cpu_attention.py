@@ -1,7 +1,7 @@
 """Attention on a CPU over keys and values in pages: few large calls instead of one per sequence.
 
 Sequences that decode are attended together, grouped by length, so that little is padding; each
-prompt, or part of one, by itself. What is computed of a step's layout is computed once, not once
+prompt, or part of one, by itself. What depends on a step's layout alone is computed once, not once
 per layer.
 """
 
@@ -21,8 +21,8 @@ Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where the sequences of a step are.
+class StepLayout:
+    """The sequences of a step and their KV pages.
 
     Attributes:
         new: New tokens of each sequence, at least 1.
@@ -42,18 +42,18 @@ class Layout:
         return self.past + self.new
 
     def positions(self) -> Numbers:
-        """The position in its sequence of each new token, sequence after sequence."""
+        """Return each new token's position in its sequence, sequence after sequence."""
         before = self.new.cumsum() - self.new
         return np.arange(self.new.sum()) + np.repeat(self.past - before, self.new)
 
     def written(self) -> Numbers:
-        """Where each new token's key goes, counted in tokens from the first page's first."""
+        """Return the place of each new token's key, counted in tokens from the first page."""
         sequence, position = np.repeat(np.arange(self.new.size), self.new), self.positions()
         page = self.pages[sequence, position // self.page_size]
         return page * self.page_size + position % self.page_size
 
     def read(self) -> Numbers:
-        """Where the keys of all tokens are, sequence after sequence, counted likewise."""
+        """Return the places of all tokens' keys, sequence after sequence, counted likewise."""
         offsets = np.arange(self.page_size)
         parts = [
             (row[: -(-length // self.page_size), None] * self.page_size + offsets).ravel()[:length]
@@ -70,13 +70,13 @@ class _Group:
         tokens: Their new tokens, shape (sequences,).
         pages: Their pages, shape (sequences * pages,), any page where there is none.
         mask: 0 at their keys, else -inf, shape (sequences, 1, 1, keys).
-        nobodys: The padding among the keys that are read, as rows of all of them.
+        padding: The padding among the keys that are read, as rows of all of them.
     """
 
     tokens: torch.Tensor
     pages: torch.Tensor
     mask: torch.Tensor
-    nobodys: torch.Tensor
+    padding: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class PagedStep:
         dtype: Of keys and queries.
     """
 
-    def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
+    def __init__(self, layout: StepLayout, dtype: torch.dtype) -> None:
         self._written = torch.from_numpy(layout.written())
         ends = layout.new.cumsum()
         self._groups = list(_groups(layout, ends, dtype))
@@ -179,12 +179,12 @@ def _read(pages: torch.Tensor, group: _Group) -> torch.Tensor:
     of zero takes away.
     """
     keys = pages.index_select(0, group.pages).flatten(0, 1)
-    if group.nobodys.numel():
-        keys.index_fill_(0, group.nobodys, 0)
+    if group.padding.numel():
+        keys.index_fill_(0, group.padding, 0)
     return keys.unflatten(0, (group.tokens.shape[0], -1))
 
 
-def _groups(layout: Layout, ends: Numbers, dtype: torch.dtype) -> Iterator[_Group]:
+def _groups(layout: StepLayout, ends: Numbers, dtype: torch.dtype) -> Iterator[_Group]:
     """Group the sequences with one new token, the longest first."""
     single = np.flatnonzero(layout.new == 1)
     order = single[np.argsort(-layout.known[single], kind="stable")].tolist()
@@ -201,23 +201,23 @@ def _groups(layout: Layout, ends: Numbers, dtype: torch.dtype) -> Iterator[_Grou
         yield _group(layout, group, ends, dtype)
 
 
-def _group(layout: Layout, rows: Sequence[int], ends: Numbers, dtype: torch.dtype) -> _Group:
+def _group(layout: StepLayout, rows: Sequence[int], ends: Numbers, dtype: torch.dtype) -> _Group:
     known = layout.known[rows]
     shortest, num_pages = int(known.min()), -(-int(known.max()) // layout.page_size)
     num_keys = num_pages * layout.page_size
-    is_nobodys = np.arange(shortest, num_keys) >= known[:, None]
+    is_padding = np.arange(shortest, num_keys) >= known[:, None]
     mask = torch.zeros(len(rows), 1, 1, num_keys, dtype=dtype)
-    mask[:, 0, 0, shortest:].masked_fill_(torch.from_numpy(is_nobodys), -torch.inf)
-    row, key = is_nobodys.nonzero()
+    mask[:, 0, 0, shortest:].masked_fill_(torch.from_numpy(is_padding), -torch.inf)
+    row, key = is_padding.nonzero()
     return _Group(
         tokens=torch.from_numpy(ends[rows] - 1),
         pages=torch.from_numpy(layout.pages[rows, :num_pages].clip(min=0).ravel()),
         mask=mask,
-        nobodys=torch.from_numpy(row * num_keys + shortest + key),
+        padding=torch.from_numpy(row * num_keys + shortest + key),
     )
 
 
-def _span(layout: Layout, row: int, end: int, dtype: torch.dtype) -> _Span:
+def _span(layout: StepLayout, row: int, end: int, dtype: torch.dtype) -> _Span:
     new, known = int(layout.new[row]), int(layout.known[row])
     if new == known:
         return _Span(end - new, end, None, known, None)

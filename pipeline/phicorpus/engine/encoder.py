@@ -1,4 +1,4 @@
-"""Encoding media beside the decoding, batched over all that wait."""
+"""Encodes media on a thread beside the decoding, batched over all that wait."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from phicorpus.engine.busy_time import BusyTime
 from phicorpus.engine.encoder_cache import Features
-from phicorpus.engine.recovery import Pulse
+from phicorpus.engine.engine import BusyTime
+from phicorpus.engine.recovery import StallTimer
 from phicorpus.models.model import Canvas, Slot
 
 _CROP_PIXELS = 448 * 448  # of CLIP's 336 and SigLIP's 448 the larger; a canvas is cut into such
@@ -53,26 +53,26 @@ class EncoderThread:
         self._busy = busy
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._left: Work | None = None
-        self._pulse = Pulse()
-        self._num_put = 0  # written by who puts; the next two by the thread
+        self._stall = StallTimer()
+        self._num_put = 0  # written by `put`; the next two by the thread
         self._num_done = 0
         self._num_moves = 0  # batches begun and ended
         self._thread = threading.Thread(target=self._run, name="phicorpus-encode", daemon=True)
         self._thread.start()
 
     def put(self, slot: Slot, features: Features) -> None:
-        """Queue a slot, whose rows go to the place that `features` names."""
+        """Queue a slot; its rows go to the place that `features` names."""
         self._num_put += 1
         self._queue.put((slot, features))
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is a slot that it has not answered."""
+        """True while media are queued or being encoded."""
         return self._num_done < self._num_put
 
-    def silent_s(self) -> float:
-        """Seconds since a batch last began or ended, or nothing was to do; asked now and then."""
-        return self._pulse.silent_s(self._num_moves, busy=self.is_busy)
+    def stalled_s(self) -> float:
+        """Return the seconds since a batch last began or ended, or there was no work; poll it."""
+        return self._stall.stalled_s(self._num_moves, busy=self.is_busy)
 
     def close(self, *, timeout_s: float) -> bool:
         """End the thread after the batch under way; False if it does not end in time."""
@@ -89,7 +89,7 @@ class EncoderThread:
         error = self._try(works)
         if error is None or len(works) == 1:
             errors = [error] * len(works)
-        else:  # find who is to blame
+        else:  # find the one that fails
             errors = [self._try([work]) for work in works]
         for (_, features), error in zip(works, errors, strict=True):
             self._num_done += 1
@@ -116,7 +116,7 @@ class EncoderThread:
         return works
 
     def _try(self, works: Sequence[Work]) -> Exception | None:
-        """Encode works together; say what went wrong."""
+        """Encode works together; return what went wrong."""
         self._num_moves += 1
         try:
             with self._busy:
@@ -152,7 +152,7 @@ def _check(slot: Slot, rows: torch.Tensor) -> None:
 
 
 def num_crops(slot: Slot) -> int:
-    """How many crops or clips a slot counts for in a batch."""
+    """Count the crops or clips of a slot in a batch."""
     if not isinstance(slot.media, Canvas):
         return 1
     height, width, _ = slot.media.pixels.shape

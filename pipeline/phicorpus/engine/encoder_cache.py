@@ -1,13 +1,13 @@
-"""Encoded media as token ids: a table of feature rows, and ids that name them.
+"""Encoded media: a cache of feature rows, and token ids that name them.
 
 The decoder's embedding is wrapped so that an id at or above the vocabulary's size names a row of
-the table. An id is never used for two contents: the KV cache knows a prefix by its ids.
+the cache. An id is never used for two contents: the KV cache knows a prefix by its ids.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,21 +18,21 @@ from transformers import Phi3ForCausalLM
 LAST_ID = 2**31  # ids are int32 in the library
 
 
-class IdsUsedUp(Exception):
-    """No id is left: drain, forget all cached prefixes, and `FeatureTable.restart`."""
+class _IdsUsedUp(Exception):
+    """No id is left."""
 
 
 def word_embedding(decoder: Phi3ForCausalLM) -> nn.Embedding:
-    """The decoder's own embedding."""
+    """Return the decoder's own embedding."""
     return cast("nn.Embedding", decoder.get_input_embeddings())
 
 
 class VirtualEmbedding(nn.Module):
-    """An embedding whose ids beyond the vocabulary name rows of a table.
+    """An embedding whose ids beyond the vocabulary name feature rows.
 
     Args:
         words: The decoder's own embedding.
-        num_rows: Size of the table.
+        num_rows: Feature rows.
     """
 
     rows: torch.Tensor
@@ -71,14 +71,14 @@ class VirtualEmbedding(nn.Module):
 
 @dataclass(eq=False, slots=True)
 class Features:
-    """The place of one medium's rows.
+    """The run of rows of one medium.
 
     Attributes:
-        key: What they are of.
-        start: Absolute row: only grows, over the table's whole life.
-        num_rows: How many.
-        holders: Who needs them: requests, and the encoder while it writes.
-        encoded: Whether the rows are there.
+        key: Names the medium.
+        start: Absolute row: only grows, over the cache's whole life.
+        num_rows: Length of the run.
+        holders: Number of sequences that need it, and 1 for the encoder while it writes.
+        encoded: True when the rows are written.
     """
 
     key: Hashable
@@ -88,39 +88,53 @@ class Features:
     encoded: bool = False
 
 
-class FeatureTable:
-    """Gives out runs of rows, and ids for them. Held by one thread.
+def _run_now(action: Callable[[], None]) -> None:
+    action()
+
+
+class EncoderCache:
+    """Gives out runs of rows, and ids for them. Used by one thread.
 
     A place moves forward through the rows, past the runs that are held, so an id, which counts the
-    rows passed, never comes twice. Runs that nobody holds stay until their rows are needed, the
-    least recently used going first.
+    rows passed, never comes twice. Runs that are not held stay until their rows are needed; the
+    least recently used go first.
 
     Args:
-        num_rows: Size of the table.
+        num_rows: Size of the cache.
         first_id: The id of absolute row 0.
-        last_id: Ids stay below it.
+        last_id: Ids stay below it. When they are used up they begin anew.
+        between_steps: Runs an action, here `restart`, while the decoder runs no step, and makes it
+            forget all cached prefixes, which are known by their ids.
 
     Example:
-        >>> table = FeatureTable(num_rows=10, first_id=100)
-        >>> (one,) = table.hold([("a", 6)]) or []
-        >>> table.ids(one), table.hold([("b", 6)])
+        >>> cache = EncoderCache(num_rows=10, first_id=100)
+        >>> (one,) = cache.hold([("a", 6)]) or []
+        >>> cache.ids(one), cache.hold([("b", 6)])
         (range(100, 106), None)
-        >>> table.release(one)
-        >>> (two,) = table.hold([("b", 6)]) or []
-        >>> table.ids(two)
+        >>> cache.release(one)
+        >>> (two,) = cache.hold([("b", 6)]) or []
+        >>> cache.ids(two)
         range(110, 116)
     """
 
-    def __init__(self, *, num_rows: int, first_id: int, last_id: int = LAST_ID) -> None:
+    def __init__(
+        self,
+        *,
+        num_rows: int,
+        first_id: int,
+        last_id: int = LAST_ID,
+        between_steps: Callable[[Callable[[], None]], None] = _run_now,
+    ) -> None:
         self.num_rows = num_rows
         self._first_id = first_id
         self._last_id = last_id
+        self._between_steps = between_steps
         self._runs: OrderedDict[Hashable, Features] = OrderedDict()
         self._next = 0
-        self.num_held = 0  # rows that somebody holds
+        self.num_held = 0  # rows of runs that are held
 
     def ids(self, features: Features) -> range:
-        """The token ids of a run."""
+        """Return the token ids of a run."""
         start = self._first_id + features.start
         return range(start, start + features.num_rows)
 
@@ -128,15 +142,18 @@ class FeatureTable:
         """Hold the runs of all wanted (key, rows), making those that are new; all or none.
 
         Returns:
-            One run per wanted key, each held once more; None if the table has no room now.
-
-        Raises:
-            IdsUsedUp: no ids are left for the new rows.
+            One run per wanted key, each held once more; None if there is no room now.
         """
-        held = self._try_hold(wanted)
-        if held is None and not self.num_held:  # what is left unheld cuts the room in pieces
-            self._runs.clear()
+        try:
             held = self._try_hold(wanted)
+            if held is None and not self.num_held:  # what is left unheld cuts the room in pieces
+                self._runs.clear()
+                held = self._try_hold(wanted)
+        except _IdsUsedUp:
+            if self.num_held:
+                return None
+            self._between_steps(self.restart)
+            return self.hold(wanted)
         return held
 
     def retain(self, run: Features) -> None:
@@ -155,7 +172,7 @@ class FeatureTable:
             del self._runs[run.key]
 
     def restart(self) -> None:
-        """Begin the ids anew; nobody may hold a run."""
+        """Begin the ids anew; no run may be held."""
         if self.num_held:
             raise RuntimeError(f"{self.num_held} rows are still held")
         self._runs.clear()
@@ -172,7 +189,7 @@ class FeatureTable:
                     return None
                 if self._first_id + start + num_rows > self._last_id:
                     self._undo(held)
-                    raise IdsUsedUp
+                    raise _IdsUsedUp
                 self._next = start + num_rows
                 run = self._runs[key] = Features(key=key, start=start, num_rows=num_rows)
             self.retain(run)
@@ -187,7 +204,7 @@ class FeatureTable:
                 self.drop(run)
 
     def _room(self, num_rows: int) -> int | None:
-        """The next absolute row from which `num_rows` are free, dropping unheld runs for it."""
+        """Return the next absolute row with `num_rows` free from it, dropping unheld runs."""
         while (start := self._gap(num_rows)) is None:
             unheld = next((run for run in self._runs.values() if not run.holders), None)
             if unheld is None:
@@ -197,7 +214,7 @@ class FeatureTable:
 
     def _gap(self, num_rows: int) -> int | None:
         turn, row = divmod(self._next, self.num_rows)
-        if not self._runs and row:  # an empty table: the whole of it, in one piece
+        if not self._runs and row:  # an empty cache: the whole of it, in one piece
             turn, row = turn + 1, 0
         taken = sorted(
             (run.start % self.num_rows, run.start % self.num_rows + run.num_rows)

@@ -1,4 +1,4 @@
-"""Asking again, in other ways, when an answer is no answer."""
+"""Temperature fallback: ask again with sampling when an answer is a loop, empty or unreadable."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from phicorpus.tasks.task import Answer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The best of the answers that were given.
+    """The best of the answers.
 
     Attributes:
         completion: The model's.
         answer: As the task reads it.
         attempts: Times that the model was asked.
-        is_degenerate: Even the best is a loop, or is empty where the task wants words.
+        is_degenerate: True where even the best is a loop, or is empty where the task wants words.
     """
 
     completion: Completion
@@ -30,7 +30,7 @@ class Reply:
 
 
 async def ask(engine: Engine, request: Request, question: Question) -> Reply:
-    """Ask, and ask again with sampling and without repeats while the answer is no answer.
+    """Ask, and ask again with sampling and without repeats while the answer is bad.
 
     An answer that ended is better than a loop, a loop better than no words; of two loops, the one
     with more different tokens. The seeds follow from the request's, so the reply does too.

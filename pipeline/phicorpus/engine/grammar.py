@@ -1,4 +1,4 @@
-"""Answers that have to match: JSON Schemas, regular expressions and choices, by llguidance."""
+"""Guided answers: JSON Schemas, regular expressions and choices, by llguidance."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Matcher:
         self._matcher = matcher
 
     def allowed(self) -> Bits:
-        """Which tokens may come next: one bit per id, the lowest bit of a byte first."""
+        """Return the tokens that may come next: one bit per id, the lowest bit of a byte first."""
         return np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
 
     def take(self, token_id: int) -> bool:
-        """Take a token that was allowed; True where nothing may follow."""
+        """Take a token that was allowed; return whether nothing may follow."""
         self._matcher.consume_token(token_id)
         return self._matcher.is_stopped()
 
     @property
     def failure(self) -> str | None:
-        """Why the answer cannot go on, though it is not complete."""
+        """The reason why the answer cannot go on though it is not complete; None: it can."""
         return self._matcher.get_error() if self._matcher.is_error() else None
 
 

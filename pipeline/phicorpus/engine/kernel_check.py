@@ -1,4 +1,4 @@
-"""Whether the CUDA kernels compute what the plain attention does: tried before they are used."""
+"""Check, before they are used, that the CUDA kernels compute what plain attention does."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Heads:
 
     @staticmethod
     def of(config: Phi3Config) -> Heads:
-        """The sizes of a decoder's layers."""
+        """Return the sizes of a decoder's layers."""
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return Heads(heads, config.num_key_value_heads or heads, size)
 
 
 def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
-    """Say why the kernels cannot serve a decoder on its GPU; None if they can."""
+    """Return why the kernels cannot serve a decoder on its GPU; None if they can."""
     device, dtype = decoder.device, decoder.dtype
     if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} has no FlashAttention-2"
@@ -54,7 +54,7 @@ def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
 
 
 def reads_pages(decoder: Phi3ForCausalLM, page_size: int) -> bool:
-    """Whether decoding on the GPU may read the KV pages in place, through block tables."""
+    """Return whether decoding on the GPU may read the KV pages in place, by block tables."""
     device, dtype = decoder.device, decoder.dtype
     if device.type != "cuda" or page_size % _PAGE_SIZE:
         return False
@@ -70,7 +70,7 @@ def reads_pages(decoder: Phi3ForCausalLM, page_size: int) -> bool:
 
 
 def packed_deviation(heads: Heads, device: torch.device, dtype: torch.dtype) -> float:
-    """Largest difference of `attend_packed` from `attend_each` in float32; nan is one too."""
+    """Return the largest difference of `attend_packed` from `attend_each` in float32, or nan."""
     query, key, value = _draw(heads, _QUERY_LENGTHS, device, dtype)
     bounds = _bounds(_QUERY_LENGTHS, device), _bounds(_KEY_LENGTHS, device)
     scaling = heads.head_size**-0.5
@@ -83,7 +83,7 @@ def packed_deviation(heads: Heads, device: torch.device, dtype: torch.dtype) -> 
 def paged_deviation(
     heads: Heads, device: torch.device, dtype: torch.dtype, *, page_size: int
 ) -> float:
-    """Largest difference of `attend_pages` from `attend_each` in float32; nan is one too."""
+    """Return the largest difference of `attend_pages` from `attend_each` in float32, or nan."""
     ones = (1,) * len(_KEY_LENGTHS)
     query, key, value = _draw(heads, ones, device, dtype)
     bounds = _bounds(ones, device), _bounds(_KEY_LENGTHS, device)

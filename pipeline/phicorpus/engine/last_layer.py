@@ -1,9 +1,8 @@
-"""The last decoder layer works for the tokens that are asked for their logits, and for no other.
+"""The last decoder layer, computed in full only for tokens whose logits are read.
 
-Of a prompt's token the last layer owes the later ones its key and value alone; its output is read
-where a next token is chosen. So what comes behind attention there, nine tenths of the layer's
-products, runs for one token per prompt: one part in as many as there are layers of what a prompt
-costs.
+There, a token whose logits are not read needs only its key and value: its output projection and
+MLP, nine tenths of the layer's products, are skipped. That saves nearly one layer's cost of every
+prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class LastLayer:
             self._handles.append(part.register_forward_hook(self._widen))
 
     def release(self) -> None:
-        """Let the layer work for every token again; repeating it does no harm."""
+        """Compute the layer for every token again; repeating it does no harm."""
         for handle in self._handles:
             handle.remove()
 

@@ -1,4 +1,4 @@
-"""The decoding loop: transformers' continuous batching, and all that is known of its inside.
+"""The decoding loop: transformers' continuous batching, and the use of its inside.
 
 Known to hold for transformers 5.23; `why_unsupported` says so before anything is built on it.
 """
@@ -32,9 +32,9 @@ from transformers.generation.continuous_batching.requests import (
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine import attention, kernel_check
-from phicorpus.engine.busy_time import BusyTime
+from phicorpus.engine.engine import BusyTime
 from phicorpus.engine.last_layer import LastLayer
-from phicorpus.engine.sampling import Chooser, Steering
+from phicorpus.engine.sampling import Sampler, SamplingState
 from phicorpus.engine.step_inputs import StepInputs
 
 SUPPORTED_VERSION = "5.23"
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
-    """Say why continuous batching cannot run this decoder here; None if it can."""
+    """Return why continuous batching cannot run this decoder here; None if it can."""
     if not transformers.__version__.startswith(SUPPORTED_VERSION + "."):
         return f"transformers is {transformers.__version__}, known is {SUPPORTED_VERSION}"
     if getattr(decoder.config, "sliding_window", None) is not None:
@@ -55,87 +55,87 @@ def why_unsupported(decoder: Phi3ForCausalLM) -> str | None:
     return None if decoder.device.type == "cpu" else f"untried on {decoder.device.type}"
 
 
-class Watch(Protocol):
-    """Follows one request inside the loop. Called from the loop's thread."""
+class TokenReceiver(Protocol):
+    """Receives the tokens of one request, as `Attempt` does. Called from the loop's thread."""
 
-    chooser: Chooser | None
+    sampling: SamplingState | None
 
     def on_token(self, token_id: int, logprob: float) -> bool:
-        """Take a token and its ln p; True ends the request."""
+        """Take a token and its ln p; return True to end the request."""
         ...
 
 
 @dataclass
-class WatchedState(RequestState):
-    """A request whose end is decided by its watch, at the exact token."""
+class LoopRequest(RequestState):
+    """A request of the library that its receiver ends, at the exact token."""
 
-    watch: Watch | None = None
-    processor: SteeringProcessor | None = None
+    receiver: TokenReceiver | None = None
+    processor: SamplingProcessor | None = None
     row: int = -1  # of its logits in the step under way
 
     def update_and_check_completion(self, token_id: int, logprob: float | None) -> bool:
-        """Take a token; True when the request is over."""
+        """Take a token; return whether the request is over."""
         was_decoding = self.generated_len() > 0
         done = super().update_and_check_completion(token_id, logprob)
-        if self.watch is None or self.processor is None:
+        if self.receiver is None or self.processor is None:
             return done
         self.processor.num_decoded += was_decoding
-        if self.watch.on_token(token_id, self.processor.logprob(self.row)) and not done:
+        if self.receiver.on_token(token_id, self.processor.logprob(self.row)) and not done:
             self.status = RequestStatus.FINISHED
             return True
         return done
 
-    def create_equivalent_initial_request(self) -> WatchedState:
-        """Begin anew after the loop took back this request's pages; the watch goes on."""
+    def create_equivalent_initial_request(self) -> LoopRequest:
+        """Begin anew after the loop took back this request's pages; the receiver stays."""
         plain = super().create_equivalent_initial_request()
         values = {field.name: getattr(plain, field.name) for field in fields(RequestState)}
-        return WatchedState(**values, watch=self.watch, processor=self.processor)
+        return LoopRequest(**values, receiver=self.receiver, processor=self.processor)
 
 
-class SteeringProcessor(ContinuousBatchingLogitsProcessor):
-    """Steers each step's logits, and keeps the log-probabilities for the watches."""
+class SamplingProcessor(ContinuousBatchingLogitsProcessor):
+    """Chooses each step's tokens, and keeps their log-probabilities for the receivers."""
 
     supported_kwargs: dict[str, type] = {}  # noqa: RUF012 declared so by the library
     ignored_kwargs: tuple[str, ...] = ()
 
-    def __init__(self, steering: Steering) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         self.num_decoded = 0  # tokens that were fed one by one
-        self._steering = steering
-        self._choosers: list[Chooser | None] = []
+        self._sampler = sampler
+        self._states: list[SamplingState | None] = []
         self._logprobs = torch.empty(0)
         self._on_host: list[float] | None = None
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """Nothing of this processor is passed through the library's argument tensor."""
+        """Zero the library's argument tensor, which this processor does not use."""
         int32_tensor.zero_()
 
     def prepare_tensor_args(
         self, requests_with_new_token: list[FutureRequestState]
     ) -> torch.Tensor:
         """Note which request has which row of the step's logits."""
-        self._choosers = []
+        self._states = []
         for row, request in enumerate(requests_with_new_token):
             state = request.state
-            watch = state.watch if isinstance(state, WatchedState) else None
-            self._choosers.append(watch.chooser if watch is not None else None)
-            if isinstance(state, WatchedState):
+            receiver = state.receiver if isinstance(state, LoopRequest) else None
+            self._states.append(receiver.sampling if receiver is not None else None)
+            if isinstance(state, LoopRequest):
                 state.row = row
         return torch.zeros(len(requests_with_new_token), dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Steer logits of shape (rows, vocabulary)."""
-        scores, self._logprobs = self._steering.steer(scores, self._choosers)
+        """Change logits of shape (rows, vocabulary) so that argmax gives each row's token."""
+        scores, self._logprobs = self._sampler.choose(scores, self._states)
         self._on_host = None
         return scores
 
     def logprob(self, row: int) -> float:
-        """Ln p of the token that a row of the last step got."""
+        """Return ln p of the token that a row of the last step got."""
         if self._on_host is None:
             self._on_host = self._logprobs.tolist()
         return self._on_host[row]
 
 
-class _Manager(ContinuousBatchingManager):
+class _DaemonManager(ContinuousBatchingManager):
     """The library's manager on a daemon thread, so that a process can end without it."""
 
     busy: BusyTime
@@ -160,6 +160,11 @@ class _Manager(ContinuousBatchingManager):
         with self.busy:  # the library returns when the device is done
             super()._generation_step()
 
+    def join(self, stop_trigger_time: float, timeout: float | None = None) -> None:
+        """Wait for the loop's end; wake it first, or it finds the end after its next poll."""
+        self._wake_up_loop.set()
+        super().join(stop_trigger_time, timeout)
+
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         processor = super()._create_batch_processor()
         inputs = StepInputs.of(processor)
@@ -168,7 +173,7 @@ class _Manager(ContinuousBatchingManager):
         return processor
 
 
-class _Outbox(OutputRouter):
+class _ImmediateRouter(OutputRouter):
     """Hands outputs on at once, instead of keeping them for a poll."""
 
     def __init__(self, deliver: Callable[[str, str | None], None]) -> None:
@@ -185,13 +190,13 @@ class _Outbox(OutputRouter):
 
 
 class DecodeLoop:
-    """One running loop over one decoder, which nobody else may run meanwhile.
+    """One running loop over one decoder, which must not be run elsewhere meanwhile.
 
     The decoder's attention has to be `attention.NAME`.
 
     Args:
         decoder: Reads token ids, virtual ones too.
-        steering: Chooses tokens.
+        processor: Chooses tokens.
         config: Sizes.
         deliver: Called from the loop's thread with a request's id when it is over, and with what
             went wrong, if it did. After an error the loop is dead.
@@ -201,23 +206,23 @@ class DecodeLoop:
     def __init__(
         self,
         decoder: Phi3ForCausalLM,
-        steering: SteeringProcessor,
+        processor: SamplingProcessor,
         config: EngineConfig,
         deliver: Callable[[str, str | None], None],
         busy: BusyTime,
     ) -> None:
-        self._steering = steering
+        self._processor = processor
         attention.register()
         logging.getLogger(_LIBRARY_LOGGER).addFilter(_is_worth_a_line)
-        manager = _Manager(
+        manager = _DaemonManager(
             model=cast("Any", decoder),
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
-            continuous_batching_config=_library_config(decoder, config),
+            continuous_batching_config=library_config(decoder, config),
         )
-        manager.output_router = _Outbox(deliver)
+        manager.output_router = _ImmediateRouter(deliver)
         manager.busy = busy
         processors = manager.logit_processor
-        processors.logits_processor.append(steering)
+        processors.logits_processor.append(processor)
         processors.tensors_required += 1
         processors._retrieve_processors_kwargs()
         processors.do_processing = True
@@ -228,7 +233,9 @@ class DecodeLoop:
         started = manager.batch_processor
         self._memory = started.cache.cache_tensor.untyped_storage() if started else None
 
-    def put(self, request_id: str, ids: Sequence[int], max_new_tokens: int, watch: Watch) -> None:
+    def put(
+        self, request_id: str, ids: Sequence[int], max_new_tokens: int, receiver: TokenReceiver
+    ) -> None:
         """Queue one request; its end comes through `deliver`.
 
         Args:
@@ -236,30 +243,30 @@ class DecodeLoop:
             ids: 1 or more, each in the vocabulary or of a live feature row, checked before: a
                 wrong one kills the loop.
             max_new_tokens: At least 1.
-            watch: Follows it.
+            receiver: Gets its tokens.
         """
-        state = WatchedState(
+        state = LoopRequest(
             request_id=request_id,
             initial_tokens=list(ids),
             max_new_tokens=max_new_tokens,
-            watch=watch,
-            processor=self._steering,
+            receiver=receiver,
+            processor=self._processor,
         )
         self._manager.input_queue.put(state)
         self._manager._wake_up_loop.set()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the loop still runs."""
+        """True while the loop runs."""
         return self._manager.is_running()
 
     @property
     def fatal_error(self) -> BaseException | None:
-        """What ended the loop, if it ended by itself."""
+        """The error that ended the loop; None if it runs, or was stopped."""
         return self._manager.background_thread_status.fatal_error
 
     def between_steps(self, action: Callable[[], None]) -> None:
-        """Do something to the decoder while no step runs, and forget all cached prefixes.
+        """Run an action while no step runs, and forget all cached prefixes.
 
         Raises:
             RuntimeError: the loop is dead.
@@ -283,7 +290,7 @@ class DecodeLoop:
         return self._stopped
 
     def _free(self) -> None:
-        """Free the KV cache and a failed step, whoever still refers to them: a log record may."""
+        """Free the KV cache and a failed step, to which a log record may still refer."""
         if self._memory is not None:
             self._memory.resize_(0)
         if (error := self.fatal_error) is not None:
@@ -291,11 +298,12 @@ class DecodeLoop:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Whether to log what the library says: not that a loop was ended before it began."""
+    """Filter out the library's warning about a loop that was ended before it began."""
     return "was not initialized" not in record.getMessage()
 
 
-def _library_config(decoder: Phi3ForCausalLM, config: EngineConfig) -> ContinuousBatchingConfig:
+def library_config(decoder: Phi3ForCausalLM, config: EngineConfig) -> ContinuousBatchingConfig:
+    """Convert the engine's sizes to the library's config."""
     pages_in_place = kernel_check.reads_pages(decoder, config.page_size)
     longest = min(config.kv_cache_tokens, decoder.config.max_position_embeddings)
     return ContinuousBatchingConfig(

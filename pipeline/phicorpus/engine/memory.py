@@ -1,4 +1,4 @@
-"""A replica's memory plan: which sizes the engine gets, before any weight is loaded. Pure."""
+"""A replica's memory plan: the engine's sizes, chosen before any weight is loaded. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BATCH_SHARE, _LOGITS_SHARE, _ENCODE_SHARE = 0.25, 0.1, 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondDecoder:
-    """Why a replica may need its decoder, and the decoder's KV cache, twice.
+    """The reason for a second decoder with a KV cache of its own.
 
     Attributes:
         why: In words.
@@ -56,7 +56,7 @@ class SecondDecoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """What a replica will take.
+    """The memory of a replica.
 
     Attributes:
         parts: Bytes by name; their sum is at most the budget's.
@@ -78,7 +78,7 @@ class MemoryPlan:
         return {**parts, "budget_gb": round(self.budget.num_bytes / _GB, 3), **sizes}
 
     def in_words(self) -> tuple[str, str]:
-        """What it takes, and what it holds, for people."""
+        """Describe for people what it takes, and what it holds."""
         parts = ", ".join(f"{name} {size / _GB:.2f}" for name, size in self.parts.items())
         sizes = self.config
         takes = (
@@ -135,7 +135,7 @@ def plan_memory(
 
 
 def least_bytes(footprint: Footprint, device: DeviceKind) -> int:
-    """Tell the smallest budget that a replica can have, all sizes left open."""
+    """Return the smallest budget that a replica can have, all sizes left open."""
     config = _choose(footprint, EngineSettings(), device, room=0)
     needed = sum(_parts(footprint, config).values())
     return max(math.ceil(needed / (1 - _HEADROOM)) + 1, needed + _LEAST_HEADROOM[device])
@@ -168,7 +168,7 @@ def _parts(footprint: Footprint, config: EngineConfig) -> dict[str, int]:
 def _choose(
     footprint: Footprint, settings: EngineSettings, device: DeviceKind, room: int
 ) -> EngineConfig:
-    """Give each open size its share; the KV cache and the features get the rest."""
+    """Choose each open size by its share; the KV cache and the feature rows get the rest."""
     most = _MOST[device]
     page_size = settings.page_size or most.page_size
     least = EngineConfig(
@@ -226,7 +226,7 @@ class _Size:
     most: int
 
     def choose(self, setting: int | None, spare: int) -> tuple[int, int]:
-        """Give the size, and the bytes to set aside for it, of what the least sizes leave.
+        """Choose the size, and the bytes to set aside for it, of what the least sizes leave.
 
         An open size is a power of two times the least. What it might have taken is set aside, and
         not what it takes: else a step up of it would make the KV cache smaller.
@@ -240,7 +240,7 @@ class _Size:
 
 
 def _least_tokens(footprint: Footprint, page_size: int) -> int:
-    """The smallest KV cache that one request of ordinary length fits in."""
+    """Return the smallest KV cache that one request of ordinary length fits in."""
     longest = min(_LEAST_TOKENS, footprint.context_tokens)
     pages = math.ceil((math.ceil(longest / page_size) + 1) / KV_SHARE)
     return max(pages, math.ceil(256 / page_size)) * page_size

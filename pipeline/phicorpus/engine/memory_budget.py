@@ -1,4 +1,4 @@
-"""How much memory a replica may take of the device that it will run on."""
+"""The memory that a replica may take of the device that it will run on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Budget:
 
 
 def cpu_budget(share: float | None, replicas: int) -> Budget:
-    """Give a share of the memory that is free; by default half of it, divided by the replicas."""
+    """Return a share of the memory that is free; by default half of it, divided by the replicas."""
     free = free_bytes()
     chosen = share if share is not None else _CPU_SHARE / replicas
     origin = f"{chosen:.3g} of the {free / _GB:.1f} GB of memory that are free"
@@ -39,7 +39,7 @@ def cpu_budget(share: float | None, replicas: int) -> Budget:
 
 
 def gpu_budget(share: float | None, gpus_per_replica: float | None) -> Budget:
-    """Give a share of a GPU's memory, by default that of the GPU which the replica gets.
+    """Return a share of a GPU's memory, by default that of the GPU which the replica gets.
 
     Never more than is free there now: other programs may be on it.
     """
@@ -56,11 +56,11 @@ def gpu_budget(share: float | None, gpus_per_replica: float | None) -> Budget:
 
 
 def free_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Tell how much memory this process can still get: of the machine, and of its control group.
+    """Return the memory that this process can still get: of the machine and its control group.
 
     Args:
         groups: Where the control groups are mounted; versions 1 and 2 are read.
-        own: Names this process's.
+        own: Names the control groups of this process.
     """
     left = [psutil.virtual_memory().available]
     for folder in _folders(groups, own):
@@ -75,7 +75,7 @@ def free_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
 
 
 def _folders(groups: Path, own: Path) -> Iterator[Path]:
-    """Give the group's folders: its own, and the one a container sees as the root."""
+    """Yield the group's folders: its own, and the one a container sees as the root."""
     yield groups
     yield groups / "memory"
     for line in _text(own).splitlines():
@@ -105,5 +105,5 @@ def _text(path: Path) -> str:
 
 
 def has_gpu() -> bool:
-    """Tell, without torch, whether this machine looks as if it had an NVIDIA GPU."""
+    """Return, without torch, whether this machine seems to have an NVIDIA GPU."""
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""

@@ -1,4 +1,4 @@
-"""When the decoding loop hangs, and how to go on after it died."""
+"""Recovery of the decoding loop: when it hangs, and how to go on after it died."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MIN_HANG_S = 120.0  # one pass of a large model on a CPU may take a minute, a fi
 
 _ALLOCATOR = re.compile(r"out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
 
-Verdict = Literal["smaller", "alone", "give up"]
+NextStep = Literal["smaller", "alone", "give up"]
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Tell whether a device's or the machine's memory was used up.
+    """Return whether an error means that the device's or the machine's memory was used up.
 
     Example:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("index out of range"))
@@ -32,10 +32,10 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def is_device_lost(error: BaseException | None) -> bool:
-    """Tell whether a device failed in a way that only another process gets over.
+    """Return whether an error means that the device is lost to this process.
 
     After an illegal access, an assert in a kernel or a fault of the hardware CUDA gives nothing but
-    the same error, whoever asks: no request is to blame for it, nor for those that follow.
+    the same error: no request caused it, nor those that follow. Only another process recovers.
 
     Example:
         >>> is_device_lost(torch.AcceleratorError("CUDA error: device-side assert triggered"))
@@ -46,22 +46,22 @@ def is_device_lost(error: BaseException | None) -> bool:
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
-def news_of_lost_device(error: BaseException) -> str:
-    """What callers are told of it."""
+def lost_device_message(error: BaseException) -> str:
+    """Return the message of the EngineDied that all requests get after it."""
     return f"the device failed, for this process for good: {error!r}"
 
 
 class Recovery:
-    """Decides what becomes of the requests that were running.
+    """Decides how the requests that were running go on after the loop died.
 
     - smaller: the memory was used up. All run again, as before, with half the tokens per pass.
-    - alone: each runs again once, alone: who kills the loop twice fails. So it is, too, when the
-      passes cannot be made smaller.
-    - give up: it fails again and again, whoever runs.
+    - alone: each runs again once, alone; one that kills the loop twice fails. Also where memory was
+      used up and the passes cannot be made smaller.
+    - give up: the loop fails again and again, with any request.
 
     Args:
-        config: `max_batch_tokens` is where it begins, and begins again when one request is found
-            that does not fit alone.
+        config: `max_batch_tokens` is the first batch size, and is restored when one request is
+            found that does not fit alone.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -69,8 +69,8 @@ class Recovery:
         self._most = config.max_batch_tokens
         self._in_row = 0
 
-    def after(self, error: BaseException | None) -> Verdict:
-        """Judge a failure of the loop."""
+    def after(self, error: BaseException | None) -> NextStep:
+        """Choose how to go on after a failure of the loop."""
         if is_out_of_memory(error) and self.batch_tokens > LEAST_BATCH_TOKENS:
             self.batch_tokens = max(LEAST_BATCH_TOKENS, self.batch_tokens // 2)
             return "smaller"
@@ -78,22 +78,22 @@ class Recovery:
         return "alone" if self._in_row <= MAX_FAILURES_IN_ROW else "give up"
 
     def on_completion(self) -> None:
-        """A request was answered."""
+        """Note that a request was answered: the failures are no longer in a row."""
         self._in_row = 0
 
-    def on_culprit(self) -> None:
-        """A request that failed alone is gone: what was made smaller for it need not stay so."""
+    def on_failed_alone(self) -> None:
+        """Restore the full batch size: the request that did not fit has failed."""
         self.batch_tokens = self._most
 
 
-class Pulse:
-    """Tells for how long nothing has moved."""
+class StallTimer:
+    """Measures for how long a count has not changed while there was work."""
 
     def __init__(self) -> None:
         self._last, self._since = 0, time.monotonic()
 
-    def silent_s(self, count: int, *, busy: bool) -> float:
-        """Seconds since the count last changed, or nothing was to be done; asked now and then."""
+    def stalled_s(self, count: int, *, busy: bool) -> float:
+        """Return the seconds since the count last changed or there was no work; poll it."""
         if count != self._last or not busy:
             self._last, self._since = count, time.monotonic()
         return time.monotonic() - self._since

@@ -1,23 +1,26 @@
-"""Start a replica: plan its memory, then load the model, then start an engine on it."""
+"""Load a replica: plan its memory, load the model, start an engine on it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from phicorpus.config import RunConfig
-from phicorpus.engine.capabilities import CAPABILITIES
 from phicorpus.engine.memory import MemoryPlan, SecondDecoder, least_bytes, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
-from phicorpus.engine.request_bounds import longest_request
+from phicorpus.engine.registry import ENGINES, load_engine
 from phicorpus.models import shards
 from phicorpus.models.checkpoint import Resolved, descriptions
 from phicorpus.models.memory_use import Footprint, footprint
 from phicorpus.models.model import Modality
-from phicorpus.models.phi4_multimodal import transformers_layout
+from phicorpus.models.phi4_multimodal import audio, transformers_layout
+from phicorpus.models.preparation import Preparation
+from phicorpus.tasks import TASKS
+from phicorpus.tasks.question import Question, about_text, questions
 
 if TYPE_CHECKING:
     from phicorpus.engine.engine import Engine
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ITEM_BYTES_BY_DEVICE: Mapping[DeviceKind, int] = {"gpu": 2, "cpu": 4}
+_FORMAT_TOKENS = 32  # of the chat format: roles, ends, line breaks
 _LENGTH_SETTING: Mapping[Modality, str] = {
     "vision": "images.max_crops",
     "speech": "audio.max_window_s",
@@ -36,13 +40,12 @@ _LENGTH_SETTING: Mapping[Modality, str] = {
 def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
     """Load a model in an actor and start its engine; torch is first imported here.
 
-    The plan of its memory is logged before any weight is read.
+    The memory plan is logged before any weight is read.
 
     Raises:
         ConfigError: the model and the least sizes do not fit in what the replica may take.
         CheckpointError: see `checkpoint.load`.
     """
-    from phicorpus.engine.load import load_engine  # noqa: PLC0415  (torch, in actors only)
     from phicorpus.models.checkpoint import load  # noqa: PLC0415  (torch, in actors only)
     from phicorpus.models.loading import place  # noqa: PLC0415  (torch, in actors only)
 
@@ -70,7 +73,7 @@ def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -
 
 
 def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> MemoryPlan | None:
-    """Plan a replica's memory before anything starts; None where its machine is another one.
+    """Plan a replica's memory before anything starts; None where it runs on another machine.
 
     On a GPU the plan is made when a replica starts there; so it is on the nodes of a cluster.
 
@@ -88,9 +91,9 @@ def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> M
     return _plan(modality, resolved, config, budget, itemsize)
 
 
-def needs(resolved: Resolved) -> Iterator[str]:
-    """Tell, line by line, the least memory that a replica takes; more makes it faster."""
-    config = shape(resolved)
+def least_memory(resolved: Resolved) -> Iterator[str]:
+    """Describe, one line per modality, the least memory of a replica; more makes it faster."""
+    config = read_config(resolved)
     for modality in resolved.modalities:
         sizes = {
             kind: least_bytes(
@@ -104,7 +107,7 @@ def needs(resolved: Resolved) -> Iterator[str]:
         )
 
 
-def shape(resolved: Resolved) -> Mapping[str, Any]:
+def read_config(resolved: Resolved) -> Mapping[str, Any]:
     """Read a model's config.json, in the hub's keys."""
     return transformers_layout.hub_config(shards.read_json(descriptions(resolved) / "config.json"))
 
@@ -112,7 +115,7 @@ def shape(resolved: Resolved) -> Mapping[str, Any]:
 def _plan(
     modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
 ) -> MemoryPlan:
-    size = footprint(resolved.architecture, shape(resolved), modality, itemsize=itemsize)
+    size = footprint(resolved.architecture, read_config(resolved), modality, itemsize=itemsize)
     label = f"a replica of {resolved.name} for {modality}"
     second = _second_decoder(modality, resolved, config, size)
     return plan_memory(size, config.engine, budget, label=label, second=second)
@@ -121,9 +124,9 @@ def _plan(
 def _second_decoder(
     modality: Modality, resolved: Resolved, config: RunConfig, size: Footprint
 ) -> SecondDecoder | None:
-    """Say why the engine may start a second decoder; None where no request can be so long."""
-    able = CAPABILITIES.get(config.engine.name)
-    if able is None or not able.decoder_per_regime or not size.short_tokens:
+    """Return why the engine may start a second decoder; None where no request can be so long."""
+    entry = ENGINES.get(config.engine.name)
+    if entry is None or not entry.capabilities.decoder_per_regime or not size.short_tokens:
         return None
     longest, task = longest_request(modality, config, resolved.preparation)
     cache_tokens = config.engine.kv_cache_tokens or size.context_tokens
@@ -136,3 +139,39 @@ def _second_decoder(
         f" tasks.{task}.max_new_tokens, or refuse them, by engine.kv_cache_tokens:"
         f" {size.short_tokens}",
     )
+
+
+def longest_request(
+    modality: Modality, config: RunConfig, preparation: Preparation | None
+) -> tuple[int, str]:
+    """Bound prompt and answer of a job's requests of one modality, by its config alone.
+
+    A text of n bytes is counted as n tokens: of some languages it has as many.
+
+    Args:
+        modality: The tasks' modality.
+        config: The job's config.
+        preparation: Of images, as the job wants them; None where there are none.
+
+    Returns:
+        (tokens, task): the bound, and the task that has it; (0, "") if there is none.
+    """
+    bounds = {
+        name: _bound(question, config, preparation)
+        for name, question in questions(config.tasks, TASKS).items()
+        if question.task.modality == modality and question.prompt is not None
+    }
+    longest = max(bounds, key=lambda name: bounds[name], default="")
+    return bounds.get(longest, 0), longest
+
+
+def _bound(question: Question, config: RunConfig, preparation: Preparation | None) -> int:
+    prompt = question.prompt or ""
+    if question.task.modality == "text":
+        asked = config.texts.max_passage_bytes + len(about_text("", prompt).encode())
+    elif question.task.modality == "speech":
+        samples = math.ceil(config.audio.max_window_s * audio.RATE_HZ)
+        asked = audio.num_rows(samples) + len(prompt.encode())
+    else:
+        asked = (preparation.most_rows if preparation else 0) + len(prompt.encode())
+    return asked + _FORMAT_TOKENS + question.max_new_tokens

@@ -1,4 +1,4 @@
-"""Which token comes next: bans, guides, greedy choice, seeded sampling, and its log-probability."""
+"""Choosing tokens: bans, guides, greedy choice, seeded sampling, and log-probabilities."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from phicorpus.engine.grammar import Bits, Matcher
 _SMALLEST = 1e-20
 
 
-class Sampler:
-    """Draws tokens for one request; the draw depends on its seed alone, not on the batch.
+class SeededDraw:
+    """Draws tokens for one request; depends on its seed alone, not on the batch.
 
     argmax(scores / temperature + Gumbel noise) is a draw from softmax(scores / temperature)
     (Gumbel 1954; Maddison et al. 2014).
@@ -30,7 +30,7 @@ class Sampler:
 
     @property
     def state(self) -> torch.Tensor:
-        """What the next draws follow from; set to an earlier one, they are repeated."""
+        """The generator's state; set to an earlier one, the draws since then are repeated."""
         return self._generator.get_state()
 
     @state.setter
@@ -38,14 +38,14 @@ class Sampler:
         self._generator.set_state(state)
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
-        """Draw from scores of shape (vocabulary,), float32; the token id, shape ()."""
+        """Draw from scores of shape (vocabulary,), float32; return the token id, shape ()."""
         uniform = torch.rand(scores.shape, generator=self._generator, device=scores.device)
         noise = -torch.log(-torch.log(uniform.clamp_(min=_SMALLEST)))
         return torch.argmax(scores / self._temperature + noise)
 
 
 class NoRepeat:
-    """Forbids the token that would repeat n tokens of the answer.
+    """Forbids tokens that would repeat n tokens of the answer.
 
     As `no_repeat_ngram_size` of transformers' `generate`, given embeddings: the prompt is free.
 
@@ -72,18 +72,18 @@ class NoRepeat:
         self._token_ids.append(token_id)
 
     def forbidden(self) -> list[int]:
-        """The ids that may not come next."""
+        """Return the ids that may not come next."""
         return self._followed_by.get(self._end(), [])
 
     def _end(self) -> tuple[int, ...]:
         return tuple(self._token_ids[len(self._token_ids) - self._before :])
 
 
-class Chooser:
-    """How the tokens of one answer are chosen; all None is greedy, from the whole vocabulary.
+class SamplingState:
+    """Sampling of one answer's tokens; all None is greedy, from the whole vocabulary.
 
     Attributes:
-        sampler: Draws; None is greedy.
+        draw: Seeded sampling; None is greedy.
         matcher: What the answer has to match.
         no_repeat: Its n-grams; yields where the matcher leaves no other token.
     """
@@ -91,16 +91,16 @@ class Chooser:
     def __init__(
         self,
         *,
-        sampler: Sampler | None = None,
+        draw: SeededDraw | None = None,
         matcher: Matcher | None = None,
         no_repeat: NoRepeat | None = None,
     ) -> None:
-        self.sampler = sampler
+        self.draw = draw
         self.matcher = matcher
         self.no_repeat = no_repeat
 
     def allowed(self) -> Bits | None:
-        """One bit per id that may come next; None where no matcher rules."""
+        """Return one bit per id that may come next; None without a matcher."""
         if self.matcher is None:
             return None
         allowed = self.matcher.allowed()
@@ -111,24 +111,24 @@ class Chooser:
         return np.packbits(fewer, bitorder="little") if fewer.any() else allowed
 
     def forbidden(self) -> list[int]:
-        """The ids that may not come next, where no matcher rules."""
+        """Return the ids that may not come next, where there is no matcher."""
         if self.no_repeat is None or self.matcher is not None:
             return []
         return self.no_repeat.forbidden()
 
     def take(self, token_id: int) -> bool:
-        """Take the next token; True where the matcher lets nothing follow."""
+        """Take the next token; return whether the matcher lets nothing follow."""
         if self.no_repeat is not None:
             self.no_repeat.take(token_id)
         return self.matcher is not None and self.matcher.take(token_id)
 
     @property
     def failure(self) -> str | None:
-        """Why the answer cannot go on, though the matcher does not find it complete."""
+        """The reason why the answer cannot go on though it is not complete; None: it can."""
         return None if self.matcher is None else self.matcher.failure
 
 
-class Steering:
+class Sampler:
     """Chooses the next token of each row of a batch.
 
     Args:
@@ -140,14 +140,14 @@ class Steering:
         self._banned = torch.tensor(sorted(banned_ids), dtype=torch.int64, device=device)
         self._bit = torch.arange(8, dtype=torch.uint8, device=device)
 
-    def steer(
-        self, scores: torch.Tensor, choosers: Sequence[Chooser | None]
+    def choose(
+        self, scores: torch.Tensor, states: Sequence[SamplingState | None]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make argmax give each row's token.
+        """Change the scores so that argmax gives each row's token.
 
         Args:
             scores: shape (rows, vocabulary), float32 logits; changed in place.
-            choosers: One per row; None is greedy.
+            states: One per row; None is greedy.
 
         Returns:
             (scores, logprobs): scores, of which a sampled row holds its token alone; and ln p of
@@ -157,26 +157,26 @@ class Steering:
         if self._banned.numel():
             scores.index_fill_(1, self._banned, -torch.inf)
         total = scores.logsumexp(dim=-1)
-        special = [(row, chooser) for row, chooser in enumerate(choosers) if chooser is not None]
+        special = [(row, state) for row, state in enumerate(states) if state is not None]
         self._restrict(scores, special)
         best = scores.amax(dim=-1)
-        for row, chooser in special:
-            if chooser.sampler is not None:
-                chosen = chooser.sampler.choose(scores[row])
+        for row, state in special:
+            if state.draw is not None:
+                chosen = state.draw.choose(scores[row])
                 best[row] = scores[row, chosen]
                 scores[row] = -torch.inf
                 scores[row, chosen] = 0.0
         return scores, best - total
 
-    def _restrict(self, scores: torch.Tensor, special: Sequence[tuple[int, Chooser]]) -> None:
+    def _restrict(self, scores: torch.Tensor, special: Sequence[tuple[int, SamplingState]]) -> None:
         rows: list[int] = []
         masks: list[Bits] = []
-        for row, chooser in special:
-            allowed = chooser.allowed()
+        for row, state in special:
+            allowed = state.allowed()
             if allowed is not None:
                 rows.append(row)
                 masks.append(allowed)
-            elif forbidden := chooser.forbidden():
+            elif forbidden := state.forbidden():
                 scores[row, torch.tensor(forbidden, device=scores.device)] = -torch.inf
         if rows:
             packed = torch.from_numpy(np.stack(masks)).to(scores.device)

@@ -1,4 +1,4 @@
-"""Who may decode now: by KV pages and rows, by shared prefix, by LongRoPE regime. Pure."""
+"""Choose the sequences that may run: by KV pages and rows, shared prefix, LongRoPE regime. Pure."""
 
 from __future__ import annotations
 
@@ -11,131 +11,131 @@ from phicorpus.engine.engine import Regime
 _OTHER: dict[Regime, Regime] = {"short": "long", "long": "short"}
 
 
-class Admissible(Protocol):
-    """What is needed of a request to admit it."""
+class Schedulable(Protocol):
+    """The part of a sequence that scheduling needs."""
 
     @property
-    def pages(self) -> int:
+    def num_pages(self) -> int:
         """KV pages of its prompt and its longest answer."""
         ...
 
     @property
-    def regime(self) -> Regime:
+    def rope_regime(self) -> Regime:
         """Its LongRoPE factors."""
         ...
 
     @property
     def group(self) -> Hashable | None:
-        """Requests of an equal group share a prefix; None: it shares none."""
+        """Equal for sequences that share a prefix; None: it shares none."""
         ...
 
 
-JobT = TypeVar("JobT", bound=Admissible)
+SequenceT = TypeVar("SequenceT", bound=Schedulable)
 
 
 @dataclass(slots=True)
-class _Group(Generic[JobT]):
-    leader: JobT
+class _Group(Generic[SequenceT]):
+    leader: SequenceT
     has_token: bool = False
-    members: set[JobT] = field(default_factory=set)
+    members: set[SequenceT] = field(default_factory=set)
 
 
-class Admission(Generic[JobT]):
-    """Admits waiting requests, in order, as far as pages and rows allow.
+class Scheduler(Generic[SequenceT]):
+    """Lets waiting sequences run, in order, as far as pages and rows allow.
 
-    - The first request of a group leads: the others wait for its first token, when the shared
-      prefix is in the cache. If it ends before, the next one leads.
-    - All that run share one regime. It changes when its requests are used up, or when so many of
+    - The first sequence of a group leads: the others wait for its first token, when the shared
+      prefix is in the KV cache. If it ends before, the next one leads.
+    - All that run share one regime. It changes when its sequences are used up, or when so many of
       them overtook one of the other regime that its turn has come; the running ones end first.
-    - A suspect, which was there when the loop died, runs alone, before all others.
+    - A suspect, which ran when the decoding loop died, runs alone, before all others.
 
-    Jobs are compared by identity.
+    Sequences are compared by identity.
 
     Args:
-        pages: KV pages that may be promised.
-        rows: Requests at once.
-        turn: Requests of one regime that may overtake one of the other.
+        num_pages: KV pages that may be promised.
+        num_rows: Sequences at once.
+        turn: Sequences of one regime that may overtake one of the other.
     """
 
-    def __init__(self, *, pages: int, rows: int, turn: int) -> None:
-        self.pages_taken = 0
-        self.running: set[JobT] = set()
-        self._pages = pages
-        self._rows = rows
+    def __init__(self, *, num_pages: int, num_rows: int, turn: int) -> None:
+        self.num_pages_taken = 0
+        self.running: set[SequenceT] = set()
+        self._num_pages = num_pages
+        self._num_rows = num_rows
         self._turn = turn
-        self._waiting: dict[Regime, dict[JobT, None]] = {"short": {}, "long": {}}
-        self._suspects: dict[JobT, None] = {}
-        self._alone: JobT | None = None
-        self._groups: dict[Hashable, _Group[JobT]] = {}
+        self._waiting: dict[Regime, dict[SequenceT, None]] = {"short": {}, "long": {}}
+        self._suspects: dict[SequenceT, None] = {}
+        self._alone: SequenceT | None = None
+        self._groups: dict[Hashable, _Group[SequenceT]] = {}
         self._regime: Regime = "short"
         self._overtaken = 0
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait here."""
+        """Sequences that wait here."""
         return sum(map(len, (self._suspects, *self._waiting.values())))
 
-    def waiting(self) -> list[JobT]:
-        """The waiting requests, suspects first."""
+    def waiting(self) -> list[SequenceT]:
+        """Return the waiting sequences, suspects first."""
         return [*self._suspects, *self._waiting["short"], *self._waiting["long"]]
 
-    def add(self, job: JobT, *, suspect: bool = False) -> None:
-        """Let a request wait."""
-        (self._suspects if suspect else self._waiting[job.regime])[job] = None
+    def add(self, sequence: SequenceT, *, suspect: bool = False) -> None:
+        """Add a sequence behind the others."""
+        (self._suspects if suspect else self._waiting[sequence.rope_regime])[sequence] = None
 
-    def add_first(self, job: JobT) -> None:
-        """Let a request wait before all others of its regime."""
-        queue = self._waiting[job.regime]
-        self._waiting[job.regime] = {job: None, **queue}
+    def add_first(self, sequence: SequenceT) -> None:
+        """Add a sequence in front of all others of its regime."""
+        queue = self._waiting[sequence.rope_regime]
+        self._waiting[sequence.rope_regime] = {sequence: None, **queue}
 
-    def remove(self, job: JobT) -> bool:
-        """Take back a waiting request; False if it does not wait."""
-        for queue in (self._suspects, self._waiting[job.regime]):
-            if job in queue:
-                del queue[job]
+    def remove(self, sequence: SequenceT) -> bool:
+        """Remove a waiting sequence; False if it does not wait."""
+        for queue in (self._suspects, self._waiting[sequence.rope_regime]):
+            if sequence in queue:
+                del queue[sequence]
                 return True
         return False
 
-    def take(self) -> Iterator[JobT]:
-        """Admit what may run now, all of one regime."""
-        while (job := self._next()) is not None:
-            self._admit(job)
-            yield job
+    def schedule(self) -> Iterator[SequenceT]:
+        """Yield the sequences that may run now, all of one regime."""
+        while (sequence := self._next()) is not None:
+            self._start(sequence)
+            yield sequence
 
-    def on_first_token(self, job: JobT) -> None:
-        """The request's whole prompt is in the cache: who shares its prefix may follow."""
-        group = self._groups.get(job.group) if job.group is not None else None
-        if group is not None and group.leader is job:
+    def on_first_token(self, sequence: SequenceT) -> None:
+        """Let the rest of a sequence's group run: its whole prompt is in the KV cache."""
+        group = self._groups.get(sequence.group) if sequence.group is not None else None
+        if group is not None and group.leader is sequence:
             group.has_token = True
 
-    def release(self, job: JobT) -> None:
-        """A running request is over."""
-        self.running.discard(job)
-        self.pages_taken -= job.pages
-        if self._alone is job:
+    def release(self, sequence: SequenceT) -> None:
+        """Free the pages of a running sequence, which is over."""
+        self.running.discard(sequence)
+        self.num_pages_taken -= sequence.num_pages
+        if self._alone is sequence:
             self._alone = None
-        group = self._groups.get(job.group) if job.group is not None else None
+        group = self._groups.get(sequence.group) if sequence.group is not None else None
         if group is not None:
-            group.members.discard(job)
-            if not group.members or (group.leader is job and not group.has_token):
-                del self._groups[job.group]
+            group.members.discard(sequence)
+            if not group.members or (group.leader is sequence and not group.has_token):
+                del self._groups[sequence.group]
 
-    def _admit(self, job: JobT) -> None:
-        if job in self._suspects:
-            self._alone = job
-        if job.regime != self._regime:
-            self._regime = job.regime
+    def _start(self, sequence: SequenceT) -> None:
+        if sequence in self._suspects:
+            self._alone = sequence
+        if sequence.rope_regime != self._regime:
+            self._regime = sequence.rope_regime
             self._overtaken = 0
         elif self._waiting[_OTHER[self._regime]]:
             self._overtaken += 1
-        self.remove(job)
-        self.running.add(job)
-        self.pages_taken += job.pages
-        if job.group is not None:
-            self._groups.setdefault(job.group, _Group(leader=job)).members.add(job)
+        self.remove(sequence)
+        self.running.add(sequence)
+        self.num_pages_taken += sequence.num_pages
+        if sequence.group is not None:
+            self._groups.setdefault(sequence.group, _Group(leader=sequence)).members.add(sequence)
 
-    def _next(self) -> JobT | None:
-        if self._alone is not None or len(self.running) >= self._rows:
+    def _next(self) -> SequenceT | None:
+        if self._alone is not None or len(self.running) >= self._num_rows:
             return None
         if self._suspects:
             return None if self.running else next(iter(self._suspects))
@@ -149,14 +149,14 @@ class Admission(Generic[JobT]):
         found, _ = self._first(other)
         return found
 
-    def _first(self, regime: Regime) -> tuple[JobT | None, bool]:
-        """The first of a regime that may run, and whether one is there that has to wait.
+    def _first(self, regime: Regime) -> tuple[SequenceT | None, bool]:
+        """Return the first of a regime that may run, and whether one is there that has to wait.
 
-        A request that finds too few pages blocks those behind it, or it would never run.
+        A sequence that finds too few pages blocks those behind it, or it would never run.
         """
-        for job in self._waiting[regime]:
-            group = self._groups.get(job.group) if job.group is not None else None
+        for sequence in self._waiting[regime]:
+            group = self._groups.get(sequence.group) if sequence.group is not None else None
             if group is None or group.has_token:
-                fits = self.pages_taken + job.pages <= self._pages
-                return (job if fits else None), True
+                fits = self.num_pages_taken + sequence.num_pages <= self._num_pages
+                return (sequence if fits else None), True
         return None, bool(self._waiting[regime])

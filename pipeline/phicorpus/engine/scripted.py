@@ -15,9 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phicorpus.engine.busy_time import BusyTime
-from phicorpus.engine.capabilities import Capabilities
-from phicorpus.engine.engine import Completion, EngineStats, FinishReason, Request
+from phicorpus.engine.engine import BusyTime, Completion, EngineStats, FinishReason, Request
+from phicorpus.engine.registry import Capabilities
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from phicorpus.models.model import Canvas, Clip
 
@@ -32,7 +31,7 @@ _HANG_POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What a `ScriptedEngine` does. Plain values and named functions, so that it pickles.
+    """The behaviour of a `ScriptedEngine`. Plain values and named functions, so that it pickles.
 
     The answer is a pure function of a request's texts and media keys. A rule (`*_when`) is a
     tuple of markers, of which one occurs in a text or a media key, or a function of the request.
@@ -47,7 +46,7 @@ class Script:
         die_when: Raise EngineDied, now and at every later submit.
         exit_when: End the process at once, with `exit_code`.
         kill_when: End the process with SIGKILL.
-        hang_when: Never answer; cancelling, which gives no word then, and closing still work.
+        hang_when: Never answer; cancelling, which then gives no words, and closing still work.
         exit_code: Of `exit_when`.
         strikes_path: A folder that counts disasters (die, exit, kill, hang) over processes; None:
             they strike each time.
@@ -128,7 +127,7 @@ class ScriptedEngine:
         return bool(found)
 
     def stats(self) -> EngineStats:
-        """Counters and gauges."""
+        """Return counters and gauges."""
         busy_s, loaded_s = self._busy.seconds()
         with self._lock:
             return replace(
@@ -213,7 +212,7 @@ class ScriptedEngine:
 
 
 def load_scripted(script: Script) -> ScriptedEngine:
-    """Make an engine from its script: the factory that a stage is given."""
+    """Build an engine from its script: the factory that a stage is given."""
     return ScriptedEngine(script)
 
 
@@ -260,7 +259,7 @@ def _text(answer: Answer | None, request: Request) -> str:
 
 
 async def _wait(delay_s: float, cancelled: Future[None]) -> float:
-    """Wait, though not for who is cancelled; the share of the delay that has passed."""
+    """Wait until the delay is over or the request is cancelled; return the share that passed."""
     if cancelled.done():
         return 0.0
     if delay_s <= 0:

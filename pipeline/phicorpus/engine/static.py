@@ -6,7 +6,7 @@ import atexit
 import threading
 import traceback
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,21 +20,19 @@ from transformers import (
 )
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.busy_time import BusyTime
-from phicorpus.engine.capabilities import STATIC
 from phicorpus.engine.encoder_cache import word_embedding
-from phicorpus.engine.engine import Completion, EngineStats, Request
-from phicorpus.engine.frontend import Reception
-from phicorpus.engine.open_requests import Callers
-from phicorpus.engine.recovery import is_device_lost, news_of_lost_device
-from phicorpus.engine.sampling import Steering
-from phicorpus.engine.sequence import Attempt, Job
+from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Request
+from phicorpus.engine.frontend import Frontend
+from phicorpus.engine.recovery import is_device_lost, lost_device_message
+from phicorpus.engine.registry import ENGINES
+from phicorpus.engine.sampling import Sampler
+from phicorpus.engine.sequence import Attempt, Sequence
 from phicorpus.errors import InferError
 from phicorpus.models.model import Model, Slot
 
 _STOP_TIMEOUT_S = 60.0
 
-Rows = dict[Hashable, torch.Tensor]  # by what names a medium in `Job.wanted`
+Rows = dict[Hashable, torch.Tensor]  # by the key of `Sequence.media_sizes`
 
 
 class StaticEngine:
@@ -48,20 +46,26 @@ class StaticEngine:
         config: `max_requests` and `kv_cache_tokens` bound a batch.
     """
 
-    capabilities = STATIC
+    capabilities = ENGINES["static"].capabilities
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._model = model
         self._config = config
-        self._reception = Reception(model, config, kv_share=1.0)
-        self._steering = Steering(model.banned_ids, model.decoder.device)
+        self._frontend = Frontend(
+            model,
+            config,
+            kv_share=1.0,
+            stats=EngineStats(),
+            enqueue=self._on_arrival,
+            cancel=self._on_cancel,
+        )
+        self._sampler = Sampler(model.banned_ids, model.decoder.device)
         self._own_generation = model.decoder.generation_config
         model.decoder.generation_config = GenerationConfig(pad_token_id=0)  # nothing hidden in it
-        self._callers = Callers(self._reception, EngineStats())
         self._busy = BusyTime()
         self._changed = threading.Condition()  # guards the next three, and that answers begin
-        self._waiting: deque[Job] = deque()
-        self._running: set[Job] = set()
+        self._waiting: deque[Sequence] = deque()
+        self._running: set[Sequence] = set()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="phicorpus-static", daemon=True)
         self._thread.start()
@@ -69,43 +73,44 @@ class StaticEngine:
 
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`."""
-        return await self._callers.submit(request, self._on_arrival, _cancel)
+        return await self._frontend.submit(request)
 
     def cancel(self, request_id: str) -> bool:
         """End requests with what they have; see `Engine.cancel`."""
-        return self._callers.cancel(request_id, self._on_cancel)
+        return self._frontend.cancel(request_id)
 
     def stats(self) -> EngineStats:
-        """Counters and gauges."""
+        """Return counters and gauges."""
         with self._changed:
             running, waiting = len(self._running), len(self._waiting)
-        stats = replace(self._callers.stats(), num_running=running, num_waiting=waiting)
+        stats = replace(self._frontend.stats(), num_running=running, num_waiting=waiting)
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
 
     def close(self) -> None:
-        """Answer everybody with EngineDied, and end the batch under way at its next token."""
+        """Answer open requests with EngineDied, and end the batch under way at its next token."""
         atexit.unregister(self.close)
-        for job in self._callers.end("the engine is closed"):
-            _cancel(job)
+        for sequence in self._frontend.end("the engine is closed"):
+            if sequence.attempt is not None:
+                sequence.attempt.cancel()
         self._end_soon()
         self._thread.join(_STOP_TIMEOUT_S)
         self._model.decoder.generation_config = self._own_generation
 
-    def _on_arrival(self, job: Job) -> None:
+    def _on_arrival(self, sequence: Sequence) -> None:
         with self._changed:
-            self._waiting.append(job)
+            self._waiting.append(sequence)
             self._changed.notify()
 
-    def _on_cancel(self, job: Job) -> None:
+    def _on_cancel(self, sequence: Sequence) -> None:
         with self._changed:
-            if job in self._waiting:
-                self._waiting.remove(job)
-            if job.answer is None:  # waits, or is encoded
-                self._running.discard(job)
-                self._callers.complete(job)
+            if sequence in self._waiting:
+                self._waiting.remove(sequence)
+            if sequence.attempt is None:  # waits, or is encoded
+                self._running.discard(sequence)
+                self._frontend.complete(sequence)
             else:
-                job.answer.cancel()
+                sequence.attempt.cancel()
 
     def _end_soon(self) -> None:
         with self._changed:
@@ -117,85 +122,85 @@ class StaticEngine:
 
     def _run(self) -> None:
         try:
-            while jobs := self._next_batch():
-                self._answer(jobs)
+            while sequences := self._next_batch():
+                self._answer(sequences)
         finally:
-            self._callers.end("the engine's worker failed; the log says why")
+            self._frontend.end("the engine's worker failed; the log says why")
 
-    def _next_batch(self) -> list[Job]:
+    def _next_batch(self) -> list[Sequence]:
         """Wait for requests, then take those that fit in one batch; empty: the engine is closed."""
-        jobs: list[Job] = []
+        sequences: list[Sequence] = []
         with self._changed:
-            while not jobs and not self._closing:
+            while not sequences and not self._closing:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
-                jobs = self._fitting()
-            self._running = set(jobs)
-        return jobs
+                sequences = self._take_fitting()
+            self._running = set(sequences)
+        return sequences
 
-    def _fitting(self) -> list[Job]:
-        """Take the first that waits, and those of its regime that fit beside it."""
-        jobs: list[Job] = []
-        later: list[Job] = []
+    def _take_fitting(self) -> list[Sequence]:
+        """Take the first that waits, and others of its regime that fit beside it."""
+        sequences: list[Sequence] = []
+        later: list[Sequence] = []
         longest = 0
-        while self._waiting and len(jobs) < self._config.max_requests:
-            job = self._waiting.popleft()
-            length = max(longest, job.pages * self._config.page_size)
-            fits = length * (len(jobs) + 1) <= self._config.kv_cache_tokens
-            if job.is_unwanted:
-                self._callers.complete(job)
-            elif jobs and (job.regime != jobs[0].regime or not fits):
-                later.append(job)
+        while self._waiting and len(sequences) < self._config.max_requests:
+            sequence = self._waiting.popleft()
+            length = max(longest, sequence.num_pages * self._config.page_size)
+            fits = length * (len(sequences) + 1) <= self._config.kv_cache_tokens
+            if sequence.is_over:
+                self._frontend.complete(sequence)
+            elif sequences and (sequence.rope_regime != sequences[0].rope_regime or not fits):
+                later.append(sequence)
             else:
-                jobs.append(job)
+                sequences.append(sequence)
                 longest = length
         self._waiting.extendleft(reversed(later))
-        return jobs
+        return sequences
 
-    def _answer(self, jobs: Sequence[Job]) -> None:
+    def _answer(self, sequences: list[Sequence]) -> None:
         """Answer a batch; one that fails is repeated one request at a time."""
-        failure = self._try(jobs)
+        failure = self._try(sequences)
         if failure is not None and is_device_lost(failure):
-            self._callers.end(news_of_lost_device(failure))
+            self._frontend.end(lost_device_message(failure))
             self._end_soon()
             return
-        if failure is not None and len(jobs) > 1:
-            for job in jobs:
-                self._answer([job])
+        if failure is not None and len(sequences) > 1:
+            for sequence in sequences:
+                self._answer([sequence])
             return
-        for job in jobs:
+        for sequence in sequences:
             with self._changed:
-                self._running.discard(job)
+                self._running.discard(sequence)
             if failure is None:
-                self._callers.complete(job)
+                self._frontend.complete(sequence)
             else:
-                name = job.request.request_id
-                self._callers.fail(job, InferError(f"{name}: the model failed: {failure!r}"))
+                name = sequence.request.request_id
+                self._frontend.fail(sequence, InferError(f"{name}: the model failed: {failure!r}"))
 
-    def _try(self, jobs: Sequence[Job]) -> Exception | None:
-        """Run a batch; say what went wrong."""
-        jobs = [job for job in jobs if not job.is_unwanted]
-        if not jobs:
+    def _try(self, sequences: list[Sequence]) -> Exception | None:
+        """Run a batch; return what went wrong."""
+        sequences = [sequence for sequence in sequences if not sequence.is_over]
+        if not sequences:
             return None
         try:
             if self._model.regime_length:
-                self._model.set_regime(jobs[0].regime)
+                self._model.set_regime(sequences[0].rope_regime)
             with self._busy:
-                rows = self._encode(jobs)
-                answered = self._generate(jobs, rows)
+                rows = self._encode(sequences)
+                answered = self._generate(sequences, rows)
         except Exception as error:  # noqa: BLE001 encoder and decoder may raise anything
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
             return error
-        with self._callers.counting() as stats:
-            stats.prefill_tokens += sum(job.num_tokens for job in answered)
+        with self._frontend.counting() as stats:
+            stats.prefill_tokens += sum(sequence.num_tokens for sequence in answered)
             stats.media_encoded += len(rows)
-            stats.media_reused += sum(len(job.slots) for job in jobs) - len(rows)
+            stats.media_reused += sum(len(sequence.slots) for sequence in sequences) - len(rows)
         return None
 
     @torch.no_grad()
-    def _encode(self, jobs: Sequence[Job]) -> Rows:
+    def _encode(self, sequences: list[Sequence]) -> Rows:
         slots: dict[Hashable, Slot] = {}
-        for job in jobs:
-            for (key, _), slot in zip(job.wanted, job.slots, strict=True):
+        for sequence in sequences:
+            for (key, _), slot in zip(sequence.media_sizes, sequence.slots, strict=True):
                 slots.setdefault(key, slot)
         keys, rows = list(slots), Rows()
         for first in range(0, len(keys), self._config.encode_batch):
@@ -204,41 +209,41 @@ class StaticEngine:
         return rows
 
     @torch.no_grad()
-    def _generate(self, jobs: Sequence[Job], rows: Rows) -> list[Job]:
-        """Answer those who still want it, and give them."""
+    def _generate(self, sequences: list[Sequence], rows: Rows) -> list[Sequence]:
+        """Answer the sequences that are not over yet, and return them."""
         with self._changed:
-            jobs = [job for job in jobs if not job.is_unwanted]
-            attempts = [self._reception.attempt(job) for job in jobs]
-        if not jobs:
+            sequences = [sequence for sequence in sequences if not sequence.is_over]
+            attempts = [self._frontend.begin_attempt(sequence) for sequence in sequences]
+        if not sequences:
             return []
         decoder = cast("Any", self._model.decoder)  # its stubs do not know `generate`
-        prompts = [self._embed(job, rows) for job in jobs]
-        longest = max(job.num_tokens for job in jobs)
-        embedded = prompts[0].new_zeros(len(jobs), longest, prompts[0].shape[-1])
-        mask = torch.zeros(len(jobs), longest, dtype=torch.int64, device=embedded.device)
+        prompts = [self._embed(sequence, rows) for sequence in sequences]
+        longest = max(sequence.num_tokens for sequence in sequences)
+        embedded = prompts[0].new_zeros(len(sequences), longest, prompts[0].shape[-1])
+        mask = torch.zeros(len(sequences), longest, dtype=torch.int64, device=embedded.device)
         for row, prompt in enumerate(prompts):
             embedded[row, longest - prompt.shape[0] :] = prompt
             mask[row, longest - prompt.shape[0] :] = 1
-        watch = _Watch(self._steering, attempts)
+        callbacks = _BatchCallbacks(self._sampler, attempts)
         decoder.generate(
             inputs_embeds=embedded,
             attention_mask=mask,
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=max(job.request.max_new_tokens for job in jobs),
+                max_new_tokens=max(sequence.request.max_new_tokens for sequence in sequences),
                 pad_token_id=0,
             ),
-            logits_processor=LogitsProcessorList([watch.steer]),
-            stopping_criteria=StoppingCriteriaList([watch.stop]),
+            logits_processor=LogitsProcessorList([callbacks.choose]),
+            stopping_criteria=StoppingCriteriaList([callbacks.stop]),
         )
-        return jobs
+        return sequences
 
-    def _embed(self, job: Job, rows: Rows) -> torch.Tensor:
-        """The prompt's embeddings, shape (tokens, hidden)."""
-        keys = iter(job.wanted)
+    def _embed(self, sequence: Sequence, rows: Rows) -> torch.Tensor:
+        """Embed the prompt, shape (tokens, hidden)."""
+        keys = iter(sequence.media_sizes)
         words = word_embedding(self._model.decoder)
         parts: list[torch.Tensor] = []
-        for part in job.prompt:
+        for part in sequence.prompt:
             if isinstance(part, Slot):
                 parts.append(rows[next(keys)[0]])
             else:
@@ -246,24 +251,19 @@ class StaticEngine:
         return torch.cat(parts)
 
 
-def _cancel(job: Job) -> None:
-    if job.answer is not None:
-        job.answer.cancel()
+class _BatchCallbacks:
+    """The callbacks of one `generate`: they choose each token, and end the batch row by row."""
 
-
-class _Watch:
-    """Follows a batch through `generate`: steers its scores, and ends it row by row."""
-
-    def __init__(self, steering: Steering, attempts: Sequence[Attempt]) -> None:
-        self.steer = cast("LogitsProcessor", self._steer)
+    def __init__(self, sampler: Sampler, attempts: list[Attempt]) -> None:
+        self.choose = cast("LogitsProcessor", self._choose)
         self.stop = cast("StoppingCriteria", self._stop)
-        self._steering = steering
+        self._sampler = sampler
         self._attempts = attempts
         self._logprobs: list[float] = []
 
-    def _steer(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        choosers = [attempt.chooser for attempt in self._attempts]
-        scores, logprobs = self._steering.steer(scores, choosers)
+    def _choose(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        states = [attempt.sampling for attempt in self._attempts]
+        scores, logprobs = self._sampler.choose(scores, states)
         self._logprobs = logprobs.tolist()
         return scores
 

@@ -1,4 +1,4 @@
-"""When to end an answer that does not end itself: loops and stop texts. Pure."""
+"""Stop rules for an answer that does not end itself: loops and stop texts. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def loop_period(token_ids: Sequence[int]) -> int | None:
 
 
 class LongLoops:
-    """Finds loops of more than 64 tokens, by where each run of 16 tokens was last seen.
+    """Finds loops of more than 64 tokens by the last place of each run of 16 tokens.
 
     A block may hold parts that come several times in it, as the rows of a table do, so each period
     that a run suggests is followed for as long as it holds.
@@ -69,7 +69,7 @@ class LongLoops:
         self._runs: dict[int, int] = {}  # period: tokens at the end that equal those one before
 
     def add(self, token_id: int) -> bool:
-        """Take the next token; True where the end is one block, seen 3 times."""
+        """Take the next token; return whether the end is one block, seen 3 times."""
         self._token_ids.append(token_id)
         ids, count = self._token_ids, len(self._token_ids)
         self._runs = {
@@ -94,7 +94,7 @@ class LongLoops:
 
 
 def compression(text: str) -> float:
-    """Tell how much shorter a text becomes by deflate: bytes before by bytes after.
+    """Return how many times shorter a text becomes by deflate: bytes before by bytes after.
 
     Example:
         >>> compression("abcdefg") < 1 < compression("again and " * 50)
@@ -119,8 +119,8 @@ def cut_at_stop(text: str, stop_texts: Sequence[str]) -> tuple[str, bool]:
     return (text, False) if found is None else (text[:found], True)
 
 
-class Guard:
-    """Watches one answer as it grows.
+class StopCheck:
+    """Checks one answer as it grows.
 
     Args:
         stop_texts: Texts that end the answer.
@@ -135,10 +135,10 @@ class Guard:
         self._tail = math.ceil(longest * _BYTES_PER_CHARACTER) + _TAIL_TOKENS
 
     def check(self, token_ids: Sequence[int]) -> Literal["stop", "loop"] | None:
-        """Say whether the answer has to end after its last token, and why; asked at each token.
+        """Return why the answer has to end after its last token, or None; called at each token.
 
         A loop is a block that is there for the third time, or a text of 512 tokens that differs
-        from one only in little, such as a counter: it can be compressed to a ninth. The verdict
+        from one only in little, such as a counter: it can be compressed to a ninth. The result
         is a function of the tokens alone.
         """
         long_loop = bool(token_ids) and self._long_loops.add(token_ids[-1])

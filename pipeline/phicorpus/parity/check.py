@@ -18,7 +18,7 @@ from rich.table import Table
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine.engine import Completion, Engine, Request
-from phicorpus.engine.load import load_engine
+from phicorpus.engine.registry import load_engine
 from phicorpus.errors import SegmentError
 from phicorpus.models.model import Canvas, Clip, Modality, Model, Slot, Turn
 from phicorpus.parity.compare import Check, mismatches
@@ -57,7 +57,7 @@ class PackModel:
         self._run = run
 
     def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:
-        """Give the prompt of the case that the conversation names."""
+        """Return the prompt of the case that the conversation names."""
         (name,) = turns[-1].content
         return prompt(self._run, self._run.pack.case(str(name)))
 
@@ -141,7 +141,7 @@ def _closeness(check: Check) -> tuple[bool, float]:
 
 
 def _forced_length(run: PackRun, case: Case) -> int | None:
-    """Give the regime length that runs a case as the pack says; None: the model's own does."""
+    """Return the regime length that runs a case in its regime; None: the model's own does."""
     own = run.model(run.modality(case)).model.regime_length
     length = len(run.pack.golden[f"{case['name']}/input_ids"]) + NUM_GREEDY
     regime = "short" if own == 0 or length <= own else "long"

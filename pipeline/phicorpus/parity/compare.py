@@ -1,4 +1,4 @@
-"""Comparing arrays with a pack's, and what came of it."""
+"""Comparison of arrays with those of a pack."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is within the tolerance; never for NaN."""
+        """True where the difference is within the tolerance; never for NaN."""
         return self.difference <= self.tolerance
 
 

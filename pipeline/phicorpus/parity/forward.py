@@ -61,7 +61,7 @@ def opened(folder: Path, *, device: str, dtype: str) -> Iterator[PackRun]:
 
 @dataclass(slots=True)
 class _Answer:
-    """What our model computed for one case, in a batch or alone."""
+    """Our model's output for one case, in a batch or alone."""
 
     logits: Array  # (vocabulary,), at the end of the prompt
     greedy: Array  # (16,)
@@ -98,7 +98,7 @@ class PackRun:
             yield from self._batch(batch)
 
     def model(self, modality: Modality) -> Probed:
-        """Give the model of a modality, loaded at its first use."""
+        """Return the model of a modality, loaded at its first use."""
         if modality not in self._models:
             self._models[modality] = probe(
                 load(self._resolved, modality=modality, **self._settings)
@@ -106,7 +106,7 @@ class PackRun:
         return self._models[modality]
 
     def modality(self, case: Mapping[str, Any]) -> Modality:
-        """Tell which modality's model answers a case."""
+        """Return the modality of the model that answers a case."""
         if "adapter" in case:
             return case["adapter"] or "text"
         return "vision" if "vision" in self._resolved.modalities else "text"

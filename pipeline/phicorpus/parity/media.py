@@ -1,4 +1,4 @@
-"""The pack checks before the decoder: sizes, pixels, features, rows."""
+"""The checks of a pack before the decoder: sizes, pixels, features, rows."""
 
 from __future__ import annotations
 

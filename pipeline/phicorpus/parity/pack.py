@@ -24,7 +24,7 @@ from phicorpus.parity.hash_weights import tensors
 PLACEHOLDERS_BELOW = 0  # Phi-3-vision's original processor writes image k as id -k
 
 
-# What a case is not one without.
+# Every case has these.
 CASE_KEYS = frozenset({"name", "regime", "images"})
 
 
@@ -37,7 +37,7 @@ class Arrays(dict[str, npt.NDArray[Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """What a pack holds.
+    """A golden pack.
 
     Attributes:
         folder: Where it is.

@@ -1,4 +1,4 @@
-"""Looking into a loaded model: the pixels its tower gets, and what the tower gives."""
+"""A look inside a loaded model: the pixels that its tower gets, and the tower's features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A model, and its insides.
+    """A model, and functions of its inside.
 
     Attributes:
         model: As loaded.
@@ -28,7 +28,7 @@ class Probed:
 
 
 def probe(model: Model) -> Probed:
-    """Open a model of any of our architectures."""
+    """Return the inside of a model of any of our architectures."""
     if isinstance(model, Phi4Multimodal):
         return _phi4_multimodal(model)
     if isinstance(model, Phi3Vision):

@@ -1,4 +1,4 @@
-"""The pack checks of prompts: our ids against those of the original processor."""
+"""The checks of a pack's prompts: our ids against those of the original processor."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from jinja2 import Environment
 
 from phicorpus.report.gather import Findings
 from phicorpus.tasks.markdown import read_table
-from phicorpus.workers.metrics import uses_of
+from phicorpus.workers.metrics import recorded_uses
 
 _SHOWN_RUNS = 20
 _SHOWN_CHARACTERS = 2000
@@ -67,4 +67,4 @@ def _with_rates(run: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**run, "status": "running or killed"}
     num_rows = run["num_ok"] + run["num_error"] + run["num_skipped"]
     rates = {"rows_per_s": num_rows / run["elapsed_s"]} if run["elapsed_s"] else {}
-    return {**run, **rates, "num_rows": num_rows, "uses": uses_of(run) or {}}
+    return {**run, **rates, "num_rows": num_rows, "uses": recorded_uses(run) or {}}

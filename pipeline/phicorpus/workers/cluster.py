@@ -1,4 +1,4 @@
-"""The cluster that the flow runs on: connect or start, check its room, place what stays there."""
+"""The cluster that the flow runs on: connect or start it, check its room; the crash log's actor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from phicorpus.engine.engine import EngineStats
 from phicorpus.errors import ConfigError, WorkersLost
 from phicorpus.storage.store import Store
 from phicorpus.workers.metrics import Ledger, Use
-from phicorpus.workers.quarantine import Casebook, Key
+from phicorpus.workers.quarantine import CrashLog, Key
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
             or it is lost in between.
     """
     started = not ray.is_initialized()
-    # Ray prints what it has to say of lost workers to standard output, which is the command's own.
+    # Ray prints about lost workers to standard output, which belongs to the command.
     with contextlib.redirect_stdout(sys.stderr):
         yield from _cluster(config, started=started)
 
@@ -61,7 +61,7 @@ def _cluster(config: ClusterConfig, *, started: bool) -> Iterator[None]:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.target_max_block_size = _BLOCK_BYTES
-        # Ray's own watchdog is the second one: a worker's ends its process first, with a witness.
+        # Ray's own watchdog is the second: a worker's ends its process first, for the crash log.
         context.execution_no_progress_timeout_s = max(300, 2 * config.no_progress_timeout_s)
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -90,7 +90,7 @@ def connect(config: ClusterConfig) -> None:
     if address == "local":
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")  # of 60: a lost head
     local: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
-    answers = _answers(address)
+    answers = _check_address(address)
     try:
         ray.init(
             address=address,
@@ -109,7 +109,7 @@ def connect(config: ClusterConfig) -> None:
 
 
 def cause(error: BaseException) -> str:
-    r"""Say on one line why Ray failed, as it is in the error and in those that it came from.
+    r"""Return on one line why Ray failed: the error's message and those of its causes.
 
     The two versions of a mismatch stand in the lines after the first; a token that was refused
     stands in a cause alone, in the last line of a traceback.
@@ -118,21 +118,22 @@ def cause(error: BaseException) -> str:
         >>> cause(RuntimeError("Version mismatch: the cluster has\n  Ray: 2.9.0\n"))
         'Version mismatch: the cluster has Ray: 2.9.0'
     """
-    told: list[str] = []
+    messages: list[str] = []
     found: BaseException | None = error
     while found is not None:
         text, traceback, rest = str(found).partition(_TRACEBACK)
         if traceback:
             text += (rest.splitlines() or [""])[-1]
-        told.append(" ".join(text.split()))
+        messages.append(" ".join(text.split()))
         found = found.__cause__
-    return ": ".join(filter(None, told))
+    return ": ".join(filter(None, messages))
 
 
-def _answers(address: str) -> bool:
-    """Refuse an address at which nothing answers: Ray itself tries for minutes.
+def _check_address(address: str) -> bool:
+    """Check that something answers at an address: Ray itself tries for minutes.
 
-    False where there is no host and port to ask, as in `local` and `auto`.
+    Returns:
+        False where there is no host and port to ask, as in `local` and `auto`.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
@@ -158,14 +159,14 @@ def _check_room(config: ClusterConfig, resources: Mapping[str, float]) -> None:
 
 
 def gpus(config: ClusterConfig, resources: Mapping[str, float]) -> float:
-    """Give the GPUs of one replica."""
+    """Return the GPUs of one replica."""
     if config.gpus_per_replica is not None:
         return config.gpus_per_replica
     return 1.0 if resources.get("GPU", 0.0) else 0.0
 
 
-class _CasebookAndLedger(Casebook):
-    """What a run keeps beside its driver, in one process."""
+class _CrashLogAndLedger(CrashLog):
+    """A run's crash log and engine counters, in one process beside the driver."""
 
     def __init__(self, store: Store, folder: str) -> None:
         super().__init__(store, folder)
@@ -196,27 +197,27 @@ class _CasebookAndLedger(Casebook):
         return self._ledger.uses()
 
 
-class RemoteWitness:
-    """Casebook and ledger of a run in an actor beside the driver: workers come and go, it stays."""
+class RemoteCrashLog:
+    """A run's crash log and engine counters, in an actor that outlives the workers."""
 
     def __init__(self, store: Store, folder: str = "attempts") -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(
-            _CasebookAndLedger
+            _CrashLogAndLedger
         )
-        self._casebook = actor.options(scheduling_strategy=here).remote(store, folder)
+        self._actor = actor.options(scheduling_strategy=here).remote(store, folder)
 
     def begin(self, keys: Sequence[Key]) -> list[int]:
-        """See `Casebook.begin`."""
-        return ray.get(self._casebook.begin.remote(keys))
+        """See `CrashLog.begin`."""
+        return ray.get(self._actor.begin.remote(keys))
 
-    def alone(self, key: Key) -> None:
-        """See `Casebook.alone`."""
-        ray.get(self._casebook.alone.remote(key))
+    def begin_alone(self, key: Key) -> None:
+        """See `CrashLog.begin_alone`."""
+        ray.get(self._actor.begin_alone.remote(key))
 
     def done(self, keys: Sequence[Key]) -> None:
-        """See `Casebook.done`; does not wait."""
-        self._casebook.done.remote(keys)
+        """See `CrashLog.done`; does not wait."""
+        self._actor.done.remote(keys)
 
     def note(self, flow: str, counts: EngineStats) -> None:
         """Note what this process's engine counts; see `Ledger.note`.
@@ -224,23 +225,23 @@ class RemoteWitness:
         Waits until it is noted, but not for long: no row depends on it.
         """
         replica = ray.get_runtime_context().get_worker_id()
-        ray.wait([self._casebook.note.remote(flow, replica, counts)], timeout=_NOTED_WITHIN_S)
+        ray.wait([self._actor.note.remote(flow, replica, counts)], timeout=_NOTED_WITHIN_S)
 
     def sign(self) -> None:
         """Note that a worker is at work; does not wait."""
-        self._casebook.sign.remote()
+        self._actor.sign.remote()
 
     def signs(self) -> int | None:
-        """Return how many signs of life workers have given; None if nobody can tell just now."""
+        """Return the number of signs of life of the workers; None if it cannot be read just now."""
         try:
-            return ray.get(self._casebook.signs.remote(), timeout=_NOTED_WITHIN_S)
+            return ray.get(self._actor.signs.remote(), timeout=_NOTED_WITHIN_S)
         except (RayError, ConnectionError):
             return None
 
     def uses(self) -> Mapping[str, Use]:
-        """Say what the engines did, by flow; nothing if whoever knows is lost."""
+        """Return what the engines did, by flow; nothing if the actor is lost."""
         try:
-            return ray.get(self._casebook.uses.remote(), timeout=_NOTED_WITHIN_S)
+            return ray.get(self._actor.uses.remote(), timeout=_NOTED_WITHIN_S)
         except (RayError, ConnectionError) as error:
             log.warning("what the engines did is not known", extra={"why": str(error)})
             return {}
@@ -292,14 +293,14 @@ class EngineMetrics:
             field: gauge(f"phicorpus_{name}", description, keys)
             for field, (name, description) in _GAUGED.items()
         }
-        self._told = dict.fromkeys(_COUNTED, 0.0)
+        self._exported = dict.fromkeys(_COUNTED, 0.0)
 
     def export(self, counts: EngineStats) -> None:
         """Record what an engine counts; cheap, Ray sends it on by itself every few seconds."""
         for field, counter in self._counters.items():
             value = counts.extra.get(field, getattr(counts, field, 0.0))
-            if value > self._told[field]:
-                counter.inc(value - self._told[field], self._tags)
-                self._told[field] = value
+            if value > self._exported[field]:
+                counter.inc(value - self._exported[field], self._tags)
+                self._exported[field] = value
         for field, gauge in self._gauges.items():
             gauge.set(getattr(counts, field), self._tags)

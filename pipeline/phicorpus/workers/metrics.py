@@ -1,4 +1,4 @@
-"""What the engines of a run do: told by each replica, kept beside the driver, summed by flow."""
+"""Counters of a run's engines: reported by each replica, kept beside the driver, summed by flow."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from phicorpus.engine.engine import EngineStats
 _EVERY_S = 5.0
 
 Use = Mapping[str, float]
-"""What the replicas of one flow did, by name; see `summed`."""
+"""The work of one flow's replicas, by name; see `sum_stats`."""
 
 
-class Meter:
-    """Tells what an engine counts: at once, every few seconds from a thread of its own, when asked.
+class StatsReporter:
+    """Reports an engine's counters: at once, every few seconds on a thread of its own, on demand.
 
     Args:
-        read: The engine's counts.
-        tell: Takes them, the newest last.
-        every_s: How often, unasked.
+        read: Reads the engine's counters.
+        send: Takes them, the newest last.
+        every_s: Seconds between two reports.
     """
 
     def __init__(
         self,
         read: Callable[[], EngineStats],
-        tell: Callable[[EngineStats], None],
+        send: Callable[[EngineStats], None],
         every_s: float = _EVERY_S,
     ) -> None:
         self._read = read
-        self._tell = tell
+        self._send = send
         self._every_s = every_s
         self._lock = threading.Lock()
-        self.tell()
-        threading.Thread(target=self._run, name="phicorpus-meter", daemon=True).start()
+        self.report()
+        threading.Thread(target=self._run, name="phicorpus-stats", daemon=True).start()
 
-    def tell(self) -> None:
-        """Tell the counts of now."""
+    def report(self) -> None:
+        """Report the counters of now."""
         with self._lock:
-            self._tell(self._read())
+            self._send(self._read())
 
     def _run(self) -> None:
         while True:
             time.sleep(self._every_s)
-            self.tell()
+            self.report()
 
 
 class Ledger:
-    """The newest counts of every replica, those that died included.
+    """The newest counters of every replica, those that died included.
 
-    Counts of a replica only grow, so whatever is told twice or late changes nothing. One that died
-    has taken with it what it did since it last told.
+    Counters of a replica only grow, so a report that comes twice or late changes nothing. What a
+    replica did between its last report and its death is not counted.
 
     Example:
         >>> ledger = Ledger()
@@ -70,24 +70,24 @@ class Ledger:
         self._counts: dict[str, dict[str, EngineStats]] = {}
 
     def note(self, flow: str, replica: str, counts: EngineStats) -> None:
-        """Note what a replica counts, from its loading on.
+        """Note a replica's counters since it was loaded.
 
         Args:
             flow: Its modality.
             replica: Names its process.
-            counts: Of now.
+            counts: Its counters.
         """
         known = self._counts.setdefault(flow, {})
         if replica not in known or known[replica].loaded_s <= counts.loaded_s:
             known[replica] = replace(counts)
 
     def uses(self) -> dict[str, Use]:
-        """Say what the replicas of each flow did together."""
-        return {flow: summed(list(counts.values())) for flow, counts in self._counts.items()}
+        """Return the summed work of each flow's replicas."""
+        return {flow: sum_stats(list(counts.values())) for flow, counts in self._counts.items()}
 
 
-def summed(replicas: Sequence[EngineStats]) -> Use:
-    """Sum up what replicas did.
+def sum_stats(replicas: Sequence[EngineStats]) -> Use:
+    """Sum the counters of replicas.
 
     Returns:
         num_replicas: Processes that loaded the model, those that died included.
@@ -114,17 +114,18 @@ def summed(replicas: Sequence[EngineStats]) -> Use:
     }
 
 
-def uses_of(run: Mapping[str, Any]) -> dict[str, Use] | None:
-    """Read what a recorded run's engines did; None where its record does not tell."""
-    told = run.get("engine")
-    return None if told is None else json.loads(told)
+def recorded_uses(run: Mapping[str, Any]) -> dict[str, Use] | None:
+    """Read the work of the engines from a run's record; None where it is not recorded."""
+    recorded = run.get("engine")
+    return None if recorded is None else json.loads(recorded)
 
 
-def in_words(flow: str, use: Use) -> str:
-    """Say how busy a flow's replicas were.
+def describe_use(flow: str, use: Use) -> str:
+    """Describe how busy a flow's replicas were.
 
     Example:
-        >>> in_words("vision", summed([EngineStats(completion_tokens=30, busy_s=9, loaded_s=10)]))
+        >>> stats = EngineStats(completion_tokens=30, busy_s=9, loaded_s=10)
+        >>> describe_use("vision", sum_stats([stats]))
         'vision: 1 replica busy 90.0% of its time, 3.0 tokens/s each'
     """
     replicas = "1 replica" if use["num_replicas"] == 1 else f"{use['num_replicas']} replicas"

@@ -1,10 +1,10 @@
-"""Find the row that ends its process, and keep its neighbours.
+"""Find the row that ends its process, and keep the rows beside it.
 
-A worker tells the casebook which rows it begins and which it has finished. Whatever is begun again
-without having been finished was running when its process died. A row to which that happened twice
-in company is run alone in its process from then on; one to which it then happened twice alone is
-convicted, and ends as an error row. So a killer costs four processes, its neighbours lose nothing,
-and a worker that somebody else killed once costs nobody anything.
+Workers write to the crash log which rows they begin and which they have finished. A row that begins
+again without having been finished was running when its process died. After two such crashes beside
+other rows, a row is run alone in its process; after two more alone it is quarantined, and ends as
+an error row. So a row that kills costs four processes, the rows beside it lose nothing, and a
+worker that was killed from outside once costs no row anything.
 """
 
 from __future__ import annotations
@@ -28,82 +28,83 @@ Stage = Literal["fetch", "decode", "infer"]
 Key = tuple[str, ...]
 """Stage, unit and asset; of a segment also its index and the task."""
 
-_DEATHS_IN_COMPANY = 2
-_DEATHS_ALONE = 2
-MAX_DEATHS = _DEATHS_IN_COMPANY + _DEATHS_ALONE
+_CRASHES_TOGETHER = 2
+_CRASHES_ALONE = 2
+MAX_CRASHES = _CRASHES_TOGETHER + _CRASHES_ALONE
 """Processes that one row can cost."""
 
 
 @dataclass(slots=True)
-class _Record:
-    in_company: int = 0
+class _Crashes:
+    together: int = 0
     alone: int = 0
 
 
-class Casebook:
-    """What is running, and who was there when a process died.
+class CrashLog:
+    """The rows that are running, and the rows that were running when a process died.
 
-    Deaths are kept as small files, `attempts/...json`, so that they survive the driver.
+    Crashes are kept as small files, `attempts/...json`, so that they survive the driver.
 
     Example:
-        >>> casebook = Casebook()
-        >>> [casebook.begin([("decode", "u", "a")]) for _ in range(3)]
+        >>> crash_log = CrashLog()
+        >>> [crash_log.begin([("decode", "u", "a")]) for _ in range(3)]
         [[0], [0], [1]]
         >>> for _ in range(2):
-        ...     casebook.alone(("decode", "u", "a"))
-        ...     verdicts = casebook.begin([("decode", "u", "a")])
-        >>> verdicts
+        ...     crash_log.begin_alone(("decode", "u", "a"))
+        ...     num_crashes = crash_log.begin([("decode", "u", "a")])
+        >>> num_crashes
         [4]
     """
 
     def __init__(self, store: Store | None = None, folder: str = "attempts") -> None:
         self._store = store
         self._folder = folder
-        self._records: dict[Key, _Record] = {}
+        self._crashes: dict[Key, _Crashes] = {}
         self._running: dict[Key, bool] = {}
         for path in store.list_files(folder) if store else ():
             event: dict[str, Any] = json.loads(store.read(path)) if store else {}
             self._count([tuple(key) for key in event["keys"]], alone=event["alone"])
 
     def begin(self, keys: Sequence[Key]) -> list[int]:
-        """Note that rows begin; those that have to run alone begin only with `alone`.
+        """Note that rows begin; those that have to run alone begin only with `begin_alone`.
 
         Returns:
-            Per row: 0 to run with the others, 1 to run alone, more for the processes that it ended.
+            Per row: 0 to run with the others, 1 to run alone; more for the processes that it ended,
+            when it is quarantined.
         """
         for alone in (False, True):
-            died = [key for key in keys if self._running.get(key) is alone]
-            if died:
-                self._count(died, alone=alone)
-                self._write(died, alone=alone)
-        verdicts = [self._verdict(key) for key in keys]
-        for key, verdict in zip(keys, verdicts, strict=True):
+            crashed = [key for key in keys if self._running.get(key) is alone]
+            if crashed:
+                self._count(crashed, alone=alone)
+                self._write(crashed, alone=alone)
+        treatments = [self._treatment(key) for key in keys]
+        for key, treatment in zip(keys, treatments, strict=True):
             self._running.pop(key, None)
-            if verdict == 0:
+            if treatment == 0:
                 self._running[key] = False
-        return verdicts
+        return treatments
 
-    def alone(self, key: Key) -> None:
+    def begin_alone(self, key: Key) -> None:
         """Note that a row begins, alone in its process."""
         self._running[key] = True
 
     def done(self, keys: Iterable[Key]) -> None:
-        """Note that rows are finished, or were ended by their own error: they are innocent."""
+        """Note that rows are finished or have an error of their own, and forget their crashes."""
         for key in keys:
             self._running.pop(key, None)
-            self._records.pop(key, None)
+            self._crashes.pop(key, None)
 
-    def _verdict(self, key: Key) -> int:
-        record = self._records.get(key, _Record())
-        if record.alone >= _DEATHS_ALONE:
-            return record.alone + record.in_company
-        return int(record.in_company + record.alone >= _DEATHS_IN_COMPANY)
+    def _treatment(self, key: Key) -> int:
+        crashes = self._crashes.get(key, _Crashes())
+        if crashes.alone >= _CRASHES_ALONE:
+            return crashes.alone + crashes.together
+        return int(crashes.together + crashes.alone >= _CRASHES_TOGETHER)
 
     def _count(self, keys: Iterable[Key], *, alone: bool) -> None:
         for key in keys:
-            record = self._records.setdefault(key, _Record())
-            record.alone += alone
-            record.in_company += not alone
+            crashes = self._crashes.setdefault(key, _Crashes())
+            crashes.alone += alone
+            crashes.together += not alone
 
     def _write(self, keys: Sequence[Key], *, alone: bool) -> None:
         if self._store is None:
@@ -117,44 +118,48 @@ class Casebook:
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
-    """A batch, taken apart by what is known of its rows."""
+class SplitBatch:
+    """A batch, split by the crashes of its rows."""
 
     together: pa.Table
     alone: Sequence[tuple[Key, pa.Table]] = field(default_factory=list[tuple[Key, pa.Table]])
-    convicted: pa.Table | None = None
+    quarantined: pa.Table | None = None
 
 
 def keys_of(stage: Stage, batch: pa.Table) -> list[Key]:
-    """Name what a batch begins: its assets, or each task of its segments."""
+    """Return the keys of a batch: of its assets, or of each task of its segments."""
     return [key for _, _, key in _items(stage, batch)]
 
 
 def finished(replies: pa.Table) -> list[Key]:
-    """Name the segments' tasks that these replies answer."""
+    """Return the keys of the segments' tasks that these replies answer."""
     columns = ("unit_id", "asset_id", "segment_index", "task")
     rows = zip(*(replies[name].to_pylist() for name in columns), strict=True)
     return [("infer", unit, asset, str(index), task) for unit, asset, index, task in rows]
 
 
-def share(stage: Stage, batch: pa.Table, verdicts: Sequence[int]) -> Shares:
-    """Take a batch apart: what runs together, what alone, and what is convicted.
+def split(stage: Stage, batch: pa.Table, treatments: Sequence[int]) -> SplitBatch:
+    """Split a batch by `CrashLog.begin`: rows that run together, alone, and quarantined ones.
 
-    The convicted come as rows that carry their error, which every later stage passes through.
+    Quarantined rows carry their error, and every later stage passes them through.
     """
-    if not any(verdicts):
-        return Shares(batch)
-    items = list(zip(_items(stage, batch), verdicts, strict=True))
-    together = [(row, task) for (row, task, _), verdict in items if verdict == 0]
+    if not any(treatments):
+        return SplitBatch(batch)
+    items = list(zip(_items(stage, batch), treatments, strict=True))
+    together = [(row, task) for (row, task, _), treatment in items if treatment == 0]
     alone = [
-        (key, _rows(batch, [(row, task)])) for (row, task, key), verdict in items if verdict == 1
+        (key, _rows(batch, [(row, task)]))
+        for (row, task, key), treatment in items
+        if treatment == 1
     ]
-    convicted = [
-        _with_error(_rows(batch, [(row, task)]), Crashed(_message(verdict), stage=stage))
-        for (row, task, _), verdict in items
-        if verdict > 1
+    quarantined = [
+        _with_error(_rows(batch, [(row, task)]), Crashed(_message(treatment), stage=stage))
+        for (row, task, _), treatment in items
+        if treatment > 1
     ]
-    return Shares(_rows(batch, together), alone, pa.concat_tables(convicted) if convicted else None)
+    return SplitBatch(
+        _rows(batch, together), alone, pa.concat_tables(quarantined) if quarantined else None
+    )
 
 
 def _items(stage: Stage, batch: pa.Table) -> Iterator[tuple[int, str | None, Key]]:
@@ -198,8 +203,8 @@ def _replaced(table: pa.Table, columns: Mapping[str, list[Any]]) -> pa.Table:
     return table
 
 
-def _message(deaths: int) -> str:
+def _message(num_crashes: int) -> str:
     return (
-        f"its process ended {deaths} times while it ran, {_DEATHS_ALONE} of them alone: "
+        f"its process ended {num_crashes} times while it ran, {_CRASHES_ALONE} of them alone: "
         "a crash, too little memory, or no progress within cluster.no_progress_timeout_s"
     )

@@ -1,4 +1,4 @@
-"""Run a stage under the eyes of a casebook and a watchdog. No Ray here: a test calls it plainly."""
+"""Run a stage with a crash log and a watchdog. No Ray here: a test calls it plainly."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from phicorpus.workers.quarantine import Key, Shares, Stage, finished, keys_of, share
+from phicorpus.workers.quarantine import Key, Stage, finished, keys_of, split
 
 _STANDARD_ERROR = 2
-"""File descriptor: where the hanging process hung goes to the worker's log."""
+"""File descriptor: the traceback of a process that hangs goes to the worker's log."""
 
 AskModel = Callable[[pa.Table], AsyncIterator[pa.Table]]
 
 
-class Witness(Protocol):
-    """A casebook, wherever it lives."""
+class AnyCrashLog(Protocol):
+    """A crash log, in this process or another."""
 
     def begin(self, keys: Sequence[Key]) -> list[int]:
-        """See `Casebook.begin`."""
+        """See `CrashLog.begin`."""
         ...
 
-    def alone(self, key: Key) -> None:
-        """See `Casebook.alone`; returns when it is noted."""
+    def begin_alone(self, key: Key) -> None:
+        """See `CrashLog.begin_alone`; returns when it is noted."""
         ...
 
     def done(self, keys: Sequence[Key]) -> None:
-        """See `Casebook.done`; need not wait."""
+        """See `CrashLog.done`; need not wait."""
         ...
 
 
 class Watchdog:
-    """Ends this process when something is being waited for and nothing comes.
+    """Ends this process when a block under watch takes too long.
 
     The timer is a thread of its own that needs no Python lock: a loop in C does not stop it.
     """
@@ -46,7 +46,7 @@ class Watchdog:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time in this block; any other block that ends starts the count anew."""
+        """Watch the time in this block; any other block that ends starts the count anew."""
         self._waiting += 1
         self._start()
         try:
@@ -67,32 +67,32 @@ def watched(
     *,
     name: Stage,
     stage: Callable[[pa.Table], Iterator[pa.Table]],
-    witness: Witness,
+    crash_log: AnyCrashLog,
     timeout_s: float,
 ) -> Iterator[pa.Table]:
     """Run a stage of plain tasks on a batch: fetch or decode.
 
     Reads   What the stage reads.
-    Writes  What the stage writes. Rows that were convicted pass with their error.
+    Writes  What the stage writes. Quarantined rows pass with their error.
     Rows    As the stage.
     Raises  As the stage.
     """
     watchdog = Watchdog(timeout_s)
     keys = keys_of(name, batch)
-    shares = share(name, batch, witness.begin(keys))
-    if shares.together.num_rows:
-        yield from _each(stage(shares.together), watchdog)
-        witness.done(keys_of(name, shares.together))
-    for key, row in shares.alone:
-        witness.alone(key)
+    parts = split(name, batch, crash_log.begin(keys))
+    if parts.together.num_rows:
+        yield from _each(stage(parts.together), watchdog)
+        crash_log.done(keys_of(name, parts.together))
+    for key, row in parts.alone:
+        crash_log.begin_alone(key)
         yield from _each(stage(row), watchdog)
-        witness.done([key])
-    if shares.convicted is not None:
-        yield from [shares.convicted] if name == "fetch" else stage(shares.convicted)
+        crash_log.done([key])
+    if parts.quarantined is not None:
+        yield from [parts.quarantined] if name == "fetch" else stage(parts.quarantined)
 
 
 def _each(tables: Iterator[pa.Table], watchdog: Watchdog) -> Iterator[pa.Table]:
-    """Give the tables one by one; only the time that they take to come is watched."""
+    """Yield the tables one by one; only the time that they take to come is watched."""
     while True:
         with watchdog.waiting():
             table = next(tables, None)
@@ -104,36 +104,34 @@ def _each(tables: Iterator[pa.Table], watchdog: Watchdog) -> Iterator[pa.Table]:
 class WatchedModel:
     """A model's stage in an actor that answers several batches at once."""
 
-    def __init__(self, ask: AskModel, witness: Witness, timeout_s: float) -> None:
+    def __init__(self, ask: AskModel, crash_log: AnyCrashLog, timeout_s: float) -> None:
         self._ask = ask
-        self._witness = witness
+        self._crash_log = crash_log
         self._watchdog = Watchdog(timeout_s)
-        self._room = _Room()
+        self._lock = _SharedLock()
 
     async def answer(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        """Ask about a batch; rows that have to be alone wait until nothing else runs here.
+        """Answer a batch; rows that have to be alone wait until nothing else runs here.
 
         Reads   SEGMENT.
         Writes  REPLY.
         Rows    1 -> n, one per task of the row.
         Raises  As the model's stage.
         """
-        shares = await asyncio.to_thread(self._open, batch)
-        if shares.together.num_rows:
-            async with self._room.shared():
-                async for replies in self._asked(shares.together):
+        keys = keys_of("infer", batch)
+        parts = split("infer", batch, await asyncio.to_thread(self._crash_log.begin, keys))
+        if parts.together.num_rows:
+            async with self._lock.shared():
+                async for replies in self._asked(parts.together):
                     yield replies
-        for key, segment in shares.alone:
-            async with self._room.alone():
-                await asyncio.to_thread(self._witness.alone, key)
+        for key, segment in parts.alone:
+            async with self._lock.alone():
+                await asyncio.to_thread(self._crash_log.begin_alone, key)
                 alone = [replies async for replies in self._asked(segment)]
             yield pa.concat_tables(alone)
-        if shares.convicted is not None:
-            async for replies in self._ask(shares.convicted):
+        if parts.quarantined is not None:
+            async for replies in self._ask(parts.quarantined):
                 yield replies
-
-    def _open(self, batch: pa.Table) -> Shares:
-        return share("infer", batch, self._witness.begin(keys_of("infer", batch)))
 
     async def _asked(self, segments: pa.Table) -> AsyncIterator[pa.Table]:
         answers = self._ask(segments)
@@ -142,12 +140,12 @@ class WatchedModel:
                 replies = await anext(answers, None)
             if replies is None:
                 return
-            self._witness.done(finished(replies))
+            self._crash_log.done(finished(replies))
             yield replies
 
 
-class _Room:
-    """Many share it, or one has it alone; whoever wants it alone is let in before newcomers."""
+class _SharedLock:
+    """Held by many, or by one alone, which comes before those that would share it."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()

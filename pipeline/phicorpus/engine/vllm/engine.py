@@ -1,4 +1,4 @@
-"""The engine on vLLM: what we do around it is what we do around our own decoding loop.
+"""The engine on vLLM: the same frontend, queues and encoder as before our own decoding loop.
 
 Two threads of ours: the coordinator (an event loop) holds all state, the encoder turns media into
 feature rows. vLLM's processes turn prompts into tokens.
@@ -19,27 +19,25 @@ from functools import partial
 from typing import Any
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.busy_time import BusyTime
-from phicorpus.engine.capabilities import VLLM
-from phicorpus.engine.encode_queue import Intake
+from phicorpus.engine.encode_queue import EncodeQueue
 from phicorpus.engine.encoder import EncoderThread
-from phicorpus.engine.encoder_cache import Features, FeatureTable, word_embedding
-from phicorpus.engine.engine import Completion, EngineStats, Request
-from phicorpus.engine.frontend import Reception
-from phicorpus.engine.open_requests import Callers
-from phicorpus.engine.recovery import MIN_HANG_S, Pulse, is_device_lost, news_of_lost_device
-from phicorpus.engine.request_queue import TURN_FACTOR, Lobby
-from phicorpus.engine.scheduler import Admission
-from phicorpus.engine.sequence import Job
+from phicorpus.engine.encoder_cache import EncoderCache, Features, word_embedding
+from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Request
+from phicorpus.engine.frontend import Frontend
+from phicorpus.engine.recovery import MIN_HANG_S, StallTimer, is_device_lost, lost_device_message
+from phicorpus.engine.registry import ENGINES
+from phicorpus.engine.request_queue import TURN_FACTOR, RequestQueue
+from phicorpus.engine.scheduler import Scheduler
+from phicorpus.engine.sequence import Sequence
 from phicorpus.engine.vllm.media_rows import FeatureRows
-from phicorpus.engine.vllm.servers import Servers
+from phicorpus.engine.vllm.server import Servers
 from phicorpus.errors import EngineDied, InferError
 from phicorpus.models.model import Model
 
 log = logging.getLogger(__name__)
 
 BLOCK_TOKENS = 32  # vLLM's KV blocks are of a multiple of this on every device
-IN_FLIGHT = 1.1  # times those that decode: so many more wait inside vLLM, so that none is awaited
+IN_FLIGHT = 1.1  # times those that decode: some wait inside vLLM, so that it never waits for one
 _STOP_TIMEOUT_S = 60.0
 _WATCH_S = 1.0
 _LAST_ROW = 1 << 62  # rows are not named by ids here: they never run out
@@ -61,16 +59,21 @@ class VllmEngine:
         EngineDied: vLLM does not start.
     """
 
-    capabilities = VLLM
+    capabilities = ENGINES["vllm"].capabilities
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._config = _in_blocks(config)
-        self._reception = Reception(model, self._config, kv_share=1.0)
-        stats = EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "servers": 0})
-        self._callers = Callers(self._reception, stats)
+        self._frontend = Frontend(
+            model,
+            self._config,
+            kv_share=1.0,
+            stats=EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "servers": 0}),
+            enqueue=lambda sequence: self._post(partial(self._queue.add, sequence)),
+            cancel=lambda sequence: self._post(partial(self._queue.cancel, sequence)),
+        )
         self._busy = BusyTime()
         self._rows = FeatureRows(config.feature_rows, word_embedding(model.decoder).weight)
-        self._table = FeatureTable(num_rows=config.feature_rows, first_id=0, last_id=_LAST_ROW)
+        cache = EncoderCache(num_rows=config.feature_rows, first_id=0, last_id=_LAST_ROW)
         self._encoder = EncoderThread(
             encode=model.encode,
             write=self._rows.write,
@@ -79,23 +82,22 @@ class VllmEngine:
             device=model.decoder.device,
             busy=self._busy,
         )
-        self._lobby = Lobby(
-            self._callers,
-            Intake(self._table, self._encoder.put, page_size=self._config.page_size),
-            Admission(
-                pages=self._reception.limits.pages,
-                rows=math.ceil(IN_FLIGHT * config.max_requests),
+        self._queue = RequestQueue(
+            self._frontend,
+            EncodeQueue(cache, self._encoder.put, page_size=self._config.page_size),
+            Scheduler(
+                num_pages=self._frontend.limits.num_pages,
+                num_rows=math.ceil(IN_FLIGHT * config.max_requests),
                 turn=TURN_FACTOR * config.max_requests,
             ),
-            self._post,
         )
         self._serials = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulse = Pulse()
+        self._stall = StallTimer()
         self._num_steps = 0
         self._following = 0
         self._closing = threading.Lock()
-        self._servers = Servers(model, self._reception.limits, self._config)
+        self._servers = Servers(model, self._frontend.limits, self._config)
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(self._on_defect)
         self._thread = threading.Thread(
@@ -112,21 +114,21 @@ class VllmEngine:
 
     async def submit(self, request: Request) -> Completion:
         """Answer one request; see `Engine.submit`. From any event loop, of any thread."""
-        return await self._lobby.submit(request)
+        return await self._frontend.submit(request)
 
     def cancel(self, request_id: str) -> bool:
         """End requests with what they have; see `Engine.cancel`."""
-        return self._lobby.cancel(request_id)
+        return self._frontend.cancel(request_id)
 
     def stats(self) -> EngineStats:
-        """Counters and gauges."""
-        stats = self._callers.stats()
+        """Return counters and gauges."""
+        stats = self._frontend.stats()
         stats.extra["servers"] = len(self._servers)
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
 
     def close(self) -> None:
-        """End vLLM and all threads, and answer who waits with EngineDied."""
+        """End vLLM and all threads, and answer open requests with EngineDied."""
         atexit.unregister(self.close)
         with self._closing:
             if self._thread.is_alive():
@@ -141,21 +143,21 @@ class VllmEngine:
             self._encoder.close(timeout_s=_STOP_TIMEOUT_S)
 
     def _post(self, message: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody to tell
+        with contextlib.suppress(RuntimeError):  # the loop is closed, all are answered
             self._loop.call_soon_threadsafe(self._handle, message)
 
     # --- the coordinator's thread -----------------------------------------------------------------
 
     def _handle(self, message: Callable[[], None]) -> None:
-        """Do what somebody wants done, and begin what may begin by it."""
+        """Handle a message, and start the sequences that may run by it."""
         message()
-        self._advance()
+        self._start_sequences()
 
-    def _advance(self) -> None:
-        if self._callers.has_ended:
+    def _start_sequences(self) -> None:
+        if self._frontend.has_ended:
             return
-        for job in self._lobby.take(self._table.restart):
-            task = self._loop.create_task(self._answer(job))
+        for sequence in self._queue.schedule():
+            task = self._loop.create_task(self._answer(sequence))
             self._tasks.add(task)
             task.add_done_callback(self._on_end)
 
@@ -165,79 +167,79 @@ class VllmEngine:
             self._die(str(error) if isinstance(error, EngineDied) else f"it failed: {error!r}")
 
     def _on_defect(self, _loop: object, context: Mapping[str, Any]) -> None:
-        """End it all where something was raised that nobody waits for: nobody may wait in vain."""
+        """End the engine where an error was raised that no caller would get."""
         log.error("the engine's coordinator failed", exc_info=context.get("exception"))
         self._die(f"the engine's coordinator failed: {context.get('exception')!r}")
 
     def _on_encoded(self, features: Features, error: Exception | None) -> None:
         if error is not None and is_device_lost(error):
-            self._die(news_of_lost_device(error))
+            self._die(lost_device_message(error))
         else:
-            self._lobby.on_encoded(features, error)
+            self._queue.on_encoded(features, error)
 
-    async def _answer(self, job: Job) -> None:
-        """Run one request from its admission to its end.
+    async def _answer(self, sequence: Sequence) -> None:
+        """Run one sequence to its end.
 
         Raises:
             EngineDied: vLLM died.
         """
         try:
-            await self._follow(job)
+            await self._follow(sequence)
         except InferError as error:
-            self._lobby.admission.release(job)
-            self._lobby.fail(job, str(error))
+            self._queue.scheduler.release(sequence)
+            self._queue.fail(sequence, str(error))
         else:
-            self._lobby.finish(job)
-        self._advance()
+            self._queue.finish(sequence)
+        self._start_sequences()
 
-    async def _follow(self, job: Job) -> None:
-        """Watch an answer grow, and end it where it is over.
+    async def _follow(self, sequence: Sequence) -> None:
+        """Pass an answer's tokens on, and end it where it is over.
 
         Raises:
             InferError: vLLM failed on it, or the vLLM that it needs does not start.
             EngineDied: vLLM died.
         """
-        server = await self._servers.get(job.regime)
-        if job.is_unwanted:  # since before it started
+        server = await self._servers.get(sequence.rope_regime)
+        if sequence.is_over:  # since before it started
             return
-        attempt = self._reception.attempt(job, partial(self._on_first_token, job))
-        name = f"{next(self._serials)}:{job.request.request_id}"
+        attempt = self._frontend.begin_attempt(sequence, partial(self._on_first_token, sequence))
+        name = f"{next(self._serials)}:{sequence.request.request_id}"
         self._following += 1
         try:
-            steps = server.answer(name, job.request, self._rows.prompt(job))
+            steps = server.answer(name, sequence.request, self._rows.prompt(sequence))
             with self._busy:
                 async with aclosing(steps):
                     async for step in steps:
                         self._num_steps += 1
-                        self._count_prefill(job, step.cached_tokens)
+                        self._count_prefill(sequence, step.cached_tokens)
                         if any(attempt.on_token(token, logprob) for token, logprob in step.tokens):
                             return
         finally:
             self._following -= 1
 
-    def _on_first_token(self, job: Job) -> None:
-        self._post(partial(self._lobby.admission.on_first_token, job))
+    def _on_first_token(self, sequence: Sequence) -> None:
+        self._post(partial(self._queue.scheduler.on_first_token, sequence))
 
-    def _count_prefill(self, job: Job, cached_tokens: int) -> None:
-        if job.answer is not None and not job.answer.token_ids:  # its first step
-            with self._callers.counting() as stats:
-                stats.prefill_tokens += job.num_tokens - cached_tokens
+    def _count_prefill(self, sequence: Sequence, cached_tokens: int) -> None:
+        if sequence.attempt is not None and not sequence.attempt.token_ids:  # its first step
+            with self._frontend.counting() as stats:
+                stats.prefill_tokens += sequence.num_tokens - cached_tokens
 
     def _watch(self) -> None:
-        """Look now and then whether vLLM hangs, with no step of any request, or the encoder."""
+        """Check now and then that neither vLLM nor the encoder hangs."""
         longest_s = max(self._config.deadline_s, MIN_HANG_S)
-        if self._pulse.silent_s(self._num_steps, busy=self._following > 0) > longest_s:
+        if self._stall.stalled_s(self._num_steps, busy=self._following > 0) > longest_s:
             self._die(f"vLLM hangs: no token in {longest_s:g} s")
-        if self._encoder.silent_s() > longest_s:
+        if self._encoder.stalled_s() > longest_s:
             self._die(f"the encoder hangs: no batch of media in {longest_s:g} s")
-        if not self._callers.has_ended:
+        if not self._frontend.has_ended:
             self._loop.call_later(_WATCH_S, self._watch)
 
     def _die(self, reason: str) -> None:
-        """Answer everybody with the news."""
-        if not self._callers.has_ended:
+        """Answer open requests with EngineDied."""
+        if not self._frontend.has_ended:
             log.info("the engine ends", extra={"reason": reason})
-            self._callers.end(reason)
+            self._frontend.end(reason)
             self._servers.abandon()
 
     async def _end(self) -> None:
@@ -251,6 +253,6 @@ class VllmEngine:
 
 
 def _in_blocks(config: EngineConfig) -> EngineConfig:
-    """Give the config with pages that vLLM takes as KV blocks."""
+    """Return the config with pages that vLLM takes as KV blocks."""
     size = math.ceil(config.page_size / BLOCK_TOKENS) * BLOCK_TOKENS
     return config.model_copy(update={"page_size": size})

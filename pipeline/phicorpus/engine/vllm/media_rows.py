@@ -1,14 +1,13 @@
-"""Encoded media kept for the prompts that need them, on the CPU: from here they go to vLLM."""
+"""Encoded media on the CPU, from where they go to vLLM as parts of prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from phicorpus.engine.encoder_cache import Features
-from phicorpus.engine.sequence import Job
+from phicorpus.engine.sequence import Sequence
 from phicorpus.models.model import Slot
 
 
@@ -28,13 +27,13 @@ class Prompt:
 
 
 class FeatureRows:
-    """A table of feature rows.
+    """The feature rows of an encoder cache.
 
-    Written by the encoder's thread, read by the engine's when it was told so.
+    Written by the encoder's thread; read by the engine's when they are written.
 
     Args:
-        num_rows: Size of the table.
-        like: Tells the rows' size and type.
+        num_rows: Size of the cache.
+        like: A tensor of the rows' size and type.
     """
 
     def __init__(self, num_rows: int, like: torch.Tensor) -> None:
@@ -53,19 +52,21 @@ class FeatureRows:
         self._rows[place : place + len(rows)].copy_(rows)
 
     def read(self, features: Features) -> torch.Tensor:
-        """One medium's rows, shape (n, hidden)."""
+        """Return one medium's rows, shape (n, hidden)."""
         place = features.start % len(self._rows)
         return self._rows[place : place + features.num_rows]
 
-    def prompt(self, job: Job) -> Prompt:
-        """Write a request's prompt as vLLM takes it."""
-        if not job.slots:
-            return Prompt(token_ids=_words(job.prompt))
-        embedded = torch.zeros(job.num_tokens, self._rows.shape[1], dtype=self._rows.dtype)
-        held = iter(job.features)
+    def prompt(self, sequence: Sequence) -> Prompt:
+        """Build a sequence's prompt as vLLM takes it."""
+        if not sequence.slots:
+            return Prompt(
+                token_ids=[part for part in sequence.prompt if not isinstance(part, Slot)]
+            )
+        embedded = torch.zeros(sequence.num_tokens, self._rows.shape[1], dtype=self._rows.dtype)
+        held = iter(sequence.features)
         token_ids: list[int] = []
         is_word: list[bool] = []
-        for part in job.prompt:
+        for part in sequence.prompt:
             if isinstance(part, Slot):
                 embedded[len(token_ids) : len(token_ids) + part.num_rows] = self.read(next(held))
                 token_ids.extend([0] * part.num_rows)
@@ -74,7 +75,3 @@ class FeatureRows:
                 token_ids.append(part)
                 is_word.append(True)
         return Prompt(token_ids=token_ids, features=embedded, is_word=is_word)
-
-
-def _words(prompt: Sequence[int | Slot]) -> list[int]:
-    return [part for part in prompt if not isinstance(part, Slot)]

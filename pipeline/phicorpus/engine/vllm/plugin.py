@@ -1,4 +1,4 @@
-"""What vLLM's processes run at their start (entry point `vllm.general_plugins`). No vLLM, no torch.
+"""The hook at the start of vLLM's processes (`vllm.general_plugins`). No vLLM, no torch.
 
 vLLM's core outlives a parent that is killed, with all its memory: the actor that replaces a dead
 one would find the GPU taken.

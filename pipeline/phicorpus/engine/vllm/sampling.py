@@ -1,4 +1,4 @@
-"""Choosing tokens inside vLLM as our own engines do. No vLLM.
+"""Chooses tokens inside vLLM as our own engines do. No vLLM here.
 
 vLLM's own sampling, structured outputs and seeds would give other answers for one fingerprint.
 """
@@ -14,14 +14,14 @@ from tokenizers import Tokenizer as Backend
 
 from phicorpus.engine.engine import Guide, Request
 from phicorpus.engine.grammar import Grammars
-from phicorpus.engine.sampling import Chooser, NoRepeat, Sampler, Steering
+from phicorpus.engine.sampling import NoRepeat, Sampler, SamplingState, SeededDraw
 from phicorpus.engine.vllm.export import Vocabulary
 
 KEY = "phicorpus"  # in vLLM's `SamplingParams.extra_args`
 
 
 def settings(request: Request) -> dict[str, Any]:
-    """Write what a request asks of the choice as plain values; empty: nothing."""
+    """Convert a request's sampling settings to plain values; empty where it is greedy."""
     asked: dict[str, Any] = {}
     if request.temperature > 0:
         asked |= {"temperature": request.temperature, "seed": request.seed}
@@ -32,14 +32,14 @@ def settings(request: Request) -> dict[str, Any]:
     return asked
 
 
-class Row:
+class AnswerRow:
     """One answer under way in vLLM's batch.
 
     vLLM asks for a token more than once where a prompt is computed in pieces, or again after it was
     put off; a draw is repeated then, so that the seed alone decides.
 
     Args:
-        chooser: Of the answer's tokens.
+        state: How the answer's tokens are chosen.
         token_ids: The answer, which vLLM appends to.
         vocabulary: Number of ids.
         device: Of the scores.
@@ -47,37 +47,39 @@ class Row:
 
     def __init__(
         self,
-        chooser: Chooser,
+        state: SamplingState,
         token_ids: Sequence[int],
         *,
         vocabulary: int,
         device: torch.device,
     ) -> None:
-        self._chooser: Chooser | None = chooser
-        self._sampler = chooser.sampler
+        self._state: SamplingState | None = state
+        self._draw = state.draw
         self._token_ids = token_ids
         self._taken = 0
-        self._drawn: tuple[int, torch.Tensor] | None = None  # at which token, and from what state
-        if self._sampler is not None:
+        self._drawn: tuple[int, torch.Tensor] | None = (
+            None  # the token, and the generator before it
+        )
+        if self._draw is not None:
             for _ in token_ids:
-                self._sampler.choose(torch.zeros(vocabulary, device=device))
+                self._draw.choose(torch.zeros(vocabulary, device=device))
 
-    def chooser(self) -> Chooser | None:
-        """Follow the answer up to its end, and give what chooses the next token."""
-        while self._chooser is not None and self._taken < len(self._token_ids):
-            over = self._chooser.take(self._token_ids[self._taken])
+    def state(self) -> SamplingState | None:
+        """Catch up with the answer's tokens, and return how the next one is chosen."""
+        while self._state is not None and self._taken < len(self._token_ids):
+            is_over = self._state.take(self._token_ids[self._taken])
             self._taken += 1
-            if over:  # whoever follows the answer ends it; until then any token will do
-                self._chooser = None
-        if self._sampler is not None and self._chooser is not None:
+            if is_over:  # the engine ends the answer; until then any token will do
+                self._state = None
+        if self._draw is not None and self._state is not None:
             if self._drawn is not None and self._drawn[0] == self._taken:
-                self._sampler.state = self._drawn[1]
+                self._draw.state = self._drawn[1]
             else:
-                self._drawn = (self._taken, self._sampler.state)
-        return self._chooser
+                self._drawn = (self._taken, self._draw.state)
+        return self._state
 
 
-class Choice:
+class BatchSampler:
     """Chooses the tokens of a batch.
 
     Args:
@@ -88,14 +90,16 @@ class Choice:
     def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
         self._vocabulary = vocabulary
         self._device = device
-        self._steering = Steering(vocabulary.banned_ids, device)
+        self._sampler = Sampler(vocabulary.banned_ids, device)
         self._grammars = Grammars(
             Backend.from_str(vocabulary.tokenizer) if vocabulary.tokenizer else None,
             stop_ids=vocabulary.stop_ids,
             vocabulary=vocabulary.size,
         )
 
-    def row(self, asked: Mapping[str, Any] | None, token_ids: MutableSequence[int]) -> Row | None:
+    def row(
+        self, asked: Mapping[str, Any] | None, token_ids: MutableSequence[int]
+    ) -> AnswerRow | None:
         """Begin an answer, or go on with one; None: it is greedy.
 
         Args:
@@ -104,9 +108,9 @@ class Choice:
         """
         if not asked:
             return None
-        sampler = no_repeat = matcher = None
+        draw = no_repeat = matcher = None
         if "temperature" in asked:
-            sampler = Sampler(
+            draw = SeededDraw(
                 temperature=asked["temperature"], seed=asked["seed"], device=self._device
             )
         if "no_repeat_ngram" in asked:
@@ -120,11 +124,11 @@ class Choice:
                     choices=tuple(guide["choices"]),
                 )
             )
-        chooser = Chooser(sampler=sampler, matcher=matcher, no_repeat=no_repeat)
-        return Row(chooser, token_ids, vocabulary=self._vocabulary.size, device=self._device)
+        state = SamplingState(draw=draw, matcher=matcher, no_repeat=no_repeat)
+        return AnswerRow(state, token_ids, vocabulary=self._vocabulary.size, device=self._device)
 
-    def apply(self, scores: torch.Tensor, rows: Mapping[int, Row]) -> torch.Tensor:
-        """Make argmax give each row's token.
+    def apply(self, scores: torch.Tensor, rows: Mapping[int, AnswerRow]) -> torch.Tensor:
+        """Change the scores so that argmax gives each row's token.
 
         Args:
             scores: shape (rows, vocabulary), float32 logits; changed in place.
@@ -132,7 +136,7 @@ class Choice:
         """
         if not rows and not self._vocabulary.banned_ids:
             return scores
-        choosers = [
-            rows[place].chooser() if place in rows else None for place in range(scores.shape[0])
+        states = [
+            rows[place].state() if place in rows else None for place in range(scores.shape[0])
         ]
-        return self._steering.steer(scores, choosers)[0]
+        return self._sampler.choose(scores, states)[0]

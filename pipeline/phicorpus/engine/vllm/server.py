@@ -1,6 +1,6 @@
-"""One vLLM: how it is started, asked and ended.
+"""The vLLM servers of one model: started when needed, asked, and ended.
 
-Known to hold for vLLM 0.32; `capabilities.check` says so before anything is built on it.
+Known to hold for vLLM 0.32; `registry.check_config` checks that before anything is built on it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.engine import Request
+from phicorpus.engine.engine import Regime, Request
+from phicorpus.engine.frontend import RequestLimits
+from phicorpus.engine.vllm import export
 from phicorpus.engine.vllm.media_rows import Prompt
 from phicorpus.engine.vllm.sampling import KEY, settings
 from phicorpus.errors import ConfigError, EngineDied, InferError
 from phicorpus.models.model import Model
 
-PROCESSOR = "phicorpus.engine.vllm.vllm_names:SteeringProcessor"
+PROCESSOR = "phicorpus.engine.vllm.vllm_names:SamplingProcessor"
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray places the actors
@@ -38,10 +40,10 @@ _NO_SHARE = 0.05  # of the GPU that has to be free: the KV cache is sized by us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What came of a request since its last step.
+    """The tokens of a request since its last step.
 
     Attributes:
-        tokens: Ids with their ln p, as the engine's guard takes them.
+        tokens: Ids with their ln p.
         cached_tokens: Of the prompt, found in the prefix cache.
     """
 
@@ -51,16 +53,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How large one vLLM is to be.
+    """The sizes of one vLLM.
 
     Attributes:
-        max_length: Prompt and answer, tokens; it decides about the LongRoPE factors.
-        blocks: KV blocks.
-        config: Of the engine, `page_size` being the size of a block.
+        max_length: Prompt and answer, tokens; decides about the LongRoPE factors.
+        num_blocks: KV blocks.
+        config: The engine's; `page_size` is the size of a block.
     """
 
     max_length: int
-    blocks: int
+    num_blocks: int
     config: EngineConfig
 
 
@@ -74,9 +76,9 @@ class Server:
     Blocks until vLLM has started, which takes the better part of a minute.
 
     Args:
-        model: What it is to answer for.
-        folder: Where `handover.write` has put the decoder.
-        size: How large it is to be.
+        model: Loaded.
+        folder: The decoder's files, by `export.write`.
+        size: Its sizes.
 
     Raises:
         EngineDied: it does not start.
@@ -133,11 +135,11 @@ class Server:
             raise InferError(f"vLLM failed: {why!r}") from error
 
     async def close(self) -> None:
-        """End vLLM's processes; from the loop that asked it."""
+        """End vLLM's processes; call it in the event loop of `answer`."""
         if self._engine.output_handler is not None:
             self._engine.output_handler.cancel()  # or it takes the end for an accident
         await asyncio.to_thread(self._engine.shutdown)
-        del self._engine  # it would do so again at the very end, when nothing is left to do it with
+        del self._engine  # or its finalizer shuts down once more, when the interpreter is half gone
 
     def _prompt(self, prompt: Prompt) -> object:
         if prompt.features is None:
@@ -147,7 +149,7 @@ class Server:
         )
 
     def _parameters(self, request: Request) -> object:
-        """Greedy, to the longest end: steering and guard do the rest."""
+        """Build greedy parameters up to the longest answer: our own sampling does the rest."""
         asked = settings(request)
         return self._vllm.SamplingParams(
             temperature=0.0,
@@ -162,13 +164,13 @@ class Server:
         )
 
     def _logprob(self, token_id: int, near: Mapping[int, _Logprob]) -> float:
-        """Give a token's ln p where banned ids have none: vLLM tells it before they are out."""
+        """Return a token's ln p without the banned ids, which vLLM's own still has."""
         banned = sum(math.exp(near[other].logprob) for other in self._banned_ids)
         return near[token_id].logprob - math.log1p(-banned) if banned < 1 else math.nan
 
 
 def engine_arguments(model: Model, folder: Path, size: Size) -> dict[str, Any]:
-    """Give the arguments of vLLM's `AsyncEngineArgs`."""
+    """Build the arguments of vLLM's `AsyncEngineArgs`."""
     decoder, config = model.decoder, size.config
     return {
         "model": str(folder),
@@ -177,7 +179,7 @@ def engine_arguments(model: Model, folder: Path, size: Size) -> dict[str, Any]:
         "max_num_seqs": config.max_requests,
         "max_num_batched_tokens": max(config.max_batch_tokens, config.max_requests),
         "block_size": config.page_size,
-        "kv_cache_memory_bytes": (size.blocks + SPARE_BLOCKS) * _block_bytes(model, config),
+        "kv_cache_memory_bytes": (size.num_blocks + SPARE_BLOCKS) * _block_bytes(model, config),
         "gpu_memory_utilization": _NO_SHARE,
         "enable_prefix_caching": True,
         "enable_prompt_embeds": model.modality != "text",
@@ -194,8 +196,73 @@ def engine_arguments(model: Model, folder: Path, size: Size) -> dict[str, Any]:
 
 
 def _block_bytes(model: Model, config: EngineConfig) -> int:
-    """Bytes of the keys and values of one block in all layers."""
+    """Return the bytes of the keys and values of one block in all layers."""
     shape = model.decoder.config
     heads = shape.num_key_value_heads or shape.num_attention_heads
     row = 2 * heads * (shape.hidden_size // shape.num_attention_heads)
     return shape.num_hidden_layers * config.page_size * row * model.decoder.dtype.itemsize
+
+
+class Servers:
+    """One vLLM for each kind of LongRoPE factors, started when needed. Used by one event loop.
+
+    vLLM chooses the factors once, by its longest request, so long requests need another one, with
+    weights and a KV cache of its own.
+
+    Args:
+        model: Loaded; its decoder is written to files, and taken apart.
+        limits: The limits of a request.
+        config: `page_size` is that of a KV block.
+    """
+
+    def __init__(self, model: Model, limits: RequestLimits, config: EngineConfig) -> None:
+        self._model = model
+        self._limits = limits
+        self._config = config
+        self._folder = export.TemporaryFolder()
+        self._starting: dict[Regime, asyncio.Task[Server]] = {}
+        export.write(model, self._folder.path)
+        export.take_apart(model.decoder)
+
+    def __len__(self) -> int:
+        return len(self._starting)
+
+    async def get(self, rope_regime: Regime) -> Server:
+        """Return the vLLM of a regime; start it if there is none.
+
+        Raises:
+            ConfigError, EngineDied: the one for short requests does not start.
+            InferError: the one for long requests does not start; the other goes on.
+        """
+        if rope_regime not in self._starting:
+            start = asyncio.to_thread(self._start, rope_regime)
+            self._starting[rope_regime] = asyncio.ensure_future(start)
+        try:
+            return await asyncio.shield(self._starting[rope_regime])
+        except EngineDied as error:
+            if rope_regime == "short":
+                raise
+            raise InferError(f"a second vLLM, for the long LongRoPE factors: {error}") from error
+
+    def abandon(self) -> None:
+        """Remove the files, so that no further one starts: the process may be about to end."""
+        self._folder.remove()
+
+    async def close(self) -> None:
+        """End all of them, including those that are starting."""
+        for server in await asyncio.gather(*self._starting.values(), return_exceptions=True):
+            if isinstance(server, Server):
+                await server.close()
+        self._starting.clear()
+        self._folder.remove()
+
+    def _start(self, rope_regime: Regime) -> Server:
+        limits, folder = self._limits, self._folder.path
+        longest = min(limits.max_length, limits.num_pages * limits.page_size)
+        if rope_regime == "short" and limits.regime_length:
+            longest = min(longest, limits.regime_length)
+        size = Size(max_length=longest, num_blocks=limits.num_pages, config=self._config)
+        server = Server(self._model, folder, size)
+        if not limits.regime_length:  # there will be no other
+            export.remove_weights(folder)
+        return server

@@ -1,4 +1,4 @@
-"""What needs vLLM to be imported: its names that are used here, and our class that lives in it."""
+"""The names of vLLM that are used here, and our logits processor inside it. Imports vLLM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vllm.v1.sample.logits_processor import (  # type: ignore[import-not-found]
 )
 
 from phicorpus.engine.vllm.export import Vocabulary
-from phicorpus.engine.vllm.sampling import KEY, Choice, Row
+from phicorpus.engine.vllm.sampling import KEY, AnswerRow, BatchSampler
 
 __all__ = [
     "AsyncEngineArgs",
@@ -32,15 +32,15 @@ __all__ = [
     "EngineGenerateError",
     "RequestOutputKind",
     "SamplingParams",
-    "SteeringProcessor",
+    "SamplingProcessor",
     "current_platform",
     "embeds_input",
     "tokens_input",
 ]
 
 
-class SteeringProcessor(LogitsProcessor):
-    """Follows vLLM's batch, and steers its scores."""
+class SamplingProcessor(LogitsProcessor):
+    """Chooses the tokens of vLLM's batch."""
 
     def __init__(
         self,
@@ -48,22 +48,22 @@ class SteeringProcessor(LogitsProcessor):
         device: torch.device,
         is_pin_memory: bool,  # noqa: ARG002 vLLM's signature
     ) -> None:
-        self._choice = Choice(Vocabulary.read(Path(vllm_config.model_config.model)), device)
-        self._rows: dict[int, Row] = {}
+        self._sampler = BatchSampler(Vocabulary.read(Path(vllm_config.model_config.model)), device)
+        self._rows: dict[int, AnswerRow] = {}
 
     def is_argmax_invariant(self) -> bool:
-        """Say that greedy answers depend on it."""
+        """Return that greedy answers depend on it."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Take over who is where in the batch."""
+        """Take over the places of answers in the batch."""
         process_dict_updates(self._rows, batch_update, self._row)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Make argmax give each row's token; logits of shape (rows, vocabulary)."""
-        return self._choice.apply(logits, self._rows)
+        """Change logits of shape (rows, vocabulary) so that argmax gives each row's token."""
+        return self._sampler.apply(logits, self._rows)
 
     def _row(
         self, parameters: SamplingParams, _prompt: list[int] | None, token_ids: list[int]
-    ) -> Row | None:
-        return self._choice.row((parameters.extra_args or {}).get(KEY), token_ids)
+    ) -> AnswerRow | None:
+        return self._sampler.row((parameters.extra_args or {}).get(KEY), token_ids)

