@@ -165,11 +165,16 @@ def test_what_a_job_needs_is_named_where_it_is_missing(light: Environment, tmp_p
 
     schema = light.run("phicorpus", "schema", "annotation", "--json", cwd=tmp_path)
     checked = light.run("phicorpus", "manifest", "check", "job.yaml", cwd=tmp_path)
-    refused = light.run("phicorpus", "annotate", "job.yaml", cwd=tmp_path, check=False)
+    refused = {
+        command: light.run("phicorpus", command, "job.yaml", cwd=tmp_path, check=False)
+        for command in ("annotate", "plan")
+    }
 
     assert json.loads(schema.stdout)[0]["name"] == "asset_id"
     assert "1 assets, all right" in checked.stdout
-    assert refused.returncode == 2
-    assert refused.stderr == (
-        "PackageMissing: this needs ray, which is not installed: pip install 'phicorpus[run]'\n"
-    )
+    for command, package in (("annotate", "ray"), ("plan", "huggingface_hub")):
+        assert refused[command].returncode == 2
+        assert refused[command].stderr == (
+            f"PackageMissing: this needs {package}, which is not installed: "
+            "pip install 'phicorpus[run]'\n"
+        )
