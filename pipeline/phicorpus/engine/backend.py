@@ -53,13 +53,13 @@ def phi_backend(config: RunConfig) -> Backend:
     """
     # Those who only read an output need none of these, nor the model hub's package.
     from phicorpus.engine.registry import check_config, check_model  # noqa: PLC0415
-    from phicorpus.engine.replica import load_replica, plan_here, read_config  # noqa: PLC0415
-    from phicorpus.models.checkpoint import resolve  # noqa: PLC0415
+    from phicorpus.engine.replica import load_replica, plan_here  # noqa: PLC0415
+    from phicorpus.models.checkpoint import hub_config, resolve  # noqa: PLC0415
 
     check_config(config)
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
     if config.engine.name != "auto":
-        check_model(config.engine.name, read_config(resolved))
+        check_model(config.engine.name, hub_config(resolved))
     preparation = resolved.preparation
     identity = resolved.digest
     max_crops = config.images.max_crops

@@ -11,7 +11,7 @@ from typing import Any
 
 from phicorpus.config import DeckConfig, FetchConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from phicorpus.output.files import FileKey
 from phicorpus.output.rows import MEANINGS, Counts, Current, Outdated
 from phicorpus.output.runs import DamagedRecord, read_record
@@ -198,16 +198,16 @@ def _thumbnail(uri: str, index: int, fetch: FetchConfig) -> str | None:
     except SegmentError:
         return None
     config = DecodeConfig(images=ImageConfig(), decks=DeckConfig(dpi=72, render="native"))
-    for _, piece in decode_batch([Undecoded(content=content)], config):
-        if isinstance(piece, Piece) and piece.index == index:
-            return _data_uri(piece)
+    for _, segment in decode_batch([Undecoded(content=content)], config):
+        if isinstance(segment, Segment) and segment.index == index:
+            return _data_uri(segment)
     return None
 
 
-def _data_uri(piece: Piece) -> str | None:
-    if piece.image is None:
+def _data_uri(segment: Segment) -> str | None:
+    if segment.image is None:
         return None
-    small = piece.image.copy()
+    small = segment.image.copy()
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     file = io.BytesIO()
     small.convert("RGB").save(file, "JPEG", quality=80)

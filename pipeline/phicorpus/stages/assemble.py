@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from phicorpus.media.kinds import KINDS, DocumentForm
 from phicorpus.media.segment import Native
 from phicorpus.schemas.document import SPAN
 from phicorpus.tasks import TASKS, Task, page_text
@@ -47,12 +48,13 @@ def _document(kind: str, rows: Sequence[Row], tasks: Mapping[str, Task]) -> dict
         "num_skipped": status["skipped"],
         "unit_id": first["unit_id"],
     }
-    if kind == "audio":
-        said = [part for segment in segments for part in _placed(segment, tasks)]
-        return document | _transcript(segments) | {"markdown": "\n\n".join(said) or None}
-    if kind == "text":
+    form = KINDS[kind].document
+    if form == "transcript":
+        placed = [part for segment in segments for part in _placed(segment, tasks)]
+        return document | _transcript(segments) | {"markdown": "\n\n".join(placed) or None}
+    if form == "answers":
         return document | {"markdown": _answers(segments)}
-    pages = [_page(kind, segment, tasks, numbered=len(segments) > 1) for segment in segments]
+    pages = [_page(form, segment, tasks, numbered=len(segments) > 1) for segment in segments]
     return document | {"markdown": "\n\n".join(page for page in pages if page)}
 
 
@@ -97,11 +99,11 @@ def _answers(segments: Sequence[Mapping[str, Row]]) -> str:
 
 
 def _page(
-    kind: str, segment: Mapping[str, Row], tasks: Mapping[str, Task], *, numbered: bool
+    form: DocumentForm, segment: Mapping[str, Row], tasks: Mapping[str, Task], *, numbered: bool
 ) -> str:
     any_row = next(iter(segment.values()))
     native = _native(segment.get("native"))
-    parts = [_heading(any_row, native)] if kind == "deck" or numbered else []
+    parts = [_heading(any_row, native)] if form == "pages" or numbered else []
     caption, ocr, chart = (_text(segment.get(name)) for name in ("caption", "ocr", "chart"))
     if caption:
         parts.append(f"*{caption}*")

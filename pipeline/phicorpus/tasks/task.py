@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from phicorpus.media.segment import Native, PieceKind
-
-Modality = Literal["vision", "speech", "text"]
+from phicorpus.config import Modality
+from phicorpus.media.kinds import SegmentKind
+from phicorpus.media.segment import Native
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Task:
 
     name: str
     version: int
-    kinds: frozenset[PieceKind]
+    kinds: frozenset[SegmentKind]
     modality: Modality
     prompt: str | None
     max_new_tokens: int
