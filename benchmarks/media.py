@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from phicorpus.media.decode import DecodeConfig
+from phicorpus.config import DecodeConfig
 from phicorpus.models.phi4_multimodal.image import ImagePreparation
 from phicorpus.schemas.segment import FETCHED
 from phicorpus.stages.decode import decode

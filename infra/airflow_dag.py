@@ -1,9 +1,9 @@
 """A night on Airflow 3: annotate, retry, status, verify, as the README's "Running it every night".
 
-Change: JOB, OUTPUT, the hour; put your pager into `alert`. Airflow's workers need `phicorpus`, the
-rights to read the assets and to write the output, and a job whose `cluster.address` names a Ray
-cluster that they are nodes of, or room for the models themselves. Where they have neither,
-cronjob.yaml runs the night on Kubernetes.
+Change: JOB, OUTPUT, the hour; put your pager into `alert`. Airflow's workers need
+`phicorpus[run]`, the rights to read the assets and to write the output, and a job whose
+`cluster.address` names a Ray cluster that they are nodes of, or room for the models themselves.
+Where they have neither, cronjob.yaml runs the night on Kubernetes.
 
 What reads the rows is scheduled on the asset and so starts after a night that was verified, and
 after no other:

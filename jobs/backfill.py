@@ -80,7 +80,7 @@ def load_backfill(path: Path) -> Backfill:
 
 
 def days(first: date, last: date) -> Iterator[date]:
-    """Give every date from first to last.
+    """Return every date from first to last.
 
     Example:
         >>> [day.day for day in days(date(2026, 2, 27), date(2026, 3, 1))]
@@ -91,9 +91,9 @@ def days(first: date, last: date) -> Iterator[date]:
 
 
 def command(backfill: Backfill, day: date) -> list[str]:
-    """Give the command line of one date's run."""
+    """Return the command line of one date's run."""
     return [
-        *(sys.executable, "-m", "phicorpus.cli", "annotate", str(backfill.job), "--json"),
+        *(sys.executable, "-m", "phicorpus", "annotate", str(backfill.job), "--json"),
         *("--set", f"manifest={backfill.manifest.format(date=day)}"),
         *("--set", f"output={backfill.output.format(date=day)}"),
         *("--reprocess", backfill.reprocess),
@@ -109,7 +109,7 @@ def run(backfill: Backfill, start: Run) -> list[Ended]:
 
 
 def wait_for(arguments: Sequence[str]) -> int:
-    """Run a command to its end; gives its exit code, 128 and the signal where one killed it."""
+    """Run a command to its end; return its exit code, 128 and the signal where one killed it."""
     code = subprocess.run(list(arguments), check=False).returncode  # noqa: S603 - our own program
     return code if code >= 0 else 128 - code
 

@@ -1,4 +1,4 @@
-"""One local Ray for the whole run: starting one takes seconds."""
+"""One local Ray and one undisturbed job for the whole run: each takes seconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+
+from tests.undisturbed import Undisturbed, undisturbed
 
 # A busy machine is slow, not wrong: how long an example takes is not what these tests are about.
-settings.register_profile("project", deadline=None)
-settings.load_profile("project")
+_SLOW_IS_FINE = [HealthCheck.too_slow]
+settings.register_profile(
+    "fast", deadline=None, max_examples=25, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile(
+    "thorough", deadline=None, max_examples=500, suppress_health_check=_SLOW_IS_FINE
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +41,10 @@ def cluster() -> Iterator[str]:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory, cluster: str) -> Undisturbed:
+    """A job over images, a deck and a recording that ran undisturbed, for disturbed ones."""
+    assert cluster
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -39,19 +36,15 @@ from tests.builders import (
     write_files,
     write_manifest,
 )
+from tests.chaos.soak import start_driver
 from tests.storage.proxy import faulty_proxy
+from tests.undisturbed import Undisturbed, content
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 def run(config: RunConfig, **script: Any) -> RunReport:
     return annotate(config, backend=a_backend(**script))
-
-
-def content(output: Path) -> list[tuple[Any, ...]]:
-    """What a run is about: keys, status and text of every row."""
-    names = ("asset_id", "segment_index", "task", "status", "text", "error_type", "unit_id")
-    return [tuple(row[name] for name in names) for row in annotation_rows(output)]
 
 
 def test_images_decks_and_recordings_all_end_as_annotations(tmp_path: Path) -> None:
@@ -161,16 +154,13 @@ def test_expired_credentials_end_the_run_and_blame_no_row(tmp_path: Path) -> Non
     assert json.loads(record.read_text())["status"] == "failed"
 
 
-def test_a_second_run_does_nothing_and_asks_no_model(tmp_path: Path) -> None:
-    a_corpus(tmp_path)
-    config = a_config(tmp_path)
-    run(config)
-    before = content(tmp_path / "output")
+def test_a_second_run_does_nothing_and_asks_no_model(calm: Undisturbed) -> None:
+    output = calm.folder / "output"
 
-    report = run(config, exit_when=("",))  # would end the process at its first request
+    report = run(calm.job(output), exit_when=("",))  # would end the process at its first request
 
     assert report.status == "nothing_to_do"
-    assert content(tmp_path / "output") == before
+    assert content(output) == calm.rows
 
 
 def test_a_changed_prompt_leaves_the_other_tasks_alone(tmp_path: Path) -> None:
@@ -186,26 +176,27 @@ def test_a_changed_prompt_leaves_the_other_tasks_alone(tmp_path: Path) -> None:
     assert report.tally.num_committed == sum(row["task"] == "ocr" for row in rows) / 2
 
 
-def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path) -> None:
-    a_corpus(tmp_path, num_images=6)
+_LAST_PAGE = ("/2",)
+"""A deck's third page, by its key: a disaster for two requests costs two processes, not twenty."""
+
+
+def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path, calm: Undisturbed) -> None:
     strikes = str(tmp_path / "strikes")
 
-    report = run(a_config(tmp_path), kill_when=("What is shown",), strikes_path=strikes)
+    report = run(calm.job(tmp_path / "output"), kill_when=_LAST_PAGE, strikes_path=strikes)
 
     assert list(Path(strikes).iterdir())
-    undisturbed = a_config(tmp_path, output=str(tmp_path / "undisturbed"))
-    run(undisturbed)
-    assert content(tmp_path / "output") == content(tmp_path / "undisturbed")
+    assert content(tmp_path / "output") == calm.rows
     assert report.tally.num_ok == report.tally.num_announced - 2
 
 
-def test_an_engine_that_dies_is_replaced(tmp_path: Path) -> None:
-    a_corpus(tmp_path, num_images=4)
+def test_an_engine_that_dies_is_replaced(tmp_path: Path, calm: Undisturbed) -> None:
     strikes = str(tmp_path / "strikes")
 
-    report = run(a_config(tmp_path), die_when=("Extract all text",), strikes_path=strikes)
+    report = run(calm.job(tmp_path / "output"), die_when=_LAST_PAGE, strikes_path=strikes)
 
     assert list(Path(strikes).iterdir())
+    assert content(tmp_path / "output") == calm.rows
     assert report.tally.num_error == 2
     assert report.engine["vision"]["num_replicas"] > 1  # the dead are counted too
 
@@ -223,17 +214,12 @@ def test_a_row_that_always_kills_ends_as_an_error_and_the_run_goes_on(tmp_path: 
 
 @pytest.mark.parametrize("kill_after_commits", [0, 2, 5])
 def test_a_driver_killed_at_any_moment_and_run_again_gives_the_same_rows(
-    tmp_path: Path, cluster: str, kill_after_commits: int
+    tmp_path: Path, cluster: str, calm: Undisturbed, kill_after_commits: int
 ) -> None:
-    a_corpus(tmp_path, num_images=12)
-    settings = a_config(tmp_path).model_dump(mode="json")
-    settings["cluster"]["address"] = cluster
-    job = json.dumps({"config": settings, "script": {"delay_s": 0.05, "delay_spread_s": 0.2}})
-    command = [sys.executable, "-m", "tests.run_driver", job]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    output = tmp_path / "output"
+    slow = {"delay_s": 0.05, "delay_spread_s": 1.0}
 
-    with subprocess.Popen(command, env=environment, cwd=tmp_path) as driver:  # noqa: S603 - ours
-        output = tmp_path / "output"
+    with start_driver(calm.job(output), cluster, slow) as driver:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and driver.poll() is None:
             if len(list(output.glob("annotations/*/*/*.parquet"))) >= kill_after_commits and (
@@ -243,11 +229,10 @@ def test_a_driver_killed_at_any_moment_and_run_again_gives_the_same_rows(
             time.sleep(0.02)
         driver.send_signal(signal.SIGKILL)
     assert driver.returncode == -signal.SIGKILL
-    run(a_config(tmp_path))
 
-    undisturbed = a_config(tmp_path, output=str(tmp_path / "undisturbed"))
-    run(undisturbed)
-    assert content(tmp_path / "output") == content(tmp_path / "undisturbed")
+    run(calm.job(output))
+
+    calm.check(output)
 
 
 def test_a_model_that_does_not_load_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from benchmarks.workload import processor
 from phicorpus.config import Device, DType, EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion, Engine, Request
-from phicorpus.models.checkpoint import ARCHITECTURES, Resolved, load, resolve
-from phicorpus.models.expected_tensors import with_adapters
+from phicorpus.models.architectures import architecture_of
+from phicorpus.models.checkpoint import Resolved, load, resolve
 from phicorpus.models.model import Canvas, Clip, Modality, Turn
 from phicorpus.models.random_checkpoint import write_tiny
 from phicorpus.models.shards import INDEX
@@ -239,7 +239,7 @@ def write_checkpoint(folder: Path, config: Json | None, device: str) -> int:
     shard: dict[str, torch.Tensor] = {}
     weight_map: dict[str, str] = {}
     total = in_shard = 0
-    for name, shape in with_adapters(ARCHITECTURES[found["model_type"]], found):
+    for name, shape in architecture_of("a full-size model", found).published_tensors(found):
         shard[name] = _values(name, shape, device)
         in_shard += shard[name].nbytes
         total += shard[name].nbytes

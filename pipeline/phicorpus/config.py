@@ -25,6 +25,8 @@ from phicorpus.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps", "npu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Modality = Literal["vision", "speech", "text"]
+"""What a model is loaded for, and so which flow a task goes through."""
 TaskName = str
 
 _SHARE_OF_NO_PROGRESS = 0.9
@@ -191,6 +193,15 @@ class TextConfig(Section):
         default=9000,
         description="UTF-8, per request: with an answer of 1,000 tokens it stays in short RoPE",
     )
+
+
+class DecodeConfig(Section):
+    """The sections that decoding looks at, as the workers get them."""
+
+    images: ImageConfig = ImageConfig()
+    decks: DeckConfig = DeckConfig()
+    audio: AudioConfig = AudioConfig()
+    texts: TextConfig = TextConfig()
 
 
 class UnitConfig(Section):
@@ -369,6 +380,11 @@ class RunConfig(Section):
         own_s = self.fetch.max_asset_s
         wanted_s = longest_s if own_s is None else min(own_s, longest_s)
         return self.fetch.model_copy(update={"max_asset_s": wanted_s})
+
+    @property
+    def decoding(self) -> DecodeConfig:
+        """The sections that decoding looks at, apart from the job's secrets."""
+        return DecodeConfig(**{name: getattr(self, name) for name in DecodeConfig.model_fields})
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -23,6 +23,21 @@ class ConfigError(PhicorpusError):
     exit_code = 2
 
 
+class PackageMissing(ConfigError, ImportError):
+    """A package that only jobs need is not installed; names it, and what installs it."""
+
+    @classmethod
+    def of(cls, error: ModuleNotFoundError) -> PackageMissing:
+        """Return what a failed import means to a user.
+
+        Example:
+            >>> str(PackageMissing.of(ModuleNotFoundError("No module", name="ray.data")))
+            "this needs ray, which is not installed: pip install 'phicorpus[run]'"
+        """
+        package = (error.name or str(error)).partition(".")[0]
+        return cls(f"this needs {package}, which is not installed: pip install 'phicorpus[run]'")
+
+
 class ManifestError(PhicorpusError):
     """The manifest is wrong; names file, column and row. Nothing was started."""
 

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from phicorpus.config import RunConfig
+from phicorpus.media.kinds import KINDS
 from phicorpus.tasks.native import NATIVE
 from phicorpus.tasks.question import Question
 
 ANSWERS_VERSION = 1
 """Raised by hand when a change of this software changes answers beyond what is listed here."""
-
-_RENDERING: Mapping[str, tuple[str, frozenset[str]]] = {
-    "image": ("images", frozenset({"max_crops"})),
-    "deck": ("decks", frozenset({"render", "dpi", "max_side_px"})),
-    "audio": (
-        "audio",
-        frozenset({"channels", "min_window_s", "max_window_s", "vad", "speech_threshold"}),
-    ),
-    "text": ("texts", frozenset({"max_passage_bytes"})),
-}
 
 
 def fingerprint(question: Question, kind: str, config: RunConfig, model_identity: str) -> str:
@@ -35,12 +25,10 @@ def fingerprint(question: Question, kind: str, config: RunConfig, model_identity
         "f" and 11 hex digits. The letter keeps readers of Hive partitions from taking it for a
         number.
     """
-    section, names = _RENDERING[kind]
-    rendering: dict[str, Any] = getattr(config, section).model_dump(include=set(names))
-    if kind == "deck" and config.images.max_crops is not None:
-        rendering["max_crops"] = config.images.max_crops  # a page becomes a canvas as an image does
+    entry = KINDS[kind]
+    rendering = entry.rendering(config)
     asks_model = question.prompt is not None
-    if kind == "deck" and config.decks.render == "native" and question.task.from_native:
+    if entry.answers_itself(config) and question.task.from_native:
         rendering["native_version"] = NATIVE.version  # the file itself may answer
     again = {"generation": config.generation} if config.generation else {}
     return _digest(

@@ -26,8 +26,7 @@ from phicorpus.config import ClusterConfig, RunConfig
 from phicorpus.engine.backend import Backend
 from phicorpus.engine.engine import EngineStats
 from phicorpus.errors import ConfigError, EngineDied, StoreError, WorkersLost
-from phicorpus.manifest.units import KINDS
-from phicorpus.media.decode import DecodeConfig
+from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
 from phicorpus.planner import Work
 from phicorpus.stages.commit import Attempts, Commit
@@ -110,11 +109,7 @@ class Flow:
 
     def decode_stage(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
         """Return the decode stage with its settings."""
-        limits = self.config
-        decoding = DecodeConfig(
-            images=limits.images, decks=limits.decks, audio=limits.audio, texts=limits.texts
-        )
-        return partial(decode, config=decoding, preparation=self.backend.preparation)
+        return partial(decode, config=self.config.decoding, preparation=self.backend.preparation)
 
     def _load(self, wanted: Sequence[pa.Table]) -> Callable[[], Any] | None:
         """Return the model's loader, or None where no pending task asks a model."""
@@ -240,7 +235,8 @@ def flows(
 ) -> Mapping[Modality, Flow]:
     """Build one flow for each modality that the job's tasks need."""
     needed: dict[Modality, None] = {}
-    for modality in KINDS.values():
+    for kind in KINDS.values():
+        modality = kind.modality
         if any(question.task.modality == modality for question in questions.values()):
             needed[modality] = None
     return {

@@ -18,7 +18,8 @@ from phicorpus.manifest.columns import held_types
 from phicorpus.manifest.cut import Cut, Cutter
 from phicorpus.manifest.ids import hash64
 from phicorpus.manifest.manifest import Manifest, ManifestPart
-from phicorpus.manifest.units import KINDS, Share, Unit, in_waves
+from phicorpus.manifest.units import Share, Unit, in_waves
+from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
 from phicorpus.output.files import (
     FileKey,
@@ -79,7 +80,7 @@ class PlanSummary:
 
     def kinds_of(self, modality: Modality | None) -> list[str]:
         """Give the kinds of a modality, or of any, that have something left to do."""
-        return [kind for kind in self.pending_by_kind if modality in {None, KINDS[kind]}]
+        return [kind for kind in self.pending_by_kind if modality in {None, KINDS[kind].modality}]
 
 
 def _add(counts: dict[str, int], name: str, count: int) -> None:

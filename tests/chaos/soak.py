@@ -32,16 +32,15 @@ from tests.builders import (
     a_pdf,
     a_tone,
     an_image,
-    annotation_rows,
     write_files,
     write_manifest,
 )
+from tests.undisturbed import content
 
 _ROOT = Path(__file__).parent.parent.parent
 Driver = subprocess.Popen[bytes]
 
 _MAX_STARTS = 50
-_CONTENT = ("asset_id", "segment_index", "task", "status", "text", "error_type", "unit_id")
 
 
 @dataclass(slots=True)
@@ -78,11 +77,6 @@ def a_large_corpus(folder: Path, num_images: int, num_decks: int, num_recordings
     files["broken.png"] = an_image()[:60]
     write_files(folder, files)
     write_manifest(folder / "manifest.parquet", [{"uri": name} for name in files])
-
-
-def content(output: Path) -> Counter[tuple[Any, ...]]:
-    """Count the rows of an output by everything that must not depend on what died."""
-    return Counter(tuple(row[name] for name in _CONTENT) for row in annotation_rows(output))
 
 
 def content_hash(output: Path) -> str:

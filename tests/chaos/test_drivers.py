@@ -13,33 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from phicorpus.commands.annotate import annotate
-from phicorpus.commands.verify import verify
-from phicorpus.config import RunConfig
-from phicorpus.storage.store import open_store
-from tests.builders import (
-    a_backend,
-    a_config,
-    a_corpus,
-    an_image,
-    write_files,
-    write_manifest,
-)
-from tests.chaos.soak import content, start_driver
+from tests.builders import a_backend, a_config, an_image, write_files, write_manifest
+from tests.chaos.soak import start_driver
+from tests.undisturbed import Undisturbed, content
 
 pytestmark = pytest.mark.ray
-
-
-def undisturbed(folder: Path, **settings: object) -> Counter[tuple[object, ...]]:
-    config = a_config(folder, output=str(folder / "undisturbed"), **settings)
-    annotate(config, backend=a_backend())
-    return content(folder / "undisturbed")
-
-
-def check(config: RunConfig, rows: Counter[tuple[object, ...]]) -> None:
-    output = Path(config.output)
-    assert content(output) == rows
-    found = verify(open_store(str(output)))
-    assert (found.problems, found.is_right) == ([], True)
 
 
 _BOUNDED = [
@@ -60,18 +38,17 @@ _OTHERS = [
     [*_BOUNDED, *(pytest.param(point, marks=pytest.mark.chaos) for point in _OTHERS)],
 )
 def test_a_driver_killed_at_a_named_point_and_run_again_gives_the_same_rows(
-    tmp_path: Path, cluster: str, point: str
+    tmp_path: Path, cluster: str, calm: Undisturbed, point: str
 ) -> None:
-    a_corpus(tmp_path, num_images=3)
     options = {"storage_options": {"crash": {"point": point}}}
-    crashing = a_config(tmp_path, output=f"crash://{tmp_path}/output", fetch=options)
+    crashing = calm.job(f"crash://{tmp_path}/output", fetch=options)
 
     with start_driver(crashing, cluster, {}) as driver:
         driver.communicate(timeout=120)
 
     assert driver.returncode == -signal.SIGKILL
-    annotate(a_config(tmp_path), backend=a_backend())
-    check(a_config(tmp_path), undisturbed(tmp_path))
+    annotate(calm.job(tmp_path / "output"), backend=a_backend())
+    calm.check(tmp_path / "output")
 
 
 def test_eight_drivers_at_once_publish_each_file_once(tmp_path: Path, cluster: str) -> None:
@@ -88,7 +65,9 @@ def test_eight_drivers_at_once_publish_each_file_once(tmp_path: Path, cluster: s
     said = [driver.communicate(timeout=240)[1] for driver in drivers]
 
     assert [driver.returncode for driver in drivers] == [0] * 8, said
-    check(config, undisturbed(tmp_path, **settings))
+    alone = a_config(tmp_path, output=str(tmp_path / "alone"), **settings)
+    annotate(alone, backend=a_backend())
+    Undisturbed(tmp_path, content(tmp_path / "alone")).check(tmp_path / "output")
     publishers = Counter(
         pq.read_schema(path).metadata[b"phicorpus.run_id"]
         for path in (tmp_path / "output").glob("annotations/*/*/*.parquet")
@@ -97,12 +76,11 @@ def test_eight_drivers_at_once_publish_each_file_once(tmp_path: Path, cluster: s
 
 
 def test_a_driver_that_is_told_to_stop_commits_whole_units_and_says_so(
-    tmp_path: Path, cluster: str
+    tmp_path: Path, cluster: str, calm: Undisturbed
 ) -> None:
-    a_corpus(tmp_path, num_images=12)
-    config = a_config(tmp_path)
+    config = calm.job(tmp_path / "output")
 
-    driver = start_driver(config, cluster, {"delay_s": 0.1, "delay_spread_s": 0.5})
+    driver = start_driver(config, cluster, {"delay_s": 0.1, "delay_spread_s": 3.0})
     wait_for(driver, tmp_path / "output", "annotations/*/*/*.parquet")
     driver.send_signal(signal.SIGTERM)
     driver.communicate(timeout=120)
@@ -113,7 +91,7 @@ def test_a_driver_that_is_told_to_stop_commits_whole_units_and_says_so(
     assert record["status"] == "interrupted"
     assert json.loads(record["engine"])["vision"]["completion_tokens"] > 0
     annotate(config, backend=a_backend())
-    check(config, undisturbed(tmp_path))
+    calm.check(tmp_path / "output")
 
 
 def wait_for(driver: subprocess.Popen[bytes], folder: Path, pattern: str) -> None:

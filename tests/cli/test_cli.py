@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from phicorpus import cli
-from phicorpus.cli import console
+from phicorpus.cli import tables
 from phicorpus.commands.annotate import RunReport
 from phicorpus.models.random_checkpoint import write_tiny
 from phicorpus.planner import PlanSummary
@@ -97,7 +97,7 @@ def test_brackets_in_answers_and_names_are_printed_as_they_are(
     row = dict.fromkeys(["page_number", "start_s", "outdated", "error_message", "skip_reason"])
     asked = {"uri": name, "task": "ocr", "status": "ok", "text": f"weight {name} total"}
 
-    console.show_annotations([row | asked], title=f"from {name}")
+    tables.show_annotations([row | asked], title=f"from {name}")
     code = exit_code("manifest", "build", str(tmp_path / name), "-o", str(tmp_path / "m.parquet"))
 
     printed = capsys.readouterr()
@@ -111,7 +111,7 @@ def test_an_answer_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str
     row = dict.fromkeys(["page_number", "start_s", "outdated", "error_message", "skip_reason"])
     asked = {"uri": "a\x9b.png", "task": "native", "status": "ok", "text": "\x1b]0;owned\x07 yes"}
 
-    console.show_annotations([row | asked], title="some")
+    tables.show_annotations([row | asked], title="some")
 
     printed = capsys.readouterr().out
     assert "]0;owned" in printed
@@ -140,7 +140,7 @@ def test_what_is_printed_into_a_pipe_is_not_cut_to_eighty_columns(tmp_path: Path
     environment = {name: v for name, v in os.environ.items() if name not in ("COLUMNS", "HOME")}
 
     ended = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "phicorpus.cli", "plan", str(tmp_path / "job.yaml")],
+        [sys.executable, "-m", "phicorpus", "plan", str(tmp_path / "job.yaml")],
         env={**environment, "TERM": "dumb"},
         capture_output=True,
         text=True,
@@ -263,8 +263,8 @@ def test_nothing_to_do_counts_what_there_was_to_do(capsys: pytest.CaptureFixture
 
     done = RunReport(run_id="r", status="nothing_to_do", planned=planned)
     retried = RunReport(run_id="r", status="nothing_to_do", planned=PlanSummary(), left=left)
-    console.show_report(done, "out")
-    console.show_report(retried, "out")
+    tables.show_report(done, "out")
+    tables.show_report(retried, "out")
 
     first, second = capsys.readouterr().out.splitlines()
     assert first == "Nothing to do: all 3 assets that a task applies to are annotated in out."

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phicorpus.cli import console
+from phicorpus.commands.show import sample
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import Verification, verify
 from phicorpus.report import gather, render
@@ -196,5 +196,5 @@ def test_a_torn_file_costs_that_file_to_whoever_looks(output: Path) -> None:
     assert told.torn == findings.torn == torn
     assert told.tasks["caption"].ok == 4
     assert told.tasks["ocr"].ok + told.tasks["ocr"].error < 5
-    assert {row["task"] for row in console.sample(store, 3)} == {"ocr", "caption"}
+    assert {row["task"] for row in sample(store, 3)} == {"ocr", "caption"}
     assert torn[0] in render(findings)

@@ -19,7 +19,7 @@ from transformers.generation.continuous_batching.initialization import (
 )
 
 from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL
-from phicorpus.cli.console import show_plan
+from phicorpus.cli.tables import show_plan
 from phicorpus.commands.annotate import annotate, prepare
 from phicorpus.config import EngineSettings, RunConfig
 from phicorpus.engine import attention, library_loop

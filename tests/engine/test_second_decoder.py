@@ -12,6 +12,7 @@ from phicorpus.engine.memory import MemoryPlan, SecondDecoder, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind
 from phicorpus.engine.replica import longest_request, plan_here
 from phicorpus.errors import ConfigError
+from phicorpus.models.architectures import ARCHITECTURES
 from phicorpus.models.checkpoint import resolve
 from phicorpus.models.memory_use import Footprint
 from phicorpus.models.model import Modality
@@ -58,10 +59,12 @@ def test_no_image_has_more_rows_than_the_most(
 
 
 def test_the_longest_request_of_a_job_follows_from_its_config() -> None:
-    speech = longest_request("speech", a_job("transcribe"), None)
-    few_crops = longest_request("vision", a_job("ocr", "caption"), Phi3Images(max_crops=16))
-    many_crops = longest_request("vision", a_job("ocr", "caption"), Phi4Images())
-    texts = longest_request("text", a_job("summarise", "ocr"), Phi4Images())
+    rows = ARCHITECTURES["phi4_multimodal"].segment_rows
+    heard, seen = a_job("transcribe"), a_job("ocr", "caption")
+    speech = longest_request("speech", heard, rows["speech"](heard, None))
+    few_crops = longest_request("vision", seen, rows["vision"](seen, Phi3Images(max_crops=16)))
+    many_crops = longest_request("vision", seen, rows["vision"](seen, Phi4Images()))
+    texts = longest_request("text", a_job("summarise", "ocr"), 0)
     short = a_job("summarise", texts={"max_passage_bytes": 2000})
 
     assert 375 + 512 < speech[0] < 1000
@@ -69,8 +72,8 @@ def test_the_longest_request_of_a_job_follows_from_its_config() -> None:
     assert many_crops[0] > 36 * 256 + 768
     assert many_crops[1] == "ocr"
     assert texts[0] > 9000
-    assert longest_request("text", short, None)[0] < 4096
-    assert longest_request("speech", a_job("ocr"), Phi4Images()) == (0, "")
+    assert longest_request("text", short, 0)[0] < 4096
+    assert longest_request("speech", a_job("ocr"), 375) == (0, "")
 
 
 @given(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pptx import Presentation
 from pptx.util import Inches
 
-from phicorpus.media import sniff
+from phicorpus.media.media_types import ODP, PPTX
 from tests.hostile.attack import Attack, attack
 from tests.media.builders import a_deck, a_pdf, an_image, deck_bytes, member, saved, with_members
 from tests.media.zips import a_bomb_of_a_type, a_directory_of, a_zip_of_two_directories
@@ -38,20 +38,20 @@ def attacks() -> Iterator[Attack]:
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504) + "EncryptedPackage".encode("utf-16-le"),
         "PasswordRequired",
         says="encrypted",
-        media_type=sniff.PPTX,
+        media_type=PPTX,
     )
     yield attack(
         "an OLE file that says it is a presentation, and is not",
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504) + "PowerPoint Document".encode("utf-16le"),
         *("RenderError", "SandboxCrashed", "DecodeError"),
     )
-    yield attack("a PDF named as a deck", a_pdf("page"), "ok", media_type=sniff.PPTX)
+    yield attack("a PDF named as a deck", a_pdf("page"), "ok", media_type=PPTX)
     yield attack(
         "a web page named as a deck",
         b"<html><img src=http://127.0.0.1:9/></html>",
         "UnsupportedMedia",
         says="found text/html",
-        media_type=sniff.PPTX,
+        media_type=PPTX,
     )
 
 
@@ -153,7 +153,7 @@ def _packages() -> Iterator[Attack]:
         with_members(deck, {})[:0] + _zip({"a.txt": b"a"}),
         "UnsupportedMedia",
         says="found application/zip",
-        media_type=sniff.PPTX,
+        media_type=PPTX,
     )
     yield attack(
         "a deck without slides", deck_bytes(Presentation()), "DecodeError", says="without slides"
@@ -180,7 +180,7 @@ def _zips() -> Iterator[Attack]:
         "UnsupportedMedia",
         says="found application/zip",
     )
-    parts = {"mimetype": sniff.ODP.encode(), "META-INF/manifest.xml": b"<a/>"}
+    parts = {"mimetype": ODP.encode(), "META-INF/manifest.xml": b"<a/>"}
     inside, outside = (member(an_odp(link), "content.xml") for link in ("a.png", "file:///etc/a"))
     yield attack(
         "a deck of two directories",
@@ -285,12 +285,12 @@ def an_odp(picture: str) -> bytes:
     entry = '<manifest:file-entry manifest:full-path="{}" manifest:media-type="{}"/>'
     manifest = (
         '<manifest:manifest xmlns:manifest="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0">'
-        f"{entry.format('/', sniff.ODP)}{entry.format('content.xml', 'text/xml')}"
+        f"{entry.format('/', ODP)}{entry.format('content.xml', 'text/xml')}"
         "</manifest:manifest>"
     )
     return _zip(
         {
-            "mimetype": sniff.ODP.encode(),
+            "mimetype": ODP.encode(),
             "content.xml": content.encode(),
             "META-INF/manifest.xml": manifest.encode(),
         }

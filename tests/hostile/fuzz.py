@@ -2,7 +2,7 @@
 
 python -m tests.hostile.fuzz [--files 10000] [--jobs 2] [--seed 0] [--output FILE]
 
-Exit code 1 when a file ends in anything but pieces or one of the project's own errors, or ends a
+Exit code 1 when a file ends in anything but segments or one of the project's own errors, or ends a
 process. A finding names its format and seed; `--only PNG:123` decodes that one file again.
 """
 
@@ -21,9 +21,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phicorpus.config import AudioConfig, DeckConfig, ImageConfig
+from phicorpus.config import AudioConfig, DeckConfig, DecodeConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
+from phicorpus.media.decode import Undecoded, decode_batch
 from tests.hostile.damage import mutated
 from tests.hostile.formats import good_files
 
@@ -102,8 +102,8 @@ def outcomes(contents: Sequence[bytes]) -> list[str]:
     """Decode a batch; for each file "ok", or the class of its first error."""
     found: list[str | None] = [None] * len(contents)
     assets = [Undecoded(content=content) for content in contents]
-    for position, piece in decode_batch(assets, CONFIG):
-        error = piece if isinstance(piece, SegmentError) else piece.error
+    for position, segment in decode_batch(assets, CONFIG):
+        error = segment if isinstance(segment, SegmentError) else segment.error
         if found[position] in {None, "ok"}:
             found[position] = "ok" if error is None else type(error).__name__
     return [outcome or "nothing" for outcome in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from phicorpus.media.sniff import MARKDOWN, PLAIN_TEXT, PPTX
+from phicorpus.media.media_types import MARKDOWN, PLAIN_TEXT, PPTX
 from tests.hostile.attack import Attack, attack
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from phicorpus.config import AudioConfig, DeckConfig, FetchConfig
-from phicorpus.media.decode import DecodeConfig
+from phicorpus.config import AudioConfig, DeckConfig, DecodeConfig, FetchConfig
 from phicorpus.schemas import ASSET
 from phicorpus.stages.decode import decode
 from phicorpus.stages.fetch import fetch

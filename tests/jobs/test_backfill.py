@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from jobs.backfill import Backfill, Ended, command, load_backfill, run, script, wait_for
 from phicorpus.config import load_config
 from phicorpus.errors import ConfigError
 
+FOLDER = Path(__file__).parents[2] / "jobs"
 
-def a_backfill(**settings: object) -> Backfill:
+
+def _load() -> ModuleType:
+    """Load the script by its path: jobs/ is a folder of scripts and no package."""
+    spec = importlib.util.spec_from_file_location("backfill_script", FOLDER / "backfill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where pydantic looks the types of its fields up
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = _load()
+
+
+def a_backfill(**settings: object) -> Any:
     values: dict[str, object] = {
         "job": Path("jobs/annotate.yaml"),
         "manifest": "s3://b/date={date:%Y-%m-%d}/",
@@ -25,7 +42,7 @@ def a_backfill(**settings: object) -> Backfill:
         "first": "2026-02-27",
         "last": "2026-03-02",
     }
-    return Backfill.model_validate(values | settings)
+    return SCRIPT.Backfill.model_validate(values | settings)
 
 
 def test_every_date_is_run_once_with_its_manifest_and_output() -> None:
@@ -35,7 +52,7 @@ def test_every_date_is_run_once_with_its_manifest_and_output() -> None:
         started.append(" ".join(arguments))
         return 0
 
-    ended = run(a_backfill(), start)
+    ended = SCRIPT.run(a_backfill(), start)
 
     assert [one.day for one in ended] == ["2026-02-27", "2026-02-28", "2026-03-01", "2026-03-02"]
     assert sum("manifest=s3://b/date=2026-03-01/" in line for line in started) == 1
@@ -44,35 +61,38 @@ def test_every_date_is_run_once_with_its_manifest_and_output() -> None:
 
 def test_no_more_runs_go_on_at_once_than_the_limit() -> None:
     at_once, most = 0, 0
-    lock = threading.Lock()
+    lock, pair = threading.Lock(), threading.Barrier(2)
 
     def start(_: Sequence[str]) -> int:
         nonlocal at_once, most
         with lock:
             at_once += 1
             most = max(most, at_once)
-        time.sleep(0.02)
+        pair.wait(timeout=60)
         with lock:
             at_once -= 1
+        pair.wait(timeout=60)
         return 0
 
-    run(a_backfill(max_runs_at_once=2), start)
+    SCRIPT.run(a_backfill(max_runs_at_once=2), start)
 
     assert most == 2
 
 
 def test_a_date_that_fails_does_not_keep_the_others_from_running() -> None:
-    ended = run(a_backfill(), lambda arguments: 3 if "2026-02-28" in " ".join(arguments) else 0)
+    ended = SCRIPT.run(
+        a_backfill(), lambda arguments: 3 if "2026-02-28" in " ".join(arguments) else 0
+    )
 
-    assert Ended("2026-02-28", 3) in ended
+    assert SCRIPT.Ended("2026-02-28", 3) in ended
     assert [one.exit_code for one in ended] == [0, 3, 0, 0]
 
 
 def test_a_date_that_a_signal_ended_did_not_end_well() -> None:
     killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
 
-    assert wait_for(killed) == 137
-    assert wait_for([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    assert SCRIPT.wait_for(killed) == 137
+    assert SCRIPT.wait_for([sys.executable, "-c", "raise SystemExit(3)"]) == 3
 
 
 @pytest.mark.parametrize("text", [None, "job: [", "job: a\nlast: 2026-13-45", "nothing: here"])
@@ -84,7 +104,7 @@ def test_a_wrong_backfill_ends_with_2_and_names_its_file(
         path.write_text(text)
 
     with pytest.raises(SystemExit) as ended:
-        script(str(path))
+        SCRIPT.script(str(path))
 
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"ConfigError: {path}: ")
@@ -95,7 +115,7 @@ def test_the_command_is_one_that_the_command_line_takes(tmp_path: Path) -> None:
     backfill = a_backfill(job=tmp_path / "job.yaml")
 
     ended = subprocess.run(  # noqa: S603 - our own program
-        command(backfill, backfill.first), capture_output=True, text=True, check=False
+        SCRIPT.command(backfill, backfill.first), capture_output=True, text=True, check=False
     )
 
     assert ended.returncode == 2
@@ -103,11 +123,9 @@ def test_the_command_is_one_that_the_command_line_takes(tmp_path: Path) -> None:
 
 
 def test_the_shipped_example_is_right() -> None:
-    folder = Path(__file__).parent.parent.parent / "jobs"
+    backfill = SCRIPT.load_backfill(FOLDER / "backfill.yaml")
 
-    backfill = load_backfill(folder / "backfill.yaml")
-
-    assert load_config(folder / backfill.job.name).tasks
+    assert load_config(FOLDER / backfill.job.name).tasks
 
 
 @pytest.mark.parametrize("settings", [{"max_runs_at_once": 2}, {"reprocess": "all"}])
@@ -128,4 +146,4 @@ def test_a_wrong_backfill_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "backfill.yaml").write_text(text)
 
     with pytest.raises(ConfigError):
-        load_backfill(tmp_path / "backfill.yaml")
+        SCRIPT.load_backfill(tmp_path / "backfill.yaml")

@@ -16,9 +16,10 @@ from pptx.util import Inches
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen import canvas
 
+from phicorpus.config import DecodeConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
-from phicorpus.media.segment import Piece, Samples
+from phicorpus.media.decode import Undecoded, decode_batch
+from phicorpus.media.segment import Samples, Segment
 
 TITLE_ONLY = 5  # of python-pptx' own template
 
@@ -151,10 +152,10 @@ def member(package: bytes, name: str) -> bytes:
 
 def outcomes(
     *contents: bytes, config: DecodeConfig | None = None
-) -> list[list[Piece | SegmentError]]:
+) -> list[list[Segment | SegmentError]]:
     """Decode a batch; what became of each asset."""
-    found: list[list[Piece | SegmentError]] = [[] for _ in contents]
+    found: list[list[Segment | SegmentError]] = [[] for _ in contents]
     assets = [Undecoded(content=content) for content in contents]
-    for position, piece in decode_batch(assets, config or DecodeConfig()):
-        found[position].append(piece)
+    for position, segment in decode_batch(assets, config or DecodeConfig()):
+        found[position].append(segment)
     return found

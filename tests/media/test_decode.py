@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pptx import Presentation
 
-from phicorpus.config import AudioConfig, DeckConfig
+from phicorpus.config import AudioConfig, DeckConfig, DecodeConfig
 from phicorpus.errors import (
     DecodeError,
     LimitExceeded,
@@ -17,12 +17,13 @@ from phicorpus.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from phicorpus.media import sniff
 from phicorpus.media.decks import deck, libreoffice
-from phicorpus.media.decks.office_zip import Package
-from phicorpus.media.decode import DecodeConfig, decode, resumed
+from phicorpus.media.decode import decode
+from phicorpus.media.decoders import resumed
+from phicorpus.media.media_types import PPTX
+from phicorpus.media.office.office_zip import Package
 from phicorpus.media.sandbox import Limits, Sandbox
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from tests.media.builders import (
     a_deck,
     a_pdf,
@@ -43,12 +44,12 @@ needs_libreoffice = pytest.mark.skipif(
 )
 
 
-def pieces_of(outcome: list[Piece | SegmentError]) -> list[Piece]:
-    assert all(isinstance(piece, Piece) for piece in outcome), outcome
-    return [piece for piece in outcome if isinstance(piece, Piece)]
+def segments_of(outcome: list[Segment | SegmentError]) -> list[Segment]:
+    assert all(isinstance(segment, Segment) for segment in outcome), outcome
+    return [segment for segment in outcome if isinstance(segment, Segment)]
 
 
-def test_a_batch_gives_each_asset_its_pieces_in_order() -> None:
+def test_a_batch_gives_each_asset_its_segments_in_order() -> None:
     contents = [
         saved(an_image()),
         a_deck("One", "Two", hidden=[1]),
@@ -59,19 +60,19 @@ def test_a_batch_gives_each_asset_its_pieces_in_order() -> None:
 
     image, deck_, text, sound, page = outcomes(*contents, config=NATIVE)
 
-    assert [piece.kind for piece in pieces_of(image)] == ["image"]
-    assert [(piece.skip_reason, piece.hidden) for piece in pieces_of(deck_)] == [
+    assert [segment.kind for segment in segments_of(image)] == ["image"]
+    assert [(segment.skip_reason, segment.hidden) for segment in segments_of(deck_)] == [
         ("not_rendered", False),
         ("not_rendered", True),
     ]
     assert [type(error) for error in text] == [UnsupportedMedia]
-    assert [piece.end_s for piece in pieces_of(sound)] == [2.0]
-    assert [piece.native.text for piece in pieces_of(page) if piece.native] == [("page",)]
+    assert [segment.end_s for segment in segments_of(sound)] == [2.0]
+    assert [segment.native.text for segment in segments_of(page) if segment.native] == [("page",)]
 
 
 def test_the_content_decides_and_a_refusal_names_both_types() -> None:
-    (piece,) = decode(saved(an_image()), "application/pdf")
-    assert piece.kind == "image"
+    (segment,) = decode(saved(an_image()), "application/pdf")
+    assert segment.kind == "image"
 
     with pytest.raises(UnsupportedMedia, match="declared image/png, found text/html"):
         list(decode(b"<html></html>", "image/png"))
@@ -104,11 +105,11 @@ def test_hostile_files_are_named_errors_and_hurt_no_neighbour(
 ) -> None:
     bad, good = outcomes(content, saved(an_image()), config=NATIVE)
 
-    assert [type(piece) for piece in bad] == [error]
-    assert len(pieces_of(good)) == 1
+    assert [type(segment) for segment in bad] == [error]
+    assert len(segments_of(good)) == 1
 
 
-def test_an_error_after_the_first_piece_is_a_piece_of_its_own() -> None:
+def test_an_error_after_the_first_segment_is_a_segment_of_its_own() -> None:
     endless = bytearray(a_recording(a_voice(s=70.0), kind="FLAC"))
     endless[21] &= 0xF0  # STREAMINFO's number of samples, 36 bits: 0 is "unknown"
     endless[22:26] = bytes(4)
@@ -116,20 +117,23 @@ def test_an_error_after_the_first_piece_is_a_piece_of_its_own() -> None:
 
     (outcome,) = outcomes(bytes(endless), config=config)
 
-    pieces = pieces_of(outcome)
-    assert [(piece.index, piece.count) for piece in pieces] == [(0, None), (1, 2)]
-    assert isinstance(pieces[1].error, LimitExceeded)
-    assert pieces[1].start_s == 30.0
+    segments = segments_of(outcome)
+    assert [(segment.index, segment.count) for segment in segments] == [(0, None), (1, 2)]
+    assert isinstance(segments[1].error, LimitExceeded)
+    assert segments[1].start_s == 30.0
 
 
 def test_a_page_that_kills_its_decoder_is_an_error_and_the_others_stand() -> None:
     with Sandbox(Limits(timeout_s=20, max_memory_bytes=1 << 30)) as sandbox:
-        pieces = list(resumed(sandbox, deadly, (3, 5)))
+        segments = list(resumed(sandbox, deadly, (3, 5)))
         with pytest.raises(SandboxCrashed):
             list(resumed(sandbox, deadly, (0,)))
 
-    assert [piece.index for piece in pieces] == list(range(7))
-    assert [piece.index for piece in pieces if isinstance(piece.error, SandboxCrashed)] == [3, 5]
+    assert [segment.index for segment in segments] == list(range(7))
+    assert [segment.index for segment in segments if isinstance(segment.error, SandboxCrashed)] == [
+        3,
+        5,
+    ]
 
 
 def test_without_libreoffice_a_deck_is_an_error_that_says_how_to_get_it(
@@ -139,7 +143,7 @@ def test_without_libreoffice_a_deck_is_an_error_that_says_how_to_get_it(
 
     (outcome,) = outcomes(a_deck("One"))
 
-    (page,) = pieces_of(outcome)
+    (page,) = segments_of(outcome)
     assert isinstance(page.error, RendererMissing)
     assert "apt-get install libreoffice-impress" in str(page.error)
     assert "brew install --cask libreoffice" in str(page.error)
@@ -159,16 +163,16 @@ def test_old_formats_say_that_they_need_the_renderer() -> None:
 def test_a_render_that_lost_pages_or_text_is_an_error() -> None:
     package = Package(content=a_deck("The first of two slides", "The second of two slides"))
 
-    def rendered(*pages: str) -> list[Piece]:
-        return list(deck.pieces(package, sniff.PPTX, DeckConfig(), a_pdf(*pages)))
+    def rendered(*pages: str) -> list[Segment]:
+        return list(deck.segments(package, PPTX, DeckConfig(), a_pdf(*pages)))
 
     whole = rendered("The first of two slides", "THE SEC OND of two ﬁelds slides")
     with pytest.raises(RenderError, match="1 pages for a deck of 2 slides"):
         rendered("The first of two slides")
     emptied = rendered("The first of two slides", "")
 
-    assert [piece.error for piece in whole] == [None, None]
-    assert [type(piece.error) for piece in emptied] == [type(None), RenderError]
+    assert [segment.error for segment in whole] == [None, None]
+    assert [type(segment.error) for segment in emptied] == [type(None), RenderError]
     assert emptied[1].native is not None
     assert emptied[1].native.title == "The second of two slides"
 
@@ -181,18 +185,18 @@ def test_decks_are_rendered_with_hidden_slides_charts_and_native_content() -> No
 
     first, second = outcomes(deck_bytes(presentation), empty)
 
-    assert [piece.hidden for piece in pieces_of(first)] == [True, False]
-    for piece in pieces_of(first):
-        assert piece.error is None
-        assert piece.image is not None
-        assert piece.image.size == (1500, 1125)
-    chart = pieces_of(first)[1]
+    assert [segment.hidden for segment in segments_of(first)] == [True, False]
+    for segment in segments_of(first):
+        assert segment.error is None
+        assert segment.image is not None
+        assert segment.image.size == (1500, 1125)
+    chart = segments_of(first)[1]
     assert chart.native is not None
     assert chart.native.charts[0].categories == ("East", "West")
     assert chart.image is not None
     colours = np.asarray(chart.image).reshape(-1, 3).astype(int)
     assert (np.ptp(colours, axis=1) > 60).mean() > 0.01  # bars, beside black text on white
-    assert len(pieces_of(second)) == 1
+    assert len(segments_of(second)) == 1
 
 
 @needs_libreoffice
@@ -209,7 +213,7 @@ def test_a_font_that_is_not_there_is_flagged() -> None:
 
     (outcome,) = outcomes(content)
 
-    plain, fancy = pieces_of(outcome)
+    plain, fancy = segments_of(outcome)
     if plain.flags:
         pytest.skip("the Liberation fonts are not installed")
     assert fancy.flags == ("fonts_missing",)
@@ -219,7 +223,7 @@ def test_a_font_that_is_not_there_is_flagged() -> None:
 def test_one_deck_that_cannot_be_rendered_does_not_lose_the_batch() -> None:
     good = a_deck("Good")
     results = libreoffice.render(
-        [(sniff.PPTX, good), (sniff.PPTX, good[: len(good) // 2]), (sniff.PPTX, good)],
+        [(PPTX, good), (PPTX, good[: len(good) // 2]), (PPTX, good)],
         DeckConfig(),
     )
 
@@ -241,13 +245,13 @@ def test_linked_pictures_are_not_fetched() -> None:
 
     (outcome,) = outcomes(linked)
 
-    (piece,) = pieces_of(outcome)
-    assert piece.flags == ("external_links",)
-    assert piece.image is not None
+    (segment,) = segments_of(outcome)
+    assert segment.flags == ("external_links",)
+    assert segment.image is not None
 
 
-def deadly(killers: tuple[int, ...], first_index: int) -> Iterator[Piece]:
+def deadly(killers: tuple[int, ...], first_index: int) -> Iterator[Segment]:
     for index in range(first_index, 7):
         if index in killers:
             os.abort()
-        yield Piece(index=index, count=7, kind="page", page_number=index + 1)
+        yield Segment(index=index, count=7, kind="page", page_number=index + 1)

@@ -41,7 +41,7 @@ def ends(pid: int) -> bool:
 
 def test_a_stream_gives_its_items_as_they_come_and_the_child_is_kept() -> None:
     with Sandbox(LIMITS) as sandbox:
-        pages = list(sandbox.stream(pdf.pieces, a_pdf("one", "two"), DeckConfig()))
+        pages = list(sandbox.stream(pdf.segments, a_pdf("one", "two"), DeckConfig()))
         children = {pid for _ in range(2) for pid in sandbox.stream(eval, PID)}
 
     assert len(pages) == 2
@@ -58,7 +58,7 @@ def test_a_large_item_and_a_large_argument_pass() -> None:
 def test_an_error_of_the_function_arrives_as_itself() -> None:
     with Sandbox(LIMITS) as sandbox:
         with pytest.raises(DecodeError, match="not a readable PDF"):
-            list(sandbox.stream(pdf.pieces, b"no pdf", DeckConfig()))
+            list(sandbox.stream(pdf.segments, b"no pdf", DeckConfig()))
         assert list(sandbox.stream(range, 1)) == [0]
 
 

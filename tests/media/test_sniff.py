@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from phicorpus.media import sniff
+from phicorpus.media.media_types import ENCRYPTED_OFFICE, ODP, PDF, PPT, PPTX, asset_kind
 from tests.media.builders import (
     a_deck,
     a_pdf,
@@ -35,7 +36,7 @@ from tests.media.zips import a_bomb_of_a_type, a_directory_of
 )
 def test_images_are_told_by_content(kind: str, media_type: str) -> None:
     assert sniff.sniff(saved(an_image(), kind)) == media_type
-    assert sniff.asset_kind(media_type) == "image"
+    assert asset_kind(media_type) == "image"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_recordings_are_told_by_content(kind: str, media_type: str) -> None:
     content = a_recording(a_tone(), kind=kind)
 
     assert sniff.sniff(content) == media_type
-    assert sniff.asset_kind(media_type) == "audio"
+    assert asset_kind(media_type) == "audio"
 
 
 def test_an_mp3_is_told_with_and_without_its_tag() -> None:
@@ -71,15 +72,15 @@ def test_an_mp3_is_told_with_and_without_its_tag() -> None:
 def test_decks_are_told_from_other_office_documents() -> None:
     deck = a_deck("Title")
 
-    assert sniff.sniff(a_pdf("page")) == sniff.PDF
-    assert sniff.sniff(b"\n" * 100 + a_pdf("page")) == sniff.PDF
-    assert sniff.sniff(deck) == sniff.PPTX
-    assert sniff.sniff(deck[: len(deck) // 2]) == sniff.PPTX
-    assert sniff.sniff(with_members(deck, {})) == sniff.PPTX
+    assert sniff.sniff(a_pdf("page")) == PDF
+    assert sniff.sniff(b"\n" * 100 + a_pdf("page")) == PDF
+    assert sniff.sniff(deck) == PPTX
+    assert sniff.sniff(deck[: len(deck) // 2]) == PPTX
+    assert sniff.sniff(with_members(deck, {})) == PPTX
     ole = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500)
-    assert sniff.sniff(ole + "PowerPoint Document".encode("utf-16-le")) == sniff.PPT
-    assert sniff.sniff(ole + "EncryptedPackage".encode("utf-16-le")) == sniff.ENCRYPTED_OFFICE
-    assert sniff.asset_kind(sniff.sniff(ole + "WordDocument".encode("utf-16-le"))) is None
+    assert sniff.sniff(ole + "PowerPoint Document".encode("utf-16-le")) == PPT
+    assert sniff.sniff(ole + "EncryptedPackage".encode("utf-16-le")) == ENCRYPTED_OFFICE
+    assert asset_kind(sniff.sniff(ole + "WordDocument".encode("utf-16-le"))) is None
 
 
 def test_gsm_is_told_by_ten_of_its_frames() -> None:
@@ -94,9 +95,9 @@ def test_opendocument_is_told_however_it_is_packed(packing: int, suffix: str) ->
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", packing) as archive:
         archive.writestr("content.xml", "<a/>")
-        archive.writestr("mimetype", sniff.ODP + suffix)
+        archive.writestr("mimetype", ODP + suffix)
 
-    assert sniff.sniff(target.getvalue()) == sniff.ODP
+    assert sniff.sniff(target.getvalue()) == ODP
 
 
 @pytest.mark.parametrize(
@@ -117,13 +118,13 @@ def test_opendocument_is_told_however_it_is_packed(packing: int, suffix: str) ->
 )
 def test_what_is_not_read_is_named_where_it_can_be(content: bytes, media_type: str | None) -> None:
     assert sniff.sniff(content) == sniff.sniff(memoryview(content)) == media_type
-    assert sniff.asset_kind(media_type) in {None, "text"}
+    assert asset_kind(media_type) in {None, "text"}
 
 
 def test_names_are_guessed_from_their_extension() -> None:
     assert sniff.guess("s3://bucket/a/b.JPEG") == "image/jpeg"
     assert sniff.guess("/data/talk.m4a") == "audio/mp4"
-    assert sniff.guess("gs://bucket/deck.pptm") == sniff.PPTX
+    assert sniff.guess("gs://bucket/deck.pptm") == PPTX
     assert sniff.guess("gs://bucket.pdf/readme") is None
 
 
@@ -155,7 +156,7 @@ def test_sniffing_any_prefix_never_raises() -> None:
 )
 def test_images_that_are_not_read_have_names(content: bytes, media_type: str) -> None:
     assert sniff.sniff(content) == media_type
-    assert sniff.asset_kind(media_type) is None
+    assert asset_kind(media_type) is None
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
@@ -168,7 +169,7 @@ def test_a_type_that_unpacks_to_much_is_not_unpacked(packing: int) -> None:
     finally:
         tracemalloc.stop()
 
-    assert found in {sniff.PPTX, "application/zip", "\0" * 200}
+    assert found in {PPTX, "application/zip", "\0" * 200}
     assert peak_bytes < 8 * 1024**2
 
 
@@ -188,4 +189,4 @@ def test_a_deck_whose_parts_are_in_capitals_is_a_deck() -> None:
         for name in ("[CONTENT_TYPES].XML", "PPT/PRESENTATION.XML"):
             archive.writestr(name, "<x/>")
 
-    assert sniff.sniff(file.getvalue()) == sniff.PPTX
+    assert sniff.sniff(file.getvalue()) == PPTX

@@ -2,24 +2,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.config import TextConfig
+from phicorpus.config import DecodeConfig, TextConfig
 from phicorpus.errors import LimitExceeded, NotUtf8, UnsupportedMedia
-from phicorpus.media.decode import DecodeConfig, decode
-from phicorpus.media.segment import Piece
-from phicorpus.media.text import pieces
+from phicorpus.media.decode import decode
+from phicorpus.media.segment import Segment
+from phicorpus.media.text import segments
 
 SMALL = TextConfig(max_passage_bytes=64)
 
 
 def passages(text: str, config: TextConfig = SMALL) -> list[str]:
-    return [str(piece.text) for piece in pieces(text.encode(), config)]
+    return [str(segment.text) for segment in segments(text.encode(), config)]
 
 
 def test_a_short_text_is_one_passage() -> None:
-    (piece,) = pieces(b"\xef\xbb\xbfWords.", TextConfig())
+    (segment,) = segments(b"\xef\xbb\xbfWords.", TextConfig())
 
-    assert (piece.kind, piece.index, piece.count, piece.text) == ("passage", 0, 1, "Words.")
-    assert (piece.start_char, piece.end_char, piece.skip_reason) == (0, 6, None)
+    assert (segment.kind, segment.index, segment.count, segment.text) == ("passage", 0, 1, "Words.")
+    assert (segment.start_char, segment.end_char, segment.skip_reason) == (0, 6, None)
 
 
 def test_a_long_text_is_cut_at_the_ends_of_paragraphs() -> None:
@@ -55,19 +55,19 @@ def test_no_cut_takes_an_accent_from_its_letter(unit: str, size: int) -> None:
 @given(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=400))
 def test_passages_cover_every_text_exactly_and_keep_the_limit(text: str) -> None:
     text = text.removeprefix("\ufeff")
-    found = list(pieces(text.encode(), SMALL))
+    found = list(segments(text.encode(), SMALL))
 
-    assert "".join(str(piece.text) for piece in found) == text
-    assert [piece.index for piece in found] == list(range(len(found)))
-    assert {piece.count for piece in found} == {len(found)}
-    for piece in found:
-        assert piece.text == text[piece.start_char : piece.end_char]
-        assert len(str(piece.text).encode()) <= 64
+    assert "".join(str(segment.text) for segment in found) == text
+    assert [segment.index for segment in found] == list(range(len(found)))
+    assert {segment.count for segment in found} == {len(found)}
+    for segment in found:
+        assert segment.text == text[segment.start_char : segment.end_char]
+        assert len(str(segment.text).encode()) <= 64
 
 
 def test_a_text_without_words_is_not_asked() -> None:
-    assert [piece.skip_reason for piece in pieces(b"", SMALL)] == ["no_text"]
-    assert [piece.skip_reason for piece in pieces(b" \n\n", SMALL)] == ["no_text"]
+    assert [segment.skip_reason for segment in segments(b"", SMALL)] == ["no_text"]
+    assert [segment.skip_reason for segment in segments(b" \n\n", SMALL)] == ["no_text"]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_other_encodings_than_utf_8_are_named(content: bytes, why: str) -> None:
 
 def test_the_limit_of_bytes_is_named() -> None:
     with pytest.raises(LimitExceeded, match=r"texts\.max_bytes: 5 bytes, limit 4"):
-        list(pieces(b"words", TextConfig(max_bytes=4)))
+        list(segments(b"words", TextConfig(max_bytes=4)))
 
 
 @pytest.mark.parametrize("start", ["P1 is the first point", "%PDF- is how a PDF begins", "BM", "<"])
 def test_a_declared_text_may_begin_like_anything(start: str) -> None:
-    pieces_: list[Piece] = list(decode(start.encode(), "text/markdown", DecodeConfig()))
+    segments_: list[Segment] = list(decode(start.encode(), "text/markdown", DecodeConfig()))
 
-    assert [piece.text for piece in pieces_] == [start]
+    assert [segment.text for segment in segments_] == [start]
 
 
 def test_text_under_another_name_is_no_image() -> None:

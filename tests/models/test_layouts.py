@@ -265,7 +265,7 @@ import json, resource, sys
 import torch, transformers
 from transformers import Phi3ForCausalLM
 from phicorpus.models.checkpoint import load, resolve
-from phicorpus.models import loaders
+from phicorpus.models.phi4_multimodal import model as phi4_multimodal
 tiny = load(resolve(sys.argv[1]), modality="text", device="cpu")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = load(resolve(sys.argv[2]), modality="text", device="cpu", dtype="float32")

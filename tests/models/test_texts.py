@@ -6,9 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from phicorpus.config import FetchConfig, TextConfig, parse_config
+from phicorpus.config import DecodeConfig, FetchConfig, TextConfig, parse_config
 from phicorpus.engine.backend import phi_backend
-from phicorpus.media.decode import DecodeConfig
 from phicorpus.schemas import ASSET
 from phicorpus.stages.decode import decode
 from phicorpus.stages.fetch import fetch

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from phicorpus.cli.console import sample
+from phicorpus.commands.show import sample
 from phicorpus.commands.status import status
 from phicorpus.output.rows import Current
 from phicorpus.report import gather, render

@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from phicorpus.config import AudioConfig, DeckConfig
-from phicorpus.media.decode import DecodeConfig
+from phicorpus.config import AudioConfig, DeckConfig, DecodeConfig
 from phicorpus.media.segment import Native
 from phicorpus.schemas import SEGMENT
 from phicorpus.stages.decode import decode

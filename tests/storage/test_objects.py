@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phicorpus.config import FetchConfig
+from phicorpus.config import DecodeConfig, FetchConfig
 from phicorpus.errors import (
     AssetMissing,
     AssetTooLarge,
@@ -25,7 +25,6 @@ from phicorpus.errors import (
     UriRefused,
 )
 from phicorpus.manifest.build import build
-from phicorpus.media.decode import DecodeConfig
 from phicorpus.schemas import ASSET
 from phicorpus.stages.decode import decode
 from phicorpus.stages.fetch import fetch

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from phicorpus.config import FetchConfig, RunConfig, TaskConfig, parse_config
+from phicorpus.config import DecodeConfig, FetchConfig, RunConfig, TaskConfig, parse_config
 from phicorpus.engine.backend import Backend, phi_backend
 from phicorpus.errors import AnswerError, ConfigError
 from phicorpus.fingerprint import fingerprint
-from phicorpus.media.decode import DecodeConfig
 from phicorpus.models.random_checkpoint import write_tiny
 from phicorpus.schemas import ASSET
 from phicorpus.stages.decode import decode

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from phicorpus.cli import checks, console, make, outputs, run
+from phicorpus.cli.logs import configure_logging
 from phicorpus.driver.parent import PARENT
 from phicorpus.driver.signals import EXIT_SIGINT, SIGNALS
 from phicorpus.driver.supervisor import supervise
-from phicorpus.errors import PhicorpusError
-from phicorpus.telemetry import configure_logging
+from phicorpus.errors import PackageMissing, PhicorpusError
 
 app = typer.Typer(
     help="Annotate whole corpora of images, slide decks, recordings and texts with Phi models.",
@@ -112,6 +112,12 @@ def _run(run: Callable[[], None]) -> None:
     except PhicorpusError as error:
         console.tell_error(error)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "phicorpus").partition(".")[0] == "phicorpus":
+            raise
+        missing = PackageMissing.of(error)
+        console.tell_error(missing)
+        sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         console.tell("interrupted; run the same command again to go on")
         sys.exit(EXIT_SIGINT)

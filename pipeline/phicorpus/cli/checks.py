@@ -9,30 +9,49 @@ from typing import Annotated
 
 import typer
 
-from phicorpus.cli import console
-from phicorpus.cli.options import JsonFlag
+from phicorpus.cli import console, tables
+from phicorpus.cli.options import JsonFlag, writing
 
 EXIT_DIFFERS = 1
 EXIT_BROKEN = 2
 
 
 def schema(
-    name: Annotated[str, typer.Argument(help="manifest, segment, annotation, document, run, ...")],
+    name: Annotated[
+        str | None, typer.Argument(help="manifest, segment, annotation, document, run, ...")
+    ] = None,
     *,
+    write: Annotated[
+        Path | None, typer.Option(help="Write what other programs may rely on into this folder.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print what the columns of a table are.
+    """Print what the columns of a table are, or write all tables of the contract as JSON files.
 
     Example: phicorpus schema annotation
     """
+    if write is not None:
+        _write_contract(write)
+        return
+    if name is None:
+        raise typer.BadParameter("missing argument NAME, the table; or --write FOLDER for all")
     from phicorpus.schemas import SCHEMAS  # noqa: PLC0415  (pyarrow)
 
     if name not in SCHEMAS:
         raise typer.BadParameter(f"no schema {name!r}; there are {', '.join(SCHEMAS)}")
     if as_json:
-        typer.echo(json.dumps(console.schema_rows(SCHEMAS[name])))
+        typer.echo(json.dumps(tables.schema_rows(SCHEMAS[name])))
     else:
-        console.show_schema(SCHEMAS[name])
+        tables.show_schema(SCHEMAS[name])
+
+
+def _write_contract(folder: Path) -> None:
+    from phicorpus.schemas.contract import contract_files  # noqa: PLC0415  (pyarrow)
+
+    for name, text in contract_files().items():
+        with writing(folder / name):
+            (folder / name).write_text(text, "utf-8")
+        typer.echo(f"wrote {folder / name}")
 
 
 def doctor(

@@ -6,13 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phicorpus.cli import console
+from phicorpus.cli import console, tables
+from phicorpus.cli.progress import progress_bar
 from phicorpus.commands.annotate import annotate
+from phicorpus.commands.show import sample
 from phicorpus.config import RunConfig, parse_config
 from phicorpus.demo.corpus import write_corpus
 from phicorpus.manifest.build import build
 from phicorpus.report import gather, render
 from phicorpus.storage.store import open_store
+from phicorpus.tasks import TASKS
 
 _SAMPLES_PER_TASK = 2
 
@@ -37,11 +40,11 @@ def run_demo(folder: Path, *, scale: float = 1.0) -> None:
     console.out.print(
         f"model     {config.model.name}: comes with the package, and knows this demo's words"
     )
-    with console.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         report = annotate(config, on_progress=on_progress)
-    console.show_report(report, config.output)
-    rows = console.sample(open_store(config.output), _SAMPLES_PER_TASK)
-    console.show_annotations(rows, title="some of the annotations")
+    tables.show_report(report, config.output)
+    rows = sample(open_store(config.output), _SAMPLES_PER_TASK)
+    tables.show_annotations(rows, title="some of the annotations")
     page = folder / "report.html"
     page.write_text(render(gather(open_store(config.output), config.output, fetch=config.fetch)))
     console.out.print(f"report    {page}: open it in a browser")
@@ -51,18 +54,16 @@ def run_demo(folder: Path, *, scale: float = 1.0) -> None:
 
 
 def demo_config(folder: Path) -> RunConfig:
-    """Give the demo's job: PPTX from their own text, which the small model need not read."""
+    """Return the demo's job: PPTX from their own text, which the small model need not read."""
     return parse_config(
         {
             "manifest": str(folder / "manifest.parquet"),
             "output": str(folder / "output"),
             "model": "tiny",
             "tasks": {
-                "ocr": {"max_new_tokens": 64},
-                "caption": {"max_new_tokens": 24},
-                "chart": {"max_new_tokens": 64},
-                "transcribe": {"max_new_tokens": 96},
-                "native": {},
+                name: {} if task.prompt is None else {"max_new_tokens": task.demo_tokens}
+                for name, task in TASKS.items()
+                if task.prompt is None or task.demo_tokens is not None
             },
             # The small model is at its best with one sentence at a time.
             "audio": {"min_window_s": 2.5, "max_window_s": 6},

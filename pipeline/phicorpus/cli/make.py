@@ -17,7 +17,6 @@ from phicorpus.cli.options import (
     storage_options_of,
     writing,
 )
-from phicorpus.config import load_config
 
 
 def demo_corpus(
@@ -107,6 +106,7 @@ def manifest_check(config: ConfigArgument, *, set_: SetOption = None) -> None:
 
     Example: phicorpus manifest check jobs/annotate.yaml
     """
+    from phicorpus.config import load_config  # noqa: PLC0415  (pydantic)
     from phicorpus.manifest.check import check  # noqa: PLC0415  (pyarrow, fsspec)
     from phicorpus.manifest.manifest import open_manifest  # noqa: PLC0415
 

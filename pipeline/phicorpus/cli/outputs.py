@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from phicorpus.cli import console
+from phicorpus.cli import console, json_output, tables
 from phicorpus.cli.options import (
     EXIT_NOT_RIGHT,
     JsonFlag,
@@ -18,7 +19,7 @@ from phicorpus.cli.options import (
     storage_options_of,
     writing,
 )
-from phicorpus.errors import ConfigError
+from phicorpus.errors import ConfigError, PackageMissing
 
 
 def verify(
@@ -51,8 +52,8 @@ def verify(
         told = asdict(found) | {"is_right": found.is_right}
         typer.echo(json.dumps(told | (asdict(mended) if mend else {})))
     else:
-        console.show_verification(found)
-        console.show_mended(mended)
+        tables.show_verification(found)
+        tables.show_mended(mended)
     if not found.is_right:
         raise typer.Exit(EXIT_NOT_RIGHT)
 
@@ -72,9 +73,9 @@ def status(
     options = storage_options_of(storage_options)
     found = look(open_store(output, options), options)
     if as_json:
-        typer.echo(console.status_json(found))
+        typer.echo(json_output.status_json(found))
     else:
-        console.show_status(found)
+        tables.show_status(found)
 
 
 def show(
@@ -94,14 +95,15 @@ def show(
 
     Example: phicorpus show demo/output --per-task 5
     """
+    from phicorpus.commands.show import sample  # noqa: PLC0415  (pyarrow)
     from phicorpus.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
     store = open_store(output, storage_options_of(storage_options))
-    rows = console.sample(store, per_task, outdated=outdated)
+    rows = sample(store, per_task, outdated=outdated)
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
-        console.show_annotations(rows, title=f"from {output}")
+        tables.show_annotations(rows, title=f"from {output}")
     else:
         console.out.print(f"no annotations in {output} yet")
 
@@ -126,10 +128,20 @@ def report(
     options = storage_options_of(storage_options)
     with writing(page):
         pass  # refused before a large output is read
-    fetch = FetchConfig(storage_options=options) if pictures else None
+    fetch = FetchConfig(storage_options=options) if pictures and _can_decode() else None
     findings = gather(open_store(output, options), output, fetch=fetch)
     if not findings.runs and not findings.counts:
         raise ConfigError(f"{output} is not an output of phicorpus, or no run of it has begun yet")
     with writing(page):
         page.write_text(render(findings), "utf-8")
     typer.echo(f"wrote {page}")
+
+
+def _can_decode() -> bool:
+    """Return True where the decoders are installed; else print what is missing."""
+    try:
+        importlib.import_module("phicorpus.media.decode")
+    except ModuleNotFoundError as error:
+        console.tell(f"no pictures: {PackageMissing.of(error)}")
+        return False
+    return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phicorpus.cli import console
+from phicorpus.cli import console, json_output, tables
 from phicorpus.cli.options import (
     EXIT_NOT_RIGHT,
     ConfigArgument,
@@ -18,10 +18,11 @@ from phicorpus.cli.options import (
     StorageOptions,
     storage_options_of,
 )
-from phicorpus.config import RunConfig, load_config
+from phicorpus.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from phicorpus.commands.annotate import RunReport
+    from phicorpus.config import RunConfig
 
 EXIT_ERRORS_ABOVE_THRESHOLD = 3
 
@@ -63,6 +64,7 @@ def annotate(
     from phicorpus.commands.annotate import with_new_generation  # noqa: PLC0415
     from phicorpus.commands.retry import choose  # noqa: PLC0415
     from phicorpus.commands.retry import retry as retry_errors  # noqa: PLC0415
+    from phicorpus.config import load_config  # noqa: PLC0415  (pydantic)
 
     settings = load_config(config, set_ or ())
     if mend:
@@ -73,10 +75,10 @@ def annotate(
             f"everything is answered in generation {settings.generation}; later runs of this job "
             "stay with it until their YAML names another one"
         )
-    with console.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         reports = [run(settings, on_progress=on_progress)]
     if reprocess is Reprocess.FAILED:
-        with console.progress_bar() as on_progress:
+        with progress_bar() as on_progress:
             reports.append(retry_errors(settings, choose("all"), on_progress=on_progress))
     _finish(reports, settings, as_json=as_json)
 
@@ -123,7 +125,7 @@ def retry(
     from phicorpus.commands.retry import retry as retry_errors  # noqa: PLC0415
 
     settings = _job_of(job, set_ or (), storage_options_of(storage_options))
-    with console.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         report = retry_errors(settings, choose(kinds, where or ()), on_progress=on_progress)
     _finish([report], settings, as_json=as_json)
 
@@ -145,23 +147,24 @@ def night(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag =
     from phicorpus.commands.retry import retry as retry_errors  # noqa: PLC0415
     from phicorpus.commands.status import status  # noqa: PLC0415
     from phicorpus.commands.verify import verify  # noqa: PLC0415  (pyarrow, fsspec)
+    from phicorpus.config import load_config  # noqa: PLC0415  (pydantic)
     from phicorpus.storage.store import open_store  # noqa: PLC0415
 
     settings = load_config(config, set_ or ())
-    with console.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         annotated = run(settings, on_progress=on_progress)
-    with console.progress_bar() as on_progress:
+    with progress_bar() as on_progress:
         retried = retry_errors(settings, choose("retryable"), on_progress=on_progress)
     options = settings.fetch.storage_options
     store = open_store(settings.output, options)
     standing, verified = status(store, options), verify(store, options)
     if as_json:
-        typer.echo(console.night_json([annotated, retried], standing, verified))
+        typer.echo(json_output.night_json([annotated, retried], standing, verified))
     else:
         for report in (annotated, retried):
-            console.show_report(report, settings.output)
-        console.show_status(standing)
-        console.show_verification(verified)
+            tables.show_report(report, settings.output)
+        tables.show_status(standing)
+        tables.show_verification(verified)
     if not verified.is_right:
         raise typer.Exit(EXIT_NOT_RIGHT)
     _judge(standing.error_ratio, settings)
@@ -169,6 +172,7 @@ def night(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag =
 
 def _job_of(job: str, overrides: Sequence[str], options: Mapping[str, Any]) -> RunConfig:
     """Read a job's YAML, or the config of an output's newest run."""
+    from phicorpus.config import load_config  # noqa: PLC0415  (pydantic)
     from phicorpus.output.runs import newest  # noqa: PLC0415  (fsspec)
     from phicorpus.storage.store import open_store  # noqa: PLC0415
 
@@ -182,10 +186,10 @@ def _finish(reports: Sequence[RunReport], settings: RunConfig, *, as_json: bool)
     """Print what was done, JSON in one document; the last report decides on the exit code."""
     report = reports[-1]
     if as_json:
-        typer.echo(console.report_json(*reports))
+        typer.echo(json_output.report_json(*reports))
     else:
         for one in reports:
-            console.show_report(one, settings.output)
+            tables.show_report(one, settings.output)
     _judge(report.error_ratio, settings)
 
 
@@ -204,10 +208,11 @@ def plan(config: ConfigArgument, *, set_: SetOption = None, as_json: JsonFlag = 
 
     Example: phicorpus plan jobs/annotate.yaml
     """
-    from phicorpus.commands.annotate import prepare  # noqa: PLC0415  (Ray takes a second to import)
+    from phicorpus.commands.prepare import prepare  # noqa: PLC0415  (pyarrow, fsspec)
+    from phicorpus.config import load_config  # noqa: PLC0415  (pydantic)
 
     job = prepare(load_config(config, set_ or ()))
     if as_json:
-        typer.echo(console.plan_json(job))
+        typer.echo(json_output.plan_json(job))
     else:
-        console.show_plan(job)
+        tables.show_plan(job)

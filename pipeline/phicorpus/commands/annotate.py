@@ -9,27 +9,22 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from phicorpus import flow
+from phicorpus.commands.prepare import Prepared, prepare
 from phicorpus.config import EngineName, RunConfig
 from phicorpus.driver.parent import PARENT
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.driver.timeout import DriverWatch
-from phicorpus.engine.backend import Backend, phi_backend
-from phicorpus.engine.memory import MemoryPlan
+from phicorpus.engine.backend import Backend
 from phicorpus.engine.registry import ENGINES
-from phicorpus.errors import ConfigError, StoreError, WorkersLost
-from phicorpus.manifest.check import checked
-from phicorpus.manifest.manifest import Manifest, ManifestPart, open_manifest
-from phicorpus.models.model import Modality
+from phicorpus.errors import StoreError, WorkersLost
 from phicorpus.output.claims import ClaimedWork, Claims
 from phicorpus.output.runs import (
     evidence_folder,
@@ -40,16 +35,12 @@ from phicorpus.output.runs import (
     write_start,
 )
 from phicorpus.output.write import Publication, Publisher
-from phicorpus.planner import Plan, PlanSummary, Work
+from phicorpus.planner import PlanSummary, Work
 from phicorpus.schemas import RUN
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit, Tally
-from phicorpus.storage.environment import settled
-from phicorpus.storage.options import check_options
-from phicorpus.storage.preflight import Places, check_stores
+from phicorpus.storage.preflight import check_stores
 from phicorpus.storage.store import Store, open_store, probe
-from phicorpus.tasks import TASKS
-from phicorpus.tasks.question import Question, questions
 from phicorpus.workers.cluster import RemoteCrashLog, cluster
 from phicorpus.workers.metrics import Use
 
@@ -60,34 +51,6 @@ _PACKAGES = (
     *("ray", "torch", "transformers", "tokenizers", "llguidance"),
     *("pyarrow", "pillow", "pypdfium2", "av"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A job that is checked and planned, and has started nothing."""
-
-    config: RunConfig
-    manifest: Manifest
-    backend: Backend
-    questions: Mapping[str, Question]
-    store: Store
-    plan: Plan
-    pending: PlanSummary
-    places: Places
-
-    def memory(self) -> Mapping[Modality, MemoryPlan]:
-        """Say what a replica of each model flow will take, as far as this machine can tell.
-
-        Raises:
-            ConfigError: that does not fit.
-        """
-        plans: dict[Modality, MemoryPlan] = {}
-        for question in self.questions.values():
-            modality = question.task.modality
-            if question.prompt is not None and modality not in plans:
-                plan = self.backend.plan_memory(modality)
-                plans |= {modality: plan} if plan is not None else {}
-        return plans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,80 +79,20 @@ class RunReport:
             return self.left.get("error", 0) / max(1, sum(self.left.values()))
         return self.tally.num_error / max(1, self.tally.num_committed)
 
+    def fields(self) -> dict[str, Any]:
+        """Return the report as what JSON can hold, with its rates."""
+        rows_per_s = self.tally.num_committed / self.elapsed_s if self.elapsed_s else 0.0
+        rates = {"error_ratio": round(self.error_ratio, 6), "rows_per_s": round(rows_per_s, 3)}
+        return {**asdict(self), **rates}
+
 
 OnProgress = Callable[[Prepared, Commit], None]
-
-
-def prepare(config: RunConfig, backend: Backend | None = None) -> Prepared:
-    """Check everything that can be checked, and plan; reads the manifest, starts nothing.
-
-    Raises:
-        ConfigError: a setting is wrong, or the model does not fit the tasks.
-        ManifestError: names file, column and row.
-        CheckpointError: the model cannot be found or is not one that this project runs.
-        StoreError: the output cannot be listed.
-    """
-    # Of this process. Arrow's own choice keeps what was freed, and grows with the manifest.
-    pa.set_memory_pool(pa.system_memory_pool())
-    asked = questions(config.tasks, TASKS)
-    options = config.fetch.storage_options
-    check_options(options)
-    _check_apart(config)
-    manifest = open_manifest(config.manifest, options)
-    answering = backend or phi_backend(config)
-    store = open_store(config.output, options, timeout_s=config.output_store.timeout_s)
-    plan = Plan(config, manifest, answering, asked, store)
-    places = Places(config.fetch)
-    pending = plan.survey(_seen(checked(plan.manifest, list(asked)), places))
-    if not pending.num_assets:
-        log.warning("the manifest is empty: 0 assets", extra={"manifest": config.manifest})
-    return Prepared(
-        config=_reaching(config, places),
-        manifest=plan.manifest,
-        backend=answering,
-        questions=asked,
-        store=store,
-        plan=plan,
-        pending=pending,
-        places=places,
-    )
-
-
-def _seen(parts: Iterable[ManifestPart], places: Places) -> Iterator[ManifestPart]:
-    """Show a manifest's URIs to `places` as they pass by."""
-    for part in parts:
-        pairs = zip(part.rows["uri"].to_pylist(), part.rows["text"].to_pylist(), strict=True)
-        places.look(uri for uri, text in pairs if text is None)
-        yield part
-
-
-def _reaching(config: RunConfig, places: Places) -> RunConfig:
-    """Give the workers the endpoints by which this process reaches manifest and output."""
-    options = settled(config.fetch.storage_options, places.schemes)
-    fetch = config.fetch.model_copy(update={"storage_options": options})
-    return config.model_copy(update={"fetch": fetch})
-
-
-def _check_apart(config: RunConfig) -> None:
-    """Refuse an output inside the manifest's folder, whose files would be read as a manifest."""
-    folder, output = _whole(config.manifest), _whole(config.output)
-    if output == folder or output.startswith(f"{folder}/"):
-        raise ConfigError(
-            f"output: {config.output} lies in the manifest's folder {config.manifest}, and its "
-            "files would be read as a manifest; put it beside that folder, or name the manifest's "
-            "files: manifest: folder/*.parquet"
-        )
-
-
-def _whole(place: str) -> str:
-    place = place.removeprefix("file://").rstrip("/")
-    return place if "://" in place else Path(place).absolute().as_posix()
 
 
 def annotate(
     config: RunConfig, *, backend: Backend | None = None, on_progress: OnProgress | None = None
 ) -> RunReport:
-    """Annotate whatever the manifest names and the output does not hold yet.
+    """Annotate what the manifest names and the output does not hold yet.
 
     Args:
         config: The job.
@@ -297,7 +200,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
 
 
 def _close_record(store: Store, fields: Mapping[str, Any]) -> None:
-    """Write how a run ended; the error that ended it is what has to be told, not this one's."""
+    """Write how a run ended; where that fails too, the error that ended the run is raised."""
     try:
         write_end(store, fields)
     except StoreError as error:
@@ -309,9 +212,10 @@ def _close_record(store: Store, fields: Mapping[str, Any]) -> None:
 
 
 def _end_at_once(job: Prepared, run: Execution, reason: str) -> None:
-    """End a watched driver whose main thread is stuck: its record is closed here.
+    """End a watched driver whose main thread is stuck, and close its record.
 
-    In somebody else's process nothing is ended; the log says what is the matter.
+    A process that is not watched, as of a program that calls `annotate`, is left to run: the log
+    says what is the matter.
     """
     if PARENT.is_there:
         ended = {"ended_at": datetime.now(UTC).isoformat()}
@@ -323,7 +227,7 @@ def _end_at_once(job: Prepared, run: Execution, reason: str) -> None:
 
 
 def publication(job: Prepared, run_id: str) -> Publication:
-    """Say what every file of a run has in common."""
+    """Return what every file of a run has in common."""
     return Publication(
         run_id=run_id,
         fingerprints=job.plan.fingerprints,
@@ -335,7 +239,7 @@ def publication(job: Prepared, run_id: str) -> Publication:
 
 
 def record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
-    """Describe a run: RUN's fields."""
+    """Return the fields of a run's record, as RUN declares them."""
     counted = {n: value for n, value in asdict(run.commit.tally).items() if n in RUN.names}
     fingerprints = {f"{task}/{kind}": f for (task, kind), f in job.plan.fingerprints.items()}
     return {
@@ -352,7 +256,7 @@ def record(job: Prepared, run: Execution, status: str) -> dict[str, Any]:
 
 
 def public(config: RunConfig) -> str:
-    """Give the config as JSON, for whoever looks at the output later, from any folder.
+    """Return the config as JSON, for commands that read the output later, from any folder.
 
     Without storage options, which may hold credentials; a manifest on this disk by its whole path.
     """
@@ -362,7 +266,7 @@ def public(config: RunConfig) -> str:
 
 
 def _versions(engine: EngineName) -> dict[str, str]:
-    """Give those of what decides answers; of the engine's own library too, where it is named."""
+    """Return the versions of what decides answers, the library of a named engine among them."""
     entry = ENGINES.get(engine)
     library = entry.capabilities.library if entry is not None else None
     return {

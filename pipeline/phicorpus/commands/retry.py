@@ -18,13 +18,12 @@ from phicorpus import errors
 from phicorpus.commands.annotate import (
     Execution,
     OnProgress,
-    Prepared,
     RunReport,
     Status,
     execute,
-    prepare,
     publication,
 )
+from phicorpus.commands.prepare import Prepared, prepare
 from phicorpus.config import RunConfig, nearest
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.engine.backend import Backend

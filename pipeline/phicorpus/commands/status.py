@@ -13,7 +13,8 @@ from phicorpus.engine.backend import Backend
 from phicorpus.engine.engine import Engine
 from phicorpus.errors import EngineDied
 from phicorpus.manifest.manifest import open_manifest
-from phicorpus.manifest.units import KINDS, Share
+from phicorpus.manifest.units import Share
+from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
 from phicorpus.output.files import FileKey
 from phicorpus.output.runs import Recorded, newest
@@ -145,7 +146,7 @@ def _as_recorded(recorded: Recorded) -> Backend:
     return Backend(
         label=model["label"],
         identity=model["identity"],
-        modalities=frozenset(KINDS.values()),
+        modalities=frozenset(kind.modality for kind in KINDS.values()),
         preparation=None,
         load=_no_model,
     )

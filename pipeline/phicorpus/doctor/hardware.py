@@ -25,7 +25,9 @@ def accelerators(machine: Machine) -> Iterator[Finding]:
         ok=device is not None,
         found=version or "not found" if device is not None else "not found, or does not load",
         stops_working="every model",
-        install=Install(debian="pip install phicorpus", macos="pip install phicorpus"),
+        install=Install(
+            debian="pip install 'phicorpus[run]'", macos="pip install 'phicorpus[run]'"
+        ),
     )
     has_device = bool(device) and not str(device).startswith("broken")
     yield Finding(

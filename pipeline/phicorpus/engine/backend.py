@@ -8,17 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from phicorpus.config import RunConfig
-from phicorpus.engine.registry import check_config, check_model
-from phicorpus.engine.replica import load_replica, plan_here, read_config
-from phicorpus.engine.scripted import Script, load_scripted
 from phicorpus.models.catalog import CATALOG
-from phicorpus.models.checkpoint import resolve
-from phicorpus.models.preparation import Preparation
 
 if TYPE_CHECKING:
     from phicorpus.engine.engine import Engine
     from phicorpus.engine.memory import MemoryPlan
+    from phicorpus.engine.scripted import Script
     from phicorpus.models.model import Modality
+    from phicorpus.models.preparation import Preparation
 
 
 def _nothing_to_plan(_modality: Modality) -> None:
@@ -54,10 +51,15 @@ def phi_backend(config: RunConfig) -> Backend:
         ConfigError: the engine that the config names cannot run here, or not this model.
         CheckpointError: there is no such model, or it is not one that this project runs.
     """
+    # Those who only read an output need none of these, nor the model hub's package.
+    from phicorpus.engine.registry import check_config, check_model  # noqa: PLC0415
+    from phicorpus.engine.replica import load_replica, plan_here  # noqa: PLC0415
+    from phicorpus.models.checkpoint import hub_config, resolve  # noqa: PLC0415
+
     check_config(config)
     resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
     if config.engine.name != "auto":
-        check_model(config.engine.name, read_config(resolved))
+        check_model(config.engine.name, hub_config(resolved))
     preparation = resolved.preparation
     identity = resolved.digest
     max_crops = config.images.max_crops
@@ -98,4 +100,6 @@ def scripted_backend(script: Script, preparation: Preparation) -> Backend:
 
 
 def _load_scripted(_modality: Modality, *, script: Script) -> Engine:
+    from phicorpus.engine.scripted import load_scripted  # noqa: PLC0415
+
     return load_scripted(script)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from phicorpus.config import Device, EngineConfig, EngineName, RunConfig
 from phicorpus.errors import ConfigError
-from phicorpus.models.expected_tensors import sliding_window
+from phicorpus.models.decoder_shape import sliding_window
 
 if TYPE_CHECKING:
     from phicorpus.engine.engine import Engine

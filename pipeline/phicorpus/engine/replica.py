@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phicorpus.config import RunConfig
 from phicorpus.engine.memory import MemoryPlan, SecondDecoder, least_bytes, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
 from phicorpus.engine.registry import ENGINES, load_engine
-from phicorpus.models import shards
-from phicorpus.models.checkpoint import Resolved, descriptions
+from phicorpus.media.kinds import length_setting
+from phicorpus.models.architectures import ARCHITECTURES
+from phicorpus.models.checkpoint import Resolved, hub_config
 from phicorpus.models.memory_use import Footprint, footprint
 from phicorpus.models.model import Modality
-from phicorpus.models.phi4_multimodal import audio, transformers_layout
-from phicorpus.models.preparation import Preparation
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import Question, about_text, questions
 
@@ -30,11 +28,6 @@ log = logging.getLogger(__name__)
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ITEM_BYTES_BY_DEVICE: Mapping[DeviceKind, int] = {"gpu": 2, "cpu": 4}
 _FORMAT_TOKENS = 32  # of the chat format: roles, ends, line breaks
-_LENGTH_SETTING: Mapping[Modality, str] = {
-    "vision": "images.max_crops",
-    "speech": "audio.max_window_s",
-    "text": "texts.max_passage_bytes",
-}
 
 
 def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
@@ -93,7 +86,7 @@ def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> M
 
 def least_memory(resolved: Resolved) -> Iterator[str]:
     """Describe, one line per modality, the least memory of a replica; more makes it faster."""
-    config = read_config(resolved)
+    config = hub_config(resolved)
     for modality in resolved.modalities:
         sizes = {
             kind: least_bytes(
@@ -107,15 +100,10 @@ def least_memory(resolved: Resolved) -> Iterator[str]:
         )
 
 
-def read_config(resolved: Resolved) -> Mapping[str, Any]:
-    """Read a model's config.json, in the hub's keys."""
-    return transformers_layout.hub_config(shards.read_json(descriptions(resolved) / "config.json"))
-
-
 def _plan(
     modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
 ) -> MemoryPlan:
-    size = footprint(resolved.architecture, read_config(resolved), modality, itemsize=itemsize)
+    size = footprint(resolved.architecture, hub_config(resolved), modality, itemsize=itemsize)
     label = f"a replica of {resolved.name} for {modality}"
     second = _second_decoder(modality, resolved, config, size)
     return plan_memory(size, config.engine, budget, label=label, second=second)
@@ -128,36 +116,36 @@ def _second_decoder(
     entry = ENGINES.get(config.engine.name)
     if entry is None or not entry.capabilities.decoder_per_regime or not size.short_tokens:
         return None
-    longest, task = longest_request(modality, config, resolved.preparation)
+    count_rows = ARCHITECTURES[resolved.architecture].segment_rows.get(modality)
+    segment_rows = count_rows(config, resolved.preparation) if count_rows else 0
+    longest, task = longest_request(modality, config, segment_rows)
     cache_tokens = config.engine.kv_cache_tokens or size.context_tokens
     if min(longest, cache_tokens, size.context_tokens) <= size.short_tokens:
         return None
     return SecondDecoder(
         why=f"requests of more than {size.short_tokens} tokens get a second decoder, and task"
         f" {task} may have some of {longest}",
-        instead=f"keep them shorter, by {_LENGTH_SETTING[modality]} or"
+        instead=f"keep them shorter, by {length_setting(modality)} or"
         f" tasks.{task}.max_new_tokens, or refuse them, by engine.kv_cache_tokens:"
         f" {size.short_tokens}",
     )
 
 
-def longest_request(
-    modality: Modality, config: RunConfig, preparation: Preparation | None
-) -> tuple[int, str]:
-    """Bound prompt and answer of a job's requests of one modality, by its config alone.
+def longest_request(modality: Modality, config: RunConfig, segment_rows: int) -> tuple[int, str]:
+    """Bound prompt and answer of what a job asks of one modality.
 
     A text of n bytes is counted as n tokens: of some languages it has as many.
 
     Args:
         modality: The tasks' modality.
         config: The job's config.
-        preparation: Of images, as the job wants them; None where there are none.
+        segment_rows: Upper bound of the feature rows of an image or window; 0 for texts.
 
     Returns:
         (tokens, task): the bound, and the task that has it; (0, "") if there is none.
     """
     bounds = {
-        name: _bound(question, config, preparation)
+        name: _bound(question, config, segment_rows)
         for name, question in questions(config.tasks, TASKS).items()
         if question.task.modality == modality and question.prompt is not None
     }
@@ -165,13 +153,10 @@ def longest_request(
     return bounds.get(longest, 0), longest
 
 
-def _bound(question: Question, config: RunConfig, preparation: Preparation | None) -> int:
+def _bound(question: Question, config: RunConfig, segment_rows: int) -> int:
     prompt = question.prompt or ""
     if question.task.modality == "text":
         asked = config.texts.max_passage_bytes + len(about_text("", prompt).encode())
-    elif question.task.modality == "speech":
-        samples = math.ceil(config.audio.max_window_s * audio.RATE_HZ)
-        asked = audio.num_rows(samples) + len(prompt.encode())
     else:
-        asked = (preparation.most_rows if preparation else 0) + len(prompt.encode())
+        asked = segment_rows + len(prompt.encode())
     return asked + _FORMAT_TOKENS + question.max_new_tokens

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phicorpus.errors import ManifestError
-from phicorpus.media.sniff import PLAIN_TEXT, asset_kind, guess, sniff
+from phicorpus.media.media_types import PLAIN_TEXT, asset_kind
+from phicorpus.media.sniff import guess, sniff
 from phicorpus.storage.assets import local_etag
 from phicorpus.storage.connect import filesystem_of, how_to_connect, how_to_install
 from phicorpus.storage.faults import foreign_errors

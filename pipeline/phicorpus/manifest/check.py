@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from phicorpus.errors import ManifestError
 from phicorpus.manifest.ids import hash64
 from phicorpus.manifest.manifest import DEFAULT_KIND, Manifest, ManifestPart
-from phicorpus.media.sniff import asset_kind
+from phicorpus.media.media_types import asset_kind
 from phicorpus.tasks import TASKS, fits
 
 _SHA256 = "^[0-9a-fA-F]{64}$"

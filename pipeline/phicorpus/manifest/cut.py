@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from phicorpus.config import UnitConfig
 from phicorpus.manifest.manifest import DEFAULT_KIND, ManifestPart
-from phicorpus.manifest.units import KINDS
-from phicorpus.media.sniff import asset_kind
+from phicorpus.media.kinds import KINDS
+from phicorpus.media.media_types import asset_kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from phicorpus.errors import ManifestError
 from phicorpus.manifest.columns import cast, hive_root, hive_schema, unified
-from phicorpus.media.sniff import PLAIN_TEXT, guess
+from phicorpus.media.media_types import PLAIN_TEXT
+from phicorpus.media.sniff import guess
 from phicorpus.schemas import ANNOTATION, MANIFEST
 from phicorpus.storage.connect import filesystem_of, how_to_connect, how_to_install
 from phicorpus.storage.faults import foreign_errors

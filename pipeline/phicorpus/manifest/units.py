@@ -7,16 +7,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from phicorpus.models.model import Modality
+from phicorpus.config import Modality
+from phicorpus.media.kinds import KINDS
 from phicorpus.schemas import ASSET
-
-KINDS: Mapping[str, Modality] = {
-    "image": "vision",
-    "deck": "vision",
-    "audio": "speech",
-    "text": "text",
-}
-"""The flow that each kind of asset goes through."""
 
 _WAVE_BYTES = 512 * 1024**2
 
@@ -68,7 +61,7 @@ class Unit:
     @property
     def modality(self) -> Modality:
         """The flow that it goes through."""
-        return KINDS[self.kind]
+        return KINDS[self.kind].modality
 
     @property
     def is_pending(self) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
-
-from phicorpus.media.decks.pdf import clean_lines
 
 _WHITE: Final = str.maketrans({"\t": " ", "\x1f": " "})
 _ESCAPED: Final = re.compile(r"_x([0-9A-Fa-f]{4})_")
@@ -50,3 +48,20 @@ def unescaped(text: str) -> str:
         'Net\nsales, _x000A_'
     """
     return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def clean_lines(lines: Sequence[str]) -> tuple[str, ...]:
+    r"""Drop control characters, noncharacters, lone surrogates and empty lines.
+
+    Example:
+        >>> clean_lines(["a\x00b\ufffe", " ", "c "])
+        ('ab', 'c')
+    """
+    kept = ("".join(char for char in line if _is_text(char)).strip() for line in lines)
+    return tuple(line for line in kept if line)
+
+
+def _is_text(char: str) -> bool:
+    return char == "\t" or (
+        char.isprintable() or char.isspace() or char in "\u200c\u200d\u200e\u200f\u00ad"
+    )

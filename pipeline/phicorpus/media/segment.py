@@ -1,22 +1,21 @@
-"""What decoding yields: the pieces of an asset, before any model's own preparation."""
+"""What decoding yields: the segments of an asset, before any model's own preparation."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from phicorpus.errors import SegmentError
+from phicorpus.media.kinds import SegmentKind
 
 Bytes = bytes | bytearray | memoryview
 """A file: its own bytes, or a view of them where they lie."""
 Samples = npt.NDArray[np.float32]
-PieceKind = Literal["image", "page", "window", "passage", "asset"]
-AssetKind = Literal["image", "deck", "audio", "text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +85,13 @@ class Native:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Piece:
+class Segment:
     """One segment of an asset, decoded.
 
     Attributes:
         index: Position in the asset, from 0, without gaps.
-        count: How many pieces the asset has; every piece of a deck or image says it, and at least
-            the last window of a recording.
+        count: How many segments the asset has: known to every segment of a deck or image, and at
+            least to the last window of a recording.
         image: RGB picture of an image or page; None for windows, and for pages not rendered.
         samples: shape (n,), float32 mono; None for images and pages, and for silence.
         rate_hz: Of the samples: 16,000, or 8,000 where the recording has no more.
@@ -104,12 +103,12 @@ class Piece:
         flags: Plain words: "truncated", "animation", "fonts_missing", ...
         skip_reason: Why no model should be asked: "no_speech", "no_text", "not_rendered".
         native_error: Why a page has no `native` although its picture stands.
-        error: This piece alone failed, or its picture, where it has `native`; the others stand.
+        error: This segment alone failed, or its picture, where it has `native`; the others stand.
     """
 
     index: int
     count: int | None
-    kind: PieceKind
+    kind: SegmentKind
     image: Image.Image | None = None
     samples: Samples | None = None
     rate_hz: int | None = None

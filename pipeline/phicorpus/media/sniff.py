@@ -15,89 +15,30 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-from phicorpus.media.audio import signatures
-from phicorpus.media.audio.formats import AUDIO_EXTENSIONS, DEMUXERS
-from phicorpus.media.audio.signatures import AUDIO_SIGNATURES
-from phicorpus.media.segment import AssetKind, Bytes
+from phicorpus.media import sniff_audio
+from phicorpus.media.media_types import (
+    ENCRYPTED_OFFICE,
+    MEDIA_TYPES,
+    ODP,
+    PDF,
+    PLAIN_TEXT,
+    PPT,
+    PPTX,
+    asset_kind,
+)
+from phicorpus.media.segment import Bytes
 
-PDF: Final = "application/pdf"
-PPTX: Final = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
-PPT: Final = "application/vnd.ms-powerpoint"
-ODP: Final = "application/vnd.oasis.opendocument.presentation"
-ENCRYPTED_OFFICE: Final = "application/x-encrypted-office"
 POSTSCRIPT: Final = "application/postscript"
-PLAIN_TEXT: Final = "text/plain"
-MARKDOWN: Final = "text/markdown"
 
 _DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 _XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 _BY_EXTENSION: Mapping[str, str] = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".jpe": "image/jpeg",
-    ".png": "image/png",
-    ".gif": "image/gif",
-    ".webp": "image/webp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".bmp": "image/bmp",
-    ".jp2": "image/jp2",
-    ".j2k": "image/jp2",
-    ".jpx": "image/jp2",
-    ".avif": "image/avif",
-    ".heic": "image/heic",
-    ".heif": "image/heic",
-    ".pbm": "image/x-portable-anymap",
-    ".pgm": "image/x-portable-anymap",
-    ".ppm": "image/x-portable-anymap",
-    ".pnm": "image/x-portable-anymap",
-    ".pdf": PDF,
-    ".pptx": PPTX,
-    ".pptm": PPTX,
-    ".ppsx": PPTX,
-    ".ppsm": PPTX,
-    ".potx": PPTX,
-    ".ppt": PPT,
-    ".pps": PPT,
-    ".pot": PPT,
-    ".odp": ODP,
-    ".otp": ODP,
-    **AUDIO_EXTENSIONS,
-    ".txt": PLAIN_TEXT,
-    ".md": MARKDOWN,
-    ".markdown": MARKDOWN,
+    extension: entry.name for entry in MEDIA_TYPES.values() for extension in entry.extensions
 }
 
-ASSET_KINDS: Mapping[str, AssetKind] = {
-    **{
-        media_type: "image"
-        for media_type in _BY_EXTENSION.values()
-        if media_type.startswith("image/")
-    },
-    **dict.fromkeys(DEMUXERS, "audio"),
-    PDF: "deck",
-    PPTX: "deck",
-    PPT: "deck",
-    ODP: "deck",
-    ENCRYPTED_OFFICE: "deck",
-    PLAIN_TEXT: "text",
-    MARKDOWN: "text",
-}
-
-# Content that starts with these bytes is of this type, whatever follows.
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"II*\x00", "image/tiff"),
-    (b"MM\x00*", "image/tiff"),
-    (b"II+\x00", "image/tiff"),
-    (b"MM\x00+", "image/tiff"),
-    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "image/jp2"),
-    (b"\xff\x4f\xff\x51", "image/jp2"),
-    # What is named, and not read.
+# What is named, and not read.
+_UNREAD_SIGNATURES = (
     (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "image/jxl"),
     (b"II\xbc\x01", "image/jxr"),
     (b"8BPS", "image/vnd.adobe.photoshop"),
@@ -109,14 +50,14 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xd7\xcd\xc6\x9a", "image/wmf"),
     (b"AT&TFORM", "image/vnd.djvu"),
     (b"\x97JB2\r\n\x1a\n", "image/x-jbig2"),
-    (b"\x76\x2f\x31\x01", "image/x-exr"),
+    (b"v/1\x01", "image/x-exr"),
     (b"#?RADIANCE", "image/vnd.radiance"),
     (b"#?RGBE", "image/vnd.radiance"),
     (b"SIMPLE  =", "image/fits"),
     (b"DDS ", "image/vnd-ms.dds"),
     (b"qoif", "image/qoi"),
     (b"FLIF", "image/flif"),
-    (b"\x59\xa6\x6a\x95", "image/x-sun-raster"),
+    (b"Y\xa6j\x95", "image/x-sun-raster"),
     (b"\x01\xda\x00\x01", "image/x-sgi"),
     (b"\x01\xda\x01\x01", "image/x-sgi"),
     (b"FUJIFILMCCD-RAW", "image/x-fuji-raf"),
@@ -127,13 +68,17 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x00MRM", "image/x-minolta-mrw"),
     (b"FOVb", "image/x-sigma-x3f"),
     (b"\x1f\x8b", "application/gzip"),
-    (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    (b"7z\xbc\xaf'\x1c", "application/x-7z-compressed"),
     (b"Rar!\x1a\x07", "application/vnd.rar"),
     (b"{\\rtf", "application/rtf"),
     (b"PAR1", "application/vnd.apache.parquet"),
-    *AUDIO_SIGNATURES,
 )
 
+# Content that starts with these bytes is of this type, whatever follows.
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    *((mark, entry.name) for entry in MEDIA_TYPES.values() for mark in entry.signatures),
+    *_UNREAD_SIGNATURES,
+)
 
 _FTYP_BRANDS: Mapping[bytes, str] = {
     b"avif": "image/avif",
@@ -186,7 +131,7 @@ def sniff(content: Bytes) -> str | None:
         >>> sniff(b"") is None
         True
     """
-    tagged = signatures.tag_bytes(content)
+    tagged = sniff_audio.tag_bytes(content)
     if tagged:
         found = _sniff_untagged(memoryview(content)[tagged:])
         return found if asset_kind(found) == "audio" else "audio/mpeg"
@@ -204,10 +149,10 @@ def locate(content: Bytes, declared: str | None) -> tuple[str | None, int]:
     """
     found = sniff(content)
     if found in {None, PLAIN_TEXT}:
-        return signatures.search(content, declared) or (found, 0)
-    start = signatures.tag_bytes(content)
+        return sniff_audio.search(content, declared) or (found, 0)
+    start = sniff_audio.tag_bytes(content)
     if start == len(content):  # the tag's length is wrong, or all there is
-        return signatures.search(content, found) or (found, start)
+        return sniff_audio.search(content, found) or (found, start)
     return found, start
 
 
@@ -234,16 +179,6 @@ def guess(uri: str) -> str | None:
     return next((kind for kind in kinds if kind is not None), None)
 
 
-def asset_kind(media_type: str | None) -> AssetKind | None:
-    """Tell which decoder family reads a media type; None for a type that is not read.
-
-    Example:
-        >>> asset_kind("image/png"), asset_kind("video/mp4"), asset_kind("text/html")
-        ('image', 'audio', None)
-    """
-    return ASSET_KINDS.get(media_type) if media_type else None
-
-
 def _sniff_container(content: Bytes, head: bytes) -> str | None:
     """Tell container formats, whose type stands inside."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -258,7 +193,7 @@ def _sniff_container(content: Bytes, head: bytes) -> str | None:
         return _sniff_zip(content)
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         return _sniff_ole(content)
-    return signatures.sniff_container(head)
+    return sniff_audio.sniff_container(head)
 
 
 def _sniff_zip(content: Bytes) -> str:
@@ -322,7 +257,7 @@ def _sniff_loose(content: Bytes, head: bytes) -> str | None:
         return "image/bmp"
     if re.match(rb"P[1-7Ff]\s", head) and (portable := _sniff_portable(head)):
         return portable
-    return signatures.sniff_frames(content) or _sniff_unread(content, head) or _sniff_text(content)
+    return sniff_audio.sniff_frames(content) or _sniff_unread(content, head) or _sniff_text(content)
 
 
 def _sniff_portable(head: bytes) -> str | None:

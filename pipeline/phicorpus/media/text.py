@@ -10,7 +10,7 @@ from typing import Final
 
 from phicorpus.config import TextConfig
 from phicorpus.errors import LimitExceeded, NotUtf8
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 
 # Where a passage may end, the best first: behind an empty line or a form feed, a line, a sentence,
 # a word.
@@ -27,7 +27,7 @@ _JOINER = "\u200d"  # of emoji, and of letters in some scripts
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def pieces(content: bytes, config: TextConfig) -> Iterator[Piece]:
+def segments(content: bytes, config: TextConfig) -> Iterator[Segment]:
     """Cut a UTF-8 text into passages that cover it exactly.
 
     Each is as long as `texts.max_passage_bytes` allows and ends with a paragraph; where a
@@ -35,7 +35,7 @@ def pieces(content: bytes, config: TextConfig) -> Iterator[Piece]:
     accents.
 
     Yields:
-        Pieces with `text`, `start_char` and `end_char`, which count characters from the text's
+        Segments with `text`, `start_char` and `end_char`, which count characters from the text's
         first one, a byte order mark left out. A passage of white space has the skip reason
         "no_text"; so has the one passage of an empty text.
 
@@ -49,7 +49,7 @@ def pieces(content: bytes, config: TextConfig) -> Iterator[Piece]:
     ends = list(_ends(text, config.max_passage_bytes))
     for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         passage = text[start:end]
-        yield Piece(
+        yield Segment(
             index=index,
             count=len(ends),
             kind="passage",
@@ -85,7 +85,7 @@ def decoded(content: bytes) -> str:
 
 
 def is_text(content: bytes) -> bool:
-    r"""Tell whether bytes are a text that `pieces` reads.
+    r"""Tell whether bytes are a text that `segments` reads.
 
     Example:
         >>> is_text(b"%PDF- is how it begins"), is_text(b"\xff\xd8\xff")

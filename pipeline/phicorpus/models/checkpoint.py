@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,35 +20,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from phicorpus.errors import CheckpointError
 from phicorpus.models import config_json, decoder_shape, peft, shards
+from phicorpus.models.architectures import ARCHITECTURES, Architecture, architecture_of
 from phicorpus.models.catalog import CATALOG
-from phicorpus.models.model import Modality
-from phicorpus.models.phi3_vision import image as phi3_vision_image
-from phicorpus.models.phi4_multimodal import image as phi4_multimodal_image
-from phicorpus.models.phi4_multimodal import transformers_layout
 from phicorpus.models.preparation import Preparation
 
 if TYPE_CHECKING:
-    from phicorpus.config import Device, DType
+    from phicorpus.config import Device, DType, Modality
     from phicorpus.models.model import Model
 
-Json = Mapping[str, Any]
-Architecture = Literal["phi4_multimodal", "phi3_vision", "phi3"]
-# By `model_type` of config.json.
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "phi4mm": "phi4_multimodal",
-    transformers_layout.MODEL_TYPE: "phi4_multimodal",  # in transformers' own layout
-    "phi3_v": "phi3_vision",
-    "phi3": "phi3",
-}
-MODALITIES: Mapping[Architecture, tuple[Modality, ...]] = {
-    "phi4_multimodal": ("vision", "speech", "text"),
-    "phi3_vision": ("vision", "text"),
-    "phi3": ("text",),
-}
-PREPARATIONS: Mapping[Architecture, Callable[[Json, Json], Preparation]] = {
-    "phi4_multimodal": phi4_multimodal_image.ImagePreparation.from_json,
-    "phi3_vision": phi3_vision_image.ImagePreparation.from_json,
-}
 WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
 SHIPPED: Mapping[str, Path] = {"tiny": Path(__file__).parent / "shipped" / "tiny"}
 """Checkpoints that come with the package, by the name that a config may give."""
@@ -79,7 +58,7 @@ class Resolved:
         name: Hub name, or folder.
         path: The folder, if it is a local one; None for the hub.
         revision: The hub's commit; None for a folder.
-        architecture: Which of our loaders reads it.
+        architecture: Its name in `ARCHITECTURES`.
         modalities: What it can be loaded for.
         preparation: How it wants images; None if it takes none.
         digest: Identifies the weights: the commit, or a hash of the folder's content; with
@@ -90,7 +69,7 @@ class Resolved:
     name: str
     path: Path | None
     revision: str | None
-    architecture: Architecture
+    architecture: str
     modalities: tuple[Modality, ...]
     preparation: Preparation | None
     digest: str
@@ -134,7 +113,7 @@ def _resolve(name: str, revision: str | None) -> Resolved:
         revision = CATALOG[name].commit
     # The hub's cache keeps each file in a folder named after its commit.
     folder = _download(name, "config.json", revision).parent
-    if _architecture(name, folder) in PREPARATIONS:
+    if _architecture(name, folder).preparation is not None:
         _download(name, "preprocessor_config.json", folder.name)
     return describe(name, folder, digest=folder.name, is_local=False)
 
@@ -174,7 +153,6 @@ def load(
             complete, or not what its config says.
     """
     # Here, so that `resolve` needs no torch.
-    from phicorpus.models.loaders import LOADERS  # noqa: PLC0415
     from phicorpus.models.loading import Source, place  # noqa: PLC0415
 
     if modality not in resolved.modalities:
@@ -186,7 +164,7 @@ def load(
         peft.read_low_rank(adapter.name, _adapter_folder(adapter)) for adapter in resolved.adapters
     )
     source = Source.from_folder(resolved.name, _folder(resolved), adapters)
-    return LOADERS[resolved.architecture](source, modality, placement)
+    return ARCHITECTURES[resolved.architecture].load(source, modality, placement)
 
 
 def describe(name: str, folder: Path, *, digest: str, is_local: bool = True) -> Resolved:
@@ -203,8 +181,8 @@ def describe(name: str, folder: Path, *, digest: str, is_local: bool = True) -> 
             describes a decoder that is not Phi's.
     """
     architecture = _architecture(name, folder)
-    prepare = PREPARATIONS.get(architecture)
-    config = transformers_layout.hub_config(shards.read_json(folder / "config.json"))
+    prepare = architecture.preparation
+    config = architecture.hub_config(shards.read_json(folder / "config.json"))
     decoder_shape.sizes(config)
     config_json.check_config(config)
     decoder_shape.rope_parameters(config)
@@ -215,8 +193,8 @@ def describe(name: str, folder: Path, *, digest: str, is_local: bool = True) -> 
         name=name,
         path=folder if is_local else None,
         revision=None if is_local else digest,
-        architecture=architecture,
-        modalities=MODALITIES[architecture],
+        architecture=architecture.name,
+        modalities=architecture.modalities,
         preparation=prepare(config, shards.preprocessor(folder)) if prepare else None,
         digest=digest,
     )
@@ -232,13 +210,17 @@ def descriptions(resolved: Resolved) -> Path:
 
 
 def _architecture(name: str, folder: Path) -> Architecture:
-    model_type = str(shards.read_json(folder / "config.json").get("model_type"))
-    if model_type not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{name}: config.json has model_type {model_type!r}; supported:"
-            f" {', '.join(sorted(ARCHITECTURES))}"
-        )
-    return ARCHITECTURES[model_type]
+    return architecture_of(name, shards.read_json(folder / "config.json"))
+
+
+def hub_config(resolved: Resolved) -> dict[str, Any]:
+    """Read a checkpoint's config.json, in the hub's keys.
+
+    Raises:
+        CheckpointError: it cannot be downloaded, or is damaged.
+    """
+    config = shards.read_json(descriptions(resolved) / "config.json")
+    return ARCHITECTURES[resolved.architecture].hub_config(config)
 
 
 def _folder(resolved: Resolved) -> Path:
@@ -246,7 +228,8 @@ def _folder(resolved: Resolved) -> Path:
     if resolved.path is not None:
         return resolved.path
     folder = _snapshot(resolved.name, resolved.revision, WANTED_FILES, UNWANTED_FILES)
-    if transformers_layout.is_native(shards.read_json(folder / "config.json")):
+    config = shards.read_json(folder / "config.json")
+    if ARCHITECTURES[resolved.architecture].layout(config) == "transformers":
         _snapshot(resolved.name, resolved.revision, (shards.ADAPTER_FILES,))
     return folder
 

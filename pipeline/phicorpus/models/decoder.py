@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from phicorpus.errors import CheckpointError
 from phicorpus.models import decoder_shape
-from phicorpus.models.expected_tensors import sliding_window
+from phicorpus.models.model import Regime
 
-Regime = Literal["short", "long"]
 # generate() drops its cache at this length to change factors; with a pinned regime it never must.
 NEVER = 1 << 30
 
@@ -26,7 +25,7 @@ def decoder_config(config: Mapping[str, Any]) -> Phi3Config:
         CheckpointError: as `decoder_shape.sizes` and `decoder_shape.rope_parameters`.
     """
     sizes = decoder_shape.sizes(config)
-    window = sliding_window(config)
+    window = decoder_shape.sliding_window(config)
     limits: dict[str, Any] = {} if window is None else {"sliding_window": window}
     rope = decoder_shape.rope_parameters(config)
     return Phi3Config(

@@ -74,6 +74,20 @@ def rope_parameters(config: Json) -> dict[str, Any]:
     }
 
 
+def sliding_window(config: Json) -> int | None:
+    """Read how many tokens a decoder looks back; None: as many as a request can have.
+
+    Phi-3-mini-4k has a window of 2047 of its 4096 tokens. The others' are wider than any request.
+
+    Args:
+        config: config.json, in the hub's keys.
+    """
+    window = config.get("sliding_window")
+    if window is None or window >= config["max_position_embeddings"] - 1:
+        return None
+    return int(window)
+
+
 def _factors(config: Json, scaling: Json, rotated: float) -> dict[str, Any]:
     shape = sizes(config)
     head_size = shape["hidden_size"] // shape["num_attention_heads"]

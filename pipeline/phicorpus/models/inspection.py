@@ -14,25 +14,19 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from phicorpus.config import Modality
 from phicorpus.errors import CheckpointError
-from phicorpus.models import expected_tensors as inventories
 from phicorpus.models import shards
+from phicorpus.models.architectures import ARCHITECTURES, Architecture
 from phicorpus.models.checkpoint import (
     SHIPPED,
     WANTED_FILES,
-    Architecture,
     Resolved,
     describe,
     descriptions,
     resolve,
 )
-from phicorpus.models.model import Modality
-from phicorpus.models.phi3.prompt import ChatFormat
-from phicorpus.models.phi3_vision import layout as phi3_vision_layout
-from phicorpus.models.phi4_multimodal import transformers_layout
-from phicorpus.models.phi4_multimodal.image import ImagePreparation
-from phicorpus.models.phi4_multimodal.layout import ADAPTERS, in_hub_layout
-from phicorpus.models.phi4_multimodal.prompt import PromptFormat
+from phicorpus.models.expected_tensors import PARTS, Json, count_elements
 from phicorpus.models.shards import Tensor, few
 from phicorpus.models.tokenizer import PromptTokenizer
 
@@ -69,7 +63,7 @@ class Examination:
     """
 
     name: str
-    architecture: Architecture | None = None
+    architecture: str | None = None
     layout: str | None = None
     revision: str | None = None
     digest: str | None = None
@@ -96,14 +90,15 @@ def examine(name: str, revision: str | None = None) -> Examination:
     try:
         resolved = resolve(name, revision) if folder is None else describe(name, folder, digest="")
         folder = folder or _cached(resolved, found)
-        config = _describe(found, resolved)
+        architecture = ARCHITECTURES[resolved.architecture]
+        config = _describe(found, resolved, architecture)
     except CheckpointError as error:
         found.problems.append(str(error))
         return found
     if folder is not None:
         for check in (_check_digest, _check_tokenizer, _check_tensors):
             try:
-                check(found, folder, config)
+                check(found, architecture, folder, config)
             except CheckpointError as error:
                 found.problems.append(str(error))
         _note_code(found, folder)
@@ -166,19 +161,16 @@ def _cached(resolved: Resolved, found: Examination) -> Path | None:
     return folder
 
 
-def _describe(found: Examination, resolved: Resolved) -> dict[str, Any]:
-    """Tell what follows from config.json; gives it, in the hub's keys."""
+def _describe(found: Examination, resolved: Resolved, architecture: Architecture) -> dict[str, Any]:
+    """Note what follows from config.json, and return it in the hub's keys."""
     raw = shards.read_json(descriptions(resolved) / "config.json")
-    config = transformers_layout.hub_config(raw)
-    found.architecture = resolved.architecture
-    found.layout = "transformers" if transformers_layout.is_native(raw) else "hub"
+    config = architecture.hub_config(raw)
+    found.architecture, found.layout = architecture.name, architecture.layout(raw)
     found.revision, found.digest = resolved.revision, resolved.digest or None
-    shapes = inventories.inventory(resolved.architecture, config)
+    shapes = architecture.expected_tensors(config)
     for modality in resolved.modalities:
-        own = [
-            s for n, s in shapes.items() if inventories.part_of(n) in inventories.PARTS[modality]
-        ]
-        num = inventories.count(iter(own))
+        parts = PARTS[modality]
+        num = count_elements(s for n, s in shapes.items() if architecture.part_of(n) in parts)
         found.loads.append(
             Load(
                 modality=modality,
@@ -195,32 +187,28 @@ def _describe(found: Examination, resolved: Resolved) -> dict[str, Any]:
     return config
 
 
-def _check_digest(found: Examination, folder: Path, _config: Mapping[str, Any]) -> None:
+def _check_digest(
+    found: Examination, _architecture: Architecture, folder: Path, _config: Json
+) -> None:
     if found.digest is None:
         found.digest = shards.digest(folder)
 
 
-def _check_tokenizer(found: Examination, folder: Path, config: Mapping[str, Any]) -> None:
+def _check_tokenizer(
+    _found: Examination, architecture: Architecture, folder: Path, config: Json
+) -> None:
     tokenizer = PromptTokenizer.from_folder(folder)
-    if found.architecture == "phi4_multimodal":
-        preparation = ImagePreparation.from_json(config, shards.preprocessor(folder))
-        PromptFormat(tokenizer, preparation, "text")
-    else:
-        ChatFormat(tokenizer)
+    architecture.chat_format(tokenizer, config, shards.preprocessor(folder))
 
 
-def _check_tensors(found: Examination, folder: Path, config: dict[str, Any]) -> None:
+def _check_tensors(
+    found: Examination, architecture: Architecture, folder: Path, config: Json
+) -> None:
     """Compare the headers with what the config promises."""
-    tensors = shards.tensors(folder)
-    if found.architecture == "phi4_multimodal":
-        config, tensors = in_hub_layout(found.name, folder, config, tensors)
-    elif found.architecture == "phi3_vision":
-        tensors = phi3_vision_layout.in_hub_layout(tensors)
-    found.num_parameters = inventories.count(tensor.shape for tensor in tensors.values())
+    config, tensors = architecture.hub_layout(found.name, folder, config, shards.tensors(folder))
+    found.num_parameters = count_elements(tensor.shape for tensor in tensors.values())
     found.dtypes = dict(Counter(tensor.dtype for tensor in tensors.values()).most_common())
-    architecture = found.architecture or "phi3"
-    wanted = inventories.inventory(architecture, config)
-    last = inventories.unread_layer(architecture, config)
+    wanted = architecture.expected_tensors(config)
     present: dict[str, Tensor] = {}
     foreign: list[str] = []
     for name, tensor in tensors.items():
@@ -228,9 +216,8 @@ def _check_tensors(found: Examination, folder: Path, config: dict[str, Any]) -> 
         if plain in wanted and plain not in present:
             present[plain] = tensor
         elif not (
-            _is_adapter(name)
-            or inventories.UNREAD.match(name)
-            or last.match(name)
+            _is_adapter(name, architecture)
+            or architecture.is_unread(name, config)
             or name == "lm_head.weight"  # tied, and there all the same
         ):
             foreign.append(name)
@@ -246,15 +233,14 @@ def _check_tensors(found: Examination, folder: Path, config: dict[str, Any]) -> 
     ):
         if names:
             found.problems.append(f"{what}: {few(names)}")
-    if architecture == "phi4_multimodal":
-        _check_adapters(found, tensors, config)
+    _check_adapters(found, architecture, tensors, config)
 
 
 def _check_adapters(
-    found: Examination, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+    found: Examination, architecture: Architecture, tensors: Mapping[str, Tensor], config: Json
 ) -> None:
     layers = config["num_hidden_layers"]
-    for name in ADAPTERS:
+    for name in architecture.adapters:
         halves = {
             half: [t for key, t in tensors.items() if key.endswith(f".lora_{half}.{name}.weight")]
             for half in "AB"
@@ -272,8 +258,9 @@ def _check_adapters(
             found.adapters[name] = rank
 
 
-def _is_adapter(name: str) -> bool:
-    return any(name.endswith(f".lora_{half}.{own}.weight") for half in "AB" for own in ADAPTERS)
+def _is_adapter(name: str, architecture: Architecture) -> bool:
+    endings = [f".lora_{half}.{own}.weight" for half in "AB" for own in architecture.adapters]
+    return name.endswith(tuple(endings))
 
 
 def _note_code(found: Examination, folder: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from transformers import Phi3ForCausalLM
 
 from phicorpus.models import decoder as decoders
 from phicorpus.models.loading import Source
-from phicorpus.models.model import Media, Modality, Slot, Tokenizer, Turn
+from phicorpus.models.model import Media, Modality, Regime, Slot, Tokenizer, Turn
 
 
 class Prompt(Protocol):
@@ -100,7 +100,7 @@ class LanguageModel:
         """
         return self._prompt.read(prompt, media)
 
-    def set_regime(self, regime: Literal["short", "long"]) -> None:
+    def set_regime(self, regime: Regime) -> None:
         """Pin the decoder's LongRoPE factors for the forward passes to come."""
         decoders.pin_regime(self.decoder, regime)
 

@@ -6,22 +6,14 @@ forward passes keep at their widest place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from phicorpus.config import Modality
 from phicorpus.errors import CheckpointError
-from phicorpus.models import expected_tensors as inventories
-from phicorpus.models.model import Modality
-from phicorpus.models.vision_config import TowerConfig
+from phicorpus.models.architectures import ARCHITECTURES
+from phicorpus.models.expected_tensors import PARTS, Json, count_elements
 
-if TYPE_CHECKING:
-    from phicorpus.models.checkpoint import Architecture
-
-Json = Mapping[str, Any]
 _FLOAT32 = 4
-_LONGEST_CLIP_FRAMES = 4000  # 40 s, the longest window of `audio.max_window_s`
-_FRAMES_PER_ROW = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +47,11 @@ class Footprint:
     takes_media: bool
 
 
-def footprint(
-    architecture: Architecture, config: Json, modality: Modality, *, itemsize: int
-) -> Footprint:
-    """Tell what a model takes.
+def footprint(architecture: str, config: Json, modality: Modality, *, itemsize: int) -> Footprint:
+    """Estimate what a model takes of a device's memory.
 
     Args:
-        architecture: Which of our loaders reads it.
+        architecture: Its name in `ARCHITECTURES`.
         config: config.json, in the hub's keys.
         modality: What it is loaded for.
         itemsize: Bytes per number: 4 for float32, 2 for the 16-bit types.
@@ -69,19 +59,21 @@ def footprint(
     Raises:
         CheckpointError: the config lacks a size.
     """
-    shapes = inventories.inventory(architecture, config)
-    parts = inventories.PARTS[modality]
-    own = {part: _count(shapes, part) * itemsize for part in parts}
-    there = {part for part, size in own.items() if size}
+    entry, parts = ARCHITECTURES[architecture], PARTS[modality]
+    shapes = entry.expected_tensors(config)
+    own = {
+        part: itemsize * count_elements(s for n, s in shapes.items() if entry.part_of(n) == part)
+        for part in parts
+    }
     try:
         hidden, wide = config["hidden_size"], config["intermediate_size"]
         head = hidden // config["num_attention_heads"]
         one_layer = 2 * config["num_key_value_heads"] * head * itemsize
-        encoders = [0]
-        if "image" in there:
-            encoders.append(_crop_bytes(inventories.tower(architecture, config), itemsize))
-        if "audio" in there:
-            encoders.append(_clip_bytes(config["audio_processor"]["config"], itemsize))
+        encoders = [
+            encoder.item_bytes(config, itemsize)
+            for part, encoder in entry.encoders.items()
+            if part in parts
+        ]
         return Footprint(
             weights=sum(own.values()),
             decoder=own["decoder"],
@@ -92,17 +84,13 @@ def footprint(
             # stream with its norm in float32.
             batch_token=(4 * wide + 4 * hidden) * itemsize + 3 * hidden * _FLOAT32,
             logit_row=config["vocab_size"] * (itemsize + 4 * _FLOAT32),
-            encoded_item=max(encoders),
+            encoded_item=max(encoders, default=0),
             context_tokens=config["max_position_embeddings"],
             short_tokens=_short_tokens(config),
-            takes_media=len(encoders) > 1,
+            takes_media=bool(encoders),
         )
     except KeyError as error:
         raise CheckpointError(f"config.json lacks a size: {error}") from error
-
-
-def _count(shapes: Mapping[str, inventories.Shape], part: inventories.Part) -> int:
-    return inventories.count(s for name, s in shapes.items() if inventories.part_of(name) == part)
 
 
 def _short_tokens(config: Json) -> int:
@@ -111,19 +99,3 @@ def _short_tokens(config: Json) -> int:
         return 0
     name = "original_max_position_embeddings"
     return scaling.get(name) or config.get(name) or 0
-
-
-def _crop_bytes(tower: TowerConfig, itemsize: int) -> int:
-    patches = (tower.image_size // tower.patch_size) ** 2
-    per_patch = (6 * tower.hidden_size + 2 * tower.intermediate_size) * itemsize
-    return patches * per_patch + 3 * tower.image_size**2 * (_FLOAT32 + itemsize)
-
-
-def _clip_bytes(audio: Json, itemsize: int) -> int:
-    rows, mels = _LONGEST_CLIP_FRAMES // _FRAMES_PER_ROW, audio["input_size"]
-    channels = audio["nemo_conv_settings"]["conv_channels"]
-    # The stem's first convolution, its activation and the masked copy; later ones are a quarter.
-    stem = 3 * channels * (_LONGEST_CLIP_FRAMES // 2) * (mels // 2) * itemsize
-    scores = 3 * audio["attention_heads"] * rows**2 * _FLOAT32
-    block = rows * (4 * audio["linear_units"] + 8 * audio["attention_dim"]) * itemsize
-    return max(stem, scores + block)

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from phicorpus.config import Modality
+
 if TYPE_CHECKING:
     import torch
     from transformers import Phi3ForCausalLM
 
 Role = Literal["system", "user", "assistant"]
-Modality = Literal["vision", "speech", "text"]
 Projection = Literal["image", "speech", "vision_speech"]
+Regime = Literal["short", "long"]
+"""Which LongRoPE factors a request is answered with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -140,6 +143,6 @@ class Model(Protocol):
         """
         ...
 
-    def set_regime(self, regime: Literal["short", "long"]) -> None:
+    def set_regime(self, regime: Regime) -> None:
         """Pin the decoder's LongRoPE factors for the forward passes to come."""
         ...

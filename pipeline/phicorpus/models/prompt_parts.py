@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from phicorpus.errors import RequestRefused
-from phicorpus.models.model import Canvas, Clip, Media, Slot, Tools
+from phicorpus.models.model import Canvas, Clip, Media, Slot, Tools, Turn
 from phicorpus.models.tokenizer import PromptTokenizer
 
 _MEDIUM = re.compile(r"<\|(image|audio)_(\d+)\|>")
@@ -71,6 +71,22 @@ class PartEncoder:
         if isinstance(neighbour, Canvas | Clip):
             return self.placeholders.get(type(neighbour))
         return neighbour.token_id if isinstance(neighbour, Special) else None
+
+
+def check_turns(turns: Sequence[Turn]) -> None:
+    """Refuse a conversation that cannot be answered.
+
+    Raises:
+        RequestRefused: it has no turns, an empty turn, tools outside a system turn, or does not end
+            with a user turn.
+    """
+    if not turns or turns[-1].role != "user":
+        raise RequestRefused("a conversation has to end with a user turn")
+    for number, turn in enumerate(turns, start=1):
+        if not any(not isinstance(part, str) or part.strip() for part in turn.content):
+            raise RequestRefused(f"turn {number} ({turn.role}) is empty")
+        if turn.role != "system" and any(isinstance(part, Tools) for part in turn.content):
+            raise RequestRefused(f"turn {number} ({turn.role}) has tools; the system turn has them")
 
 
 def parts_of(prompt: str, media: Sequence[Media], tokenizer: PromptTokenizer) -> Iterator[Part]:

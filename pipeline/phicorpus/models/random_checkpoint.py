@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from phicorpus.models.expected_tensors import PHI4_IMAGE, Shape, with_adapters
+from phicorpus.models.architectures import ARCHITECTURES
+from phicorpus.models.expected_tensors import Shape
+from phicorpus.models.phi4_multimodal.layout import IMAGE_PREFIX
 from phicorpus.models.shards import INDEX
 
 SPECIAL_TOKENS = (
@@ -120,12 +122,12 @@ def _prominence() -> npt.NDArray[np.float32]:
 
 def _shapes() -> Iterator[tuple[str, Shape]]:
     """Name the tensors: all that are read, and the tower's last layer and norm, which are not."""
-    for name, shape in with_adapters("phi4_multimodal", config_json()):
+    for name, shape in ARCHITECTURES["phi4_multimodal"].published_tensors(config_json()):
         yield name, shape
         if ".encoder.layers.0." in name:
             yield name.replace(".0.", f".{TOWER_LAYERS - 1}.", 1), shape
     for end in ("weight", "bias"):
-        yield f"{PHI4_IMAGE}img_processor.post_layernorm.{end}", (HIDDEN,)
+        yield f"{IMAGE_PREFIX}img_processor.post_layernorm.{end}", (HIDDEN,)
 
 
 def config_json() -> dict[str, Any]:

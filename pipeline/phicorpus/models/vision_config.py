@@ -12,6 +12,7 @@ from typing import Any, Self
 from phicorpus.errors import CheckpointError
 
 Json = Mapping[str, Any]
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,16 @@ class TowerConfig:
     def patches_per_side(self) -> int:
         """Patches along one side of a crop."""
         return self.image_size // self.patch_size
+
+    def crop_bytes(self, itemsize: int) -> int:
+        """Estimate the memory that encoding holds for each crop.
+
+        Args:
+            itemsize: Bytes per number: 4 for float32, 2 for the 16-bit types.
+        """
+        per_patch = (6 * self.hidden_size + 2 * self.intermediate_size) * itemsize
+        pixels = 3 * self.image_size**2 * (_FLOAT32 + itemsize)
+        return self.patches_per_side**2 * per_patch + pixels
 
     @classmethod
     def overridden(cls, overrides: Json, key: str) -> Self:

@@ -11,8 +11,7 @@ from typing import Any
 
 from phicorpus.config import DeckConfig, FetchConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from phicorpus.output.files import FileKey
 from phicorpus.output.rows import MEANINGS, Counts, Current, Outdated
 from phicorpus.output.runs import DamagedRecord, read_record
@@ -192,21 +191,23 @@ def _part(row: Row) -> str:
 
 def _thumbnail(uri: str, index: int, fetch: FetchConfig) -> str | None:
     """Make a small picture of a segment; None if its asset cannot be read or drawn now."""
+    from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch  # noqa: PLC0415
+
     try:
         content = read_asset(uri, fetch).content
     except SegmentError:
         return None
     config = DecodeConfig(images=ImageConfig(), decks=DeckConfig(dpi=72, render="native"))
-    for _, piece in decode_batch([Undecoded(content=content)], config):
-        if isinstance(piece, Piece) and piece.index == index:
-            return _data_uri(piece)
+    for _, segment in decode_batch([Undecoded(content=content)], config):
+        if isinstance(segment, Segment) and segment.index == index:
+            return _data_uri(segment)
     return None
 
 
-def _data_uri(piece: Piece) -> str | None:
-    if piece.image is None:
+def _data_uri(segment: Segment) -> str | None:
+    if segment.image is None:
         return None
-    small = piece.image.copy()
+    small = segment.image.copy()
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     file = io.BytesIO()
     small.convert("RGB").save(file, "JPEG", quality=80)

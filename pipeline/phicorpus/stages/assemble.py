@@ -6,14 +6,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from phicorpus.media.kinds import KINDS, DocumentForm
 from phicorpus.media.segment import Native
 from phicorpus.schemas.document import SPAN
-from phicorpus.tasks import page_text
+from phicorpus.tasks import TASKS, Task, page_text
 
 Row = Mapping[str, Any]
 
 
-def assemble(kind: str, annotations: Iterable[Row]) -> list[dict[str, Any]]:
+def assemble(
+    kind: str, annotations: Iterable[Row], tasks: Mapping[str, Task] = TASKS
+) -> list[dict[str, Any]]:
     """Put each asset's annotations together, in the order of its segments.
 
     Reads   ANNOTATION rows with their `task`, of whole assets of one kind.
@@ -24,10 +27,10 @@ def assemble(kind: str, annotations: Iterable[Row]) -> list[dict[str, Any]]:
     by_asset: dict[str, list[Row]] = defaultdict(list)
     for row in annotations:
         by_asset[row["asset_id"]].append(row)
-    return [_document(kind, rows) for rows in by_asset.values()]
+    return [_document(kind, rows, tasks) for rows in by_asset.values()]
 
 
-def _document(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
+def _document(kind: str, rows: Sequence[Row], tasks: Mapping[str, Task]) -> dict[str, Any]:
     first = rows[0]
     status = Counter(row["status"] for row in rows)
     segments = _segments(rows)
@@ -45,11 +48,14 @@ def _document(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
         "num_skipped": status["skipped"],
         "unit_id": first["unit_id"],
     }
-    if kind == "audio":
-        return document | _transcript(segments)
-    if kind == "text":
+    form = KINDS[kind].document
+    if form == "transcript":
+        placed = [part for segment in segments for part in _placed(segment, tasks)]
+        return document | _transcript(segments) | {"markdown": "\n\n".join(placed) or None}
+    if form == "answers":
         return document | {"markdown": _answers(segments)}
-    return document | {"markdown": _markdown(kind, segments)}
+    pages = [_page(form, segment, tasks, numbered=len(segments) > 1) for segment in segments]
+    return document | {"markdown": "\n\n".join(page for page in pages if page)}
 
 
 def _status(status: Counter[str]) -> str:
@@ -82,13 +88,8 @@ def _transcript(segments: Sequence[Mapping[str, Row]]) -> dict[str, Any]:
     }
 
 
-def _markdown(kind: str, segments: Sequence[Mapping[str, Row]]) -> str:
-    pages = [_page(kind, segment, numbered=len(segments) > 1) for segment in segments]
-    return "\n\n".join(page for page in pages if page)
-
-
 def _answers(segments: Sequence[Mapping[str, Row]]) -> str:
-    """Give what was answered about each passage, in order, task by task."""
+    """Return what was answered about each passage, in order, task by task."""
     parts = [
         _failure(row) if row["status"] == "error" else row["text"]
         for segment in segments
@@ -97,10 +98,12 @@ def _answers(segments: Sequence[Mapping[str, Row]]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _page(kind: str, segment: Mapping[str, Row], *, numbered: bool) -> str:
+def _page(
+    form: DocumentForm, segment: Mapping[str, Row], tasks: Mapping[str, Task], *, numbered: bool
+) -> str:
     any_row = next(iter(segment.values()))
     native = _native(segment.get("native"))
-    parts = [_heading(any_row, native)] if kind == "deck" or numbered else []
+    parts = [_heading(any_row, native)] if form == "pages" or numbered else []
     caption, ocr, chart = (_text(segment.get(name)) for name in ("caption", "ocr", "chart"))
     if caption:
         parts.append(f"*{caption}*")
@@ -112,10 +115,17 @@ def _page(kind: str, segment: Mapping[str, Row], *, numbered: bool) -> str:
         parts += page_text.charts(native)  # exact, where a model's reading is not
     elif chart and "no_table" not in (segment["chart"]["flags"] or ()):
         parts.append(chart)
+    parts += _placed(segment, tasks)
     if native is not None and native.notes:
         parts.append("\n".join(f"> {line}" for line in native.notes.splitlines()))
     parts.extend(_failure(row) for row in _failures(segment))
     return "\n\n".join(parts)
+
+
+def _placed(segment: Mapping[str, Row], tasks: Mapping[str, Task]) -> list[str]:
+    """Return the answers of those tasks that say how theirs stand in a document, in their order."""
+    texts = ((task.in_document, _text(segment.get(name))) for name, task in tasks.items())
+    return [in_document(text) for in_document, text in texts if in_document and text]
 
 
 def _heading(row: Row, native: Native | None) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from phicorpus.config import DecodeConfig
 from phicorpus.errors import DecodeError, SegmentError, UnsupportedMedia
-from phicorpus.media.decode import DecodeConfig, Undecoded, decode_batch, found_type
-from phicorpus.media.segment import Piece
+from phicorpus.media.decode import Undecoded, decode_batch, found_type
+from phicorpus.media.segment import Segment
 from phicorpus.models.preparation import Preparation
 from phicorpus.schemas import SEGMENT
 from phicorpus.schemas.error import error_columns
@@ -60,12 +61,12 @@ def _segments(
         found = found_type(bytes_)
         readable.append({**asset, "media_type": found, "declared": asset["media_type"]})
         undecoded.append(bytes_)
-    for position, piece in decode_batch(undecoded, config):
+    for position, segment in decode_batch(undecoded, config):
         asset = readable[position]
-        if isinstance(piece, SegmentError):
-            yield _whole(asset, error_columns(piece))
+        if isinstance(segment, SegmentError):
+            yield _whole(asset, error_columns(segment))
         else:
-            yield _segment(asset, piece, preparation)
+            yield _segment(asset, segment, preparation)
 
 
 def _in_place(column: pa.ChunkedArray) -> Iterator[memoryview]:
@@ -80,61 +81,61 @@ def _in_place(column: pa.ChunkedArray) -> Iterator[memoryview]:
 
 def _whole(asset: Mapping[str, Any], error: Mapping[str, Any]) -> Row:
     """Give the one segment of an asset that has none: its error."""
-    piece = Piece(index=0, count=1, kind="asset")
-    return _row(asset, piece) | {name: error[name] for name in _ERROR}
+    segment = Segment(index=0, count=1, kind="asset")
+    return _row(asset, segment) | {name: error[name] for name in _ERROR}
 
 
-def _segment(asset: Mapping[str, Any], piece: Piece, preparation: Preparation | None) -> Row:
-    row = _row(asset, piece)
+def _segment(asset: Mapping[str, Any], segment: Segment, preparation: Preparation | None) -> Row:
+    row = _row(asset, segment)
     try:
-        return row | _data(asset, piece, preparation)
+        return row | _data(asset, segment, preparation)
     except SegmentError as error:
         return row | error_columns(error)
 
 
-def _row(asset: Mapping[str, Any], piece: Piece) -> Row:
+def _row(asset: Mapping[str, Any], segment: Segment) -> Row:
     return {
         **{name: asset[name] for name in _IDENTITY},
-        "segment_index": piece.index,
-        "segment_count": piece.count,
-        "segment_kind": piece.kind,
-        "page_number": piece.page_number,
-        "hidden": piece.hidden,
-        "start_s": piece.start_s,
-        "end_s": piece.end_s,
-        "channel": piece.channel,
-        "start_char": piece.start_char,
-        "end_char": piece.end_char,
-        "flags": list(piece.flags),
-        "native": piece.native.to_json() if piece.native is not None else None,
-        "native_error": str(piece.native_error) if piece.native_error is not None else None,
-        "skip_reason": piece.skip_reason,
+        "segment_index": segment.index,
+        "segment_count": segment.count,
+        "segment_kind": segment.kind,
+        "page_number": segment.page_number,
+        "hidden": segment.hidden,
+        "start_s": segment.start_s,
+        "end_s": segment.end_s,
+        "channel": segment.channel,
+        "start_char": segment.start_char,
+        "end_char": segment.end_char,
+        "flags": list(segment.flags),
+        "native": segment.native.to_json() if segment.native is not None else None,
+        "native_error": str(segment.native_error) if segment.native_error is not None else None,
+        "skip_reason": segment.skip_reason,
     }
 
 
-def _data(asset: Mapping[str, Any], piece: Piece, preparation: Preparation | None) -> Row:
+def _data(asset: Mapping[str, Any], segment: Segment, preparation: Preparation | None) -> Row:
     """Make the bytes that the model is given: canvas, samples or text; none if it is not asked."""
-    if piece.error is not None:
-        raise piece.error
-    fitting = [TASKS[name] for name in asset["tasks"] if piece.kind in TASKS[name].kinds]
+    if segment.error is not None:
+        raise segment.error
+    fitting = [TASKS[name] for name in asset["tasks"] if segment.kind in TASKS[name].kinds]
     if not fitting:
         raise UnsupportedMedia(
             f"declared {asset['declared'] or 'nothing'}, found {asset['media_type']}: none "
             f"of {asset['tasks']} can be asked of it; name the right media_type in the manifest"
         )
-    if piece.skip_reason is not None or all(task.prompt is None for task in fitting):
+    if segment.skip_reason is not None or all(task.prompt is None for task in fitting):
         return {}
-    if piece.samples is not None:
-        samples = piece.samples.astype(np.float32, copy=False)
-        return {"data": samples.tobytes(), "rate_hz": piece.rate_hz}
-    if piece.text is not None:
-        return {"data": piece.text.encode()}
-    if piece.image is None:
-        raise DecodeError(f"a {piece.kind} without picture, sound or text")
+    if segment.samples is not None:
+        samples = segment.samples.astype(np.float32, copy=False)
+        return {"data": samples.tobytes(), "rate_hz": segment.rate_hz}
+    if segment.text is not None:
+        return {"data": segment.text.encode()}
+    if segment.image is None:
+        raise DecodeError(f"a {segment.kind} without picture, sound or text")
     if preparation is None:
         raise UnsupportedMedia("this job's model takes no images")
     # Named by its asset: a hash of its pixels would cost a tenth of what decoding costs.
-    canvas = preparation.canvas(piece.image, key=f"{asset['sha256']}/{piece.index}")
+    canvas = preparation.canvas(segment.image, key=f"{asset['sha256']}/{segment.index}")
     return {
         "data": canvas.pixels.tobytes(),
         "width_px": canvas.pixels.shape[1],

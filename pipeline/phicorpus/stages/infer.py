@@ -14,6 +14,7 @@ from phicorpus.engine import fallback
 from phicorpus.engine.engine import Engine, Guide, Request
 from phicorpus.engine.fallback import Reply
 from phicorpus.errors import DecodeError, EngineDied, SegmentError
+from phicorpus.media.kinds import KIND_OF_SEGMENT
 from phicorpus.media.segment import Native
 from phicorpus.models.model import Canvas, Clip, Turn
 from phicorpus.schemas import REPLY
@@ -122,14 +123,14 @@ def _request(segment: dict[str, Any], question: Question, prompt: str) -> Reques
 
 
 def _content(segment: dict[str, Any], prompt: str) -> tuple[str | Canvas | Clip, ...]:
-    if segment["segment_kind"] == "passage":
+    if KIND_OF_SEGMENT[segment["segment_kind"]].modality == "text":
         return (about_text(segment["data"].to_pybytes().decode(), prompt),)
     return (_media(segment), prompt)
 
 
 def _media(segment: dict[str, Any]) -> Canvas | Clip:
     key = f"{segment['sha256']}/{segment['segment_index']}"
-    if segment["segment_kind"] == "window":
+    if KIND_OF_SEGMENT[segment["segment_kind"]].modality == "speech":
         samples = np.frombuffer(segment["data"], np.float32)
         return Clip(samples=samples, key=key, rate_hz=segment["rate_hz"])
     pixels = np.frombuffer(segment["data"], np.uint8)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from tenacity import (
     RetryCallState,
@@ -21,9 +21,7 @@ from tenacity import (
 )
 
 from phicorpus.errors import StoreBusy
-
-if TYPE_CHECKING:
-    from phicorpus.storage.store import Mendable, Store
+from phicorpus.storage.protocols import Mendable, Store
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -27,6 +27,7 @@ from phicorpus.storage.connect import (
     without_own_retries,
 )
 from phicorpus.storage.faults import foreign_errors, says_exists, translated
+from phicorpus.storage.protocols import Mendable, Store
 from phicorpus.storage.redact import redacted
 from phicorpus.storage.retrying import ATTEMPTS, REQUESTS_IN_TIME, TIMEOUT_S, SteadyStore
 
@@ -38,58 +39,6 @@ _LEFTOVER_S = 3600.0
 """A writer that lives has published its file long before."""
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}  # link(2), and FUSE
 _ONE_SLASH = re.compile(r"^(?!file:)([a-z0-9]{2,}):/(?!/)(.*)")
-
-
-class Store(Protocol):
-    """A folder or prefix with "create if absent"; its `str` is its name in messages."""
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Publish a file if it is absent.
-
-        Returns:
-            True if this call created it, False if it was there already.
-
-        Raises:
-            StoreError: the store failed or refused.
-        """
-        ...
-
-    def read(self, path: str) -> bytes:
-        """Read a whole file.
-
-        Raises:
-            FileNotFoundError: there is none.
-            StoreError: the store failed or refused.
-        """
-        ...
-
-    def list_files(self, folder: str) -> Iterator[str]:
-        """Give the paths of all published files under a folder, relative to the store's root.
-
-        Raises:
-            StoreError: not all of them can be listed.
-        """
-        ...
-
-
-class Mendable(Store, Protocol):
-    """A store in which damaged files can be mended; nothing else ever takes a file away."""
-
-    def remove(self, path: str) -> None:
-        """Take a file away; one that is gone already is no error.
-
-        Raises:
-            StoreError: the store failed or refused.
-        """
-        ...
-
-    def list_leftovers(self) -> Iterator[str]:
-        """Return the paths of temporary files that killed writers left, an hour old or more.
-
-        Raises:
-            StoreError: not all of them can be listed.
-        """
-        ...
 
 
 def open_store(

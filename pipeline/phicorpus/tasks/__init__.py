@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from phicorpus.media.kinds import KINDS
 from phicorpus.tasks.ask import ASK
 from phicorpus.tasks.caption import CAPTION
 from phicorpus.tasks.chart import CHART
@@ -16,23 +17,15 @@ TASKS: Mapping[str, Task] = {
 }
 """A new task is one file and one name here."""
 
-KINDS_OF_ASSET: Mapping[str, frozenset[str]] = {
-    "image": frozenset({"image"}),
-    "deck": frozenset({"page"}),
-    "audio": frozenset({"window"}),
-    "text": frozenset({"passage"}),
-}
-"""The kinds of segment that each kind of asset is decoded to."""
-
 
 def fits(task: Task, asset_kind: str) -> bool:
-    """Tell whether a task can be asked of any segment of an asset of this kind.
+    """Return whether a task can be asked of the segments of an asset of this kind.
 
     Example:
         >>> fits(TASKS["ocr"], "deck"), fits(TASKS["ocr"], "audio")
         (True, False)
     """
-    return bool(task.kinds & KINDS_OF_ASSET[asset_kind])
+    return KINDS[asset_kind].segment in task.kinds
 
 
-__all__ = ["KINDS_OF_ASSET", "TASKS", "Answer", "Task", "fits"]
+__all__ = ["TASKS", "Answer", "Task", "fits"]

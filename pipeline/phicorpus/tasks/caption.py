@@ -13,4 +13,5 @@ CAPTION = Task(
     max_new_tokens=96,
     parse=parse_text,
     may_be_empty=False,
+    demo_tokens=24,
 )

@@ -90,6 +90,7 @@ _FREE = Task(
     parse=parse,
     from_native=from_native,
     may_be_empty=False,
+    demo_tokens=64,
 )
 
 CHART = replace(

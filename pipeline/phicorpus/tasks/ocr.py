@@ -27,4 +27,5 @@ OCR = Task(
     max_new_tokens=768,
     parse=parse_text,
     from_native=from_native,
+    demo_tokens=64,
 )

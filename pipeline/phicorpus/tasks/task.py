@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from phicorpus.media.segment import Native, PieceKind
-
-Modality = Literal["vision", "speech", "text"]
+from phicorpus.config import Modality
+from phicorpus.media.kinds import SegmentKind
+from phicorpus.media.segment import Native
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +43,16 @@ class Task:
         may_be_empty: Whether no words can be the right answer; if not, the model is asked again.
         json_schema: What the model may write, and nothing else; None: anything.
         guided: The same task with a `json_schema`, asked where the config says `guide`.
+        in_document: How an answer stands in its page's or recording's document, as Markdown; None:
+            not at all, or in a place that `stages.assemble` has for this task. What is answered
+            about texts is in their documents anyway.
+        demo_tokens: Its `max_new_tokens` in `phicorpus demo`; None: not in the demo, since the
+            small model has not learnt it. A task that asks no model is in the demo anyway.
     """
 
     name: str
     version: int
-    kinds: frozenset[PieceKind]
+    kinds: frozenset[SegmentKind]
     modality: Modality
     prompt: str | None
     max_new_tokens: int
@@ -56,6 +61,8 @@ class Task:
     may_be_empty: bool = True
     json_schema: str | None = None
     guided: Task | None = None
+    in_document: Callable[[str], str] | None = None
+    demo_tokens: int | None = None
 
 
 def parse_text(text: str) -> Answer:

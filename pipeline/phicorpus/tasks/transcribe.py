@@ -12,5 +12,6 @@ TRANSCRIBE = Task(
     prompt="Transcribe the audio clip into text.",
     max_new_tokens=512,
     parse=parse_text,
+    demo_tokens=96,
 )
 """Prompt of the Open ASR leaderboard's run of Phi-4-multimodal-instruct."""

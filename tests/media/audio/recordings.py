@@ -12,7 +12,7 @@ import numpy as np
 
 from phicorpus.config import AudioConfig
 from phicorpus.media.audio import recording
-from phicorpus.media.segment import Piece, Samples
+from phicorpus.media.segment import Samples, Segment
 
 RATE_HZ = 16_000
 BURST_S = 0.2
@@ -109,17 +109,19 @@ class Writer:
         yield None
 
 
-def heard(content: bytes, declared: str | None = None) -> tuple[list[float], list[Piece]]:
+def heard(content: bytes, declared: str | None = None) -> tuple[list[float], list[Segment]]:
     """Decode, and tell when bursts begin, in seconds."""
-    pieces = list(recording.pieces(content, AudioConfig(vad=False), declared))
-    samples = np.concatenate([piece.samples for piece in pieces if piece.samples is not None])
-    rate_hz = pieces[0].rate_hz or RATE_HZ
+    segments = list(recording.segments(content, AudioConfig(vad=False), declared))
+    samples = np.concatenate(
+        [segment.samples for segment in segments if segment.samples is not None]
+    )
+    rate_hz = segments[0].rate_hz or RATE_HZ
     frame = rate_hz // 100
     whole = samples[: samples.size // frame * frame].reshape(-1, frame)
     loud = np.flatnonzero(np.sqrt((whole**2).mean(axis=1)) > 0.1)
     starts = loud[np.diff(loud, prepend=-1000) > 30]
-    return [float(start) / 100 for start in starts], pieces
+    return [float(start) / 100 for start in starts], segments
 
 
-def flags(pieces: Sequence[Piece]) -> set[str]:
-    return {flag for piece in pieces for flag in piece.flags}
+def flags(segments: Sequence[Segment]) -> set[str]:
+    return {flag for segment in segments for flag in segment.flags}

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from phicorpus.media import sniff
-from phicorpus.media.audio.formats import AUDIO_EXTENSIONS, AUDIO_FORMATS
+from phicorpus.media.media_types import RECORDINGS, asset_kind
 from tests.media.audio.recordings import bursts, flags, heard
 from tests.media.builders import a_recording
 
@@ -78,11 +78,11 @@ def test_a_second_reader_hears_the_same_for_as_long(extension: str, tmp_path: Pa
         assert ffmpeg("-i", str(path), "-ar", "16000", "-ac", "1", str(read))
         reference, _ = soundfile.read(read, dtype="float32")
 
-        starts, pieces = heard(path.read_bytes(), sniff.guess(path.name))
+        starts, segments = heard(path.read_bytes(), sniff.guess(path.name))
 
         assert starts == pytest.approx(TIMES, abs=0.06), codec
-        assert pieces[-1].end_s == pytest.approx(reference.size / 16_000, abs=0.1), codec
-        assert not flags(pieces), codec
+        assert segments[-1].end_s == pytest.approx(reference.size / 16_000, abs=0.1), codec
+        assert not flags(segments), codec
 
 
 KINDS = [
@@ -103,23 +103,26 @@ def test_libsndfile_reads_the_same_samples(kind: str, subtype: str) -> None:
     content = a_recording(bursts(*TIMES, rate_hz=8000), rate_hz=8000, kind=kind, subtype=subtype)
     reference, rate_hz = soundfile.read(io.BytesIO(content), dtype="float32")
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
-    samples = np.concatenate([piece.samples for piece in pieces if piece.samples is not None])
+    samples = np.concatenate(
+        [segment.samples for segment in segments if segment.samples is not None]
+    )
     assert starts == pytest.approx(TIMES, abs=0.02)
-    assert pieces[-1].end_s == pytest.approx(reference.size / rate_hz, abs=0.07)
+    assert segments[-1].end_s == pytest.approx(reference.size / rate_hz, abs=0.07)
     if samples.size == reference.size:
         assert np.corrcoef(samples, reference)[0, 1] > 0.99
-    assert not flags(pieces)
+    assert not flags(segments)
 
 
 def test_each_format_has_a_type_of_its_own_and_its_names_promise_it() -> None:
-    types = [form.media_type for form in AUDIO_FORMATS]
+    types = [entry.name for entry in RECORDINGS]
 
     assert len(set(types)) == len(types)
-    assert {sniff.asset_kind(media_type) for media_type in types} == {"audio"}
-    for extension, media_type in AUDIO_EXTENSIONS.items():
-        assert sniff.guess(f"s3://bucket/name{extension.upper()}") == media_type
+    assert {asset_kind(media_type) for media_type in types} == {"audio"}
+    for entry in RECORDINGS:
+        for extension in entry.extensions:
+            assert sniff.guess(f"s3://bucket/name{extension.upper()}") == entry.name
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_texts_do_not_become_recordings(text: bytes) -> None:
 def test_readme_lists_what_is_read() -> None:
     text = " ".join(README.read_text().split())
 
-    assert ", ".join(form.name for form in AUDIO_FORMATS) in text
+    assert ", ".join(entry.label for entry in RECORDINGS) in text
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="nothing shows what is opened: strace")

@@ -30,17 +30,17 @@ def test_a_length_that_a_pipe_announced_refuses_and_flags_nothing(size: int, rat
     samples = pcm(bursts(*TIMES, rate_hz=rate_hz))
     content = a_wav(a_format(rate_hz), chunk(b"data", samples, size), size=size)
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, set())
 
 
 def test_a_header_that_was_never_updated_hides_nothing() -> None:
     content = a_wav(a_format(), chunk(b"data", pcm(SAMPLES), 64_000), size=64_036)
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, {"undeclared_audio"})
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, {"undeclared_audio"})
 
 
 def test_a_first_part_of_silence_does_not_make_the_rest_unheard() -> None:
@@ -62,9 +62,9 @@ def test_chunks_and_tags_behind_the_samples_are_no_samples() -> None:
     for tail in tails:
         content = a_wav(a_format(), chunk(b"data", pcm(SAMPLES))) + tail
 
-        _, pieces = heard(content)
+        _, segments = heard(content)
 
-        assert (pieces[-1].end_s, flags(pieces)) == (6.0, set())
+        assert (segments[-1].end_s, flags(segments)) == (6.0, set())
 
 
 def test_several_chunks_of_samples_are_one_recording() -> None:
@@ -73,9 +73,9 @@ def test_several_chunks_of_samples_are_one_recording() -> None:
         a_format(), chunk(b"data", first), chunk(b"LIST", b"INFO"), chunk(b"data", second)
     )
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, set())
 
 
 def with_size_at(content: bytes, mark: bytes, kind: str, size: int) -> bytes:
@@ -91,17 +91,17 @@ def test_an_aiff_whose_sizes_were_never_filled_in_is_read(size: int, num_frames:
     at = whole.index(b"COMM") + 10
     content = whole[:at] + struct.pack(">I", num_frames) + whole[at + 4 :]
 
-    starts, pieces = heard(with_size_at(content, b"SSND", ">I", size))
+    starts, segments = heard(with_size_at(content, b"SSND", ">I", size))
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, set())
 
 
 def test_a_wave64_whose_size_was_never_filled_in_is_read() -> None:
     mark = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
-    starts, pieces = heard(with_size_at(a_recording(SAMPLES, kind="W64"), mark, "<Q", 24))
+    starts, segments = heard(with_size_at(a_recording(SAMPLES, kind="W64"), mark, "<Q", 24))
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, set())
 
 
 @pytest.mark.parametrize("form", [b"RF64", b"BW64"])
@@ -112,17 +112,17 @@ def test_an_rf64_whose_wide_sizes_were_never_filled_in_is_read(
     samples = chunk(b"data", pcm(SAMPLES), size)
     content = form + a_wav(chunk(b"ds64", bytes(28)), a_format(), samples)[4:]
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, set())
 
 
 def test_a_chunk_of_odd_size_without_its_padding_hides_no_samples() -> None:
     unpadded = b"LIST" + struct.pack("<I", 5) + b"INFOa"
 
-    starts, pieces = heard(a_wav(a_format(), unpadded, chunk(b"data", pcm(SAMPLES))))
+    starts, segments = heard(a_wav(a_format(), unpadded, chunk(b"data", pcm(SAMPLES))))
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, set())
 
 
 @pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "FLAC", "OGG"])
@@ -133,11 +133,11 @@ def test_files_that_are_joined_are_read_one_after_the_other(kind: str, second_hz
     if kind in {"FLAC", "OGG"}:
         second = first  # FFmpeg's own: of one rate
 
-    starts, pieces = heard(first + second)
+    starts, segments = heard(first + second)
 
     assert starts == pytest.approx(TWICE, abs=0.03)
-    assert pieces[-1].end_s == pytest.approx(12.0, abs=0.05)
-    assert not flags(pieces)
+    assert segments[-1].end_s == pytest.approx(12.0, abs=0.05)
+    assert not flags(segments)
 
 
 @pytest.mark.parametrize("kind", ["RF64", "W64", "AIFF", "AU", "CAF"])
@@ -147,11 +147,11 @@ def test_so_is_what_other_headers_do_not_announce(kind: str) -> None:
     body = pcm(SAMPLES, ">i2" if big else "<i2")
     content = part[: len(part) - 64_000] + body
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
     assert starts == TIMES
-    assert pieces[-1].end_s == pytest.approx(6.0, abs=0.01)
-    assert flags(pieces) == {"undeclared_audio"}
+    assert segments[-1].end_s == pytest.approx(6.0, abs=0.01)
+    assert flags(segments) == {"undeclared_audio"}
 
 
 def test_sizes_that_wrapped_at_4_gib_are_unwrapped(tmp_path: Path) -> None:
@@ -176,11 +176,11 @@ def test_sizes_that_wrapped_at_4_gib_are_unwrapped(tmp_path: Path) -> None:
 def test_gsm_in_aiff_is_as_long_as_it_is(length_s: int) -> None:
     samples = bursts(1.0, 3.0, s=length_s, rate_hz=8000)
 
-    starts, pieces = heard(a_recording(samples, rate_hz=8000, kind="AIFF", subtype="GSM610"))
+    starts, segments = heard(a_recording(samples, rate_hz=8000, kind="AIFF", subtype="GSM610"))
 
     assert starts == [1.0, 3.0]
-    assert pieces[-1].end_s == pytest.approx(length_s, abs=0.05)
-    assert not flags(pieces)
+    assert segments[-1].end_s == pytest.approx(length_s, abs=0.05)
+    assert not flags(segments)
 
 
 def test_gsm_in_wav_with_a_byte_of_padding_has_lost_nothing() -> None:
@@ -190,17 +190,17 @@ def test_gsm_in_wav_with_a_byte_of_padding_has_lost_nothing() -> None:
 
     for padding in (1, 7):
         longer = content[:place] + struct.pack("<I", size + padding) + content[place + 4 :]
-        _, pieces = heard(longer + bytes(padding))
-        assert not flags(pieces)
+        _, segments = heard(longer + bytes(padding))
+        assert not flags(segments)
 
 
 @pytest.mark.parametrize("subtype", ["G721_32", "NMS_ADPCM_16", "NMS_ADPCM_32"])
 def test_what_ffmpeg_would_make_noise_of_is_read_by_libsndfile(subtype: str) -> None:
     content = a_recording(bursts(*TIMES, rate_hz=8000), rate_hz=8000, subtype=subtype)
 
-    starts, pieces = heard(content)
+    starts, segments = heard(content)
 
-    assert (starts, flags(pieces)) == (TIMES, set())
+    assert (starts, flags(segments)) == (TIMES, set())
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "ULAW", "PCM_U8"])
@@ -209,9 +209,9 @@ def test_samples_whose_high_byte_is_first_are_read_in_a_wav_too(subtype: str) ->
     with soundfile.SoundFile(target, "w", 16_000, 1, subtype, "BIG", "WAV") as file:
         file.write(SAMPLES)
 
-    starts, pieces = heard(target.getvalue())
+    starts, segments = heard(target.getvalue())
 
-    assert (starts, pieces[-1].end_s, flags(pieces)) == (TIMES, 6.0, set())
+    assert (starts, segments[-1].end_s, flags(segments)) == (TIMES, 6.0, set())
 
 
 def mp3(rate_hz: int = 16_000) -> bytes:
@@ -238,29 +238,29 @@ def an_ape_tag() -> bytes:
     ids=["zeros", "header of a reply", "junk", "tag", "tags and padding", "APE tag"],
 )
 def test_an_mp3_is_found_behind_what_stands_before_it(before: bytes) -> None:
-    starts, pieces = heard(before + mp3(), "audio/mpeg")
+    starts, segments = heard(before + mp3(), "audio/mpeg")
 
     assert starts == pytest.approx(TIMES, abs=0.03)
-    assert not flags(pieces)
+    assert not flags(segments)
 
 
 def test_an_mp3_is_found_behind_a_tag_that_says_it_is_longer_than_the_file() -> None:
     tag = b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f" + bytes(300)
 
-    starts, pieces = heard(tag + mp3())
+    starts, segments = heard(tag + mp3())
 
     assert starts == pytest.approx(TIMES, abs=0.03)
-    assert not flags(pieces)
+    assert not flags(segments)
 
 
 def test_an_mp3_is_read_from_the_middle_of_a_frame() -> None:
     content = mp3()
     content = content[content.index(b"\xff\xf3") :]
 
-    starts, pieces = heard(content[300:], "audio/mpeg")
+    starts, segments = heard(content[300:], "audio/mpeg")
 
     assert starts == pytest.approx(TIMES, abs=0.1)
-    assert not flags(pieces)
+    assert not flags(segments)
 
 
 def test_noise_does_not_become_an_mp3_by_its_name() -> None:
@@ -274,17 +274,17 @@ def test_noise_does_not_become_an_mp3_by_its_name() -> None:
 
 @pytest.mark.parametrize("rates_hz", [(16_000, 16_000), (44_100, 8000), (8000, 44_100)])
 def test_mp3s_that_are_joined_have_lost_nothing(rates_hz: tuple[int, int]) -> None:
-    starts, pieces = heard(b"".join(mp3(rate_hz) for rate_hz in rates_hz))
+    starts, segments = heard(b"".join(mp3(rate_hz) for rate_hz in rates_hz))
 
     assert starts == pytest.approx(TWICE, abs=0.3)
-    assert not flags(pieces)
+    assert not flags(segments)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "OGG", "FLAC", "AIFF"])
 def test_a_tag_before_any_recording_is_skipped(kind: str) -> None:
-    starts, pieces = heard(TAG + a_recording(SAMPLES, kind=kind))
+    starts, segments = heard(TAG + a_recording(SAMPLES, kind=kind))
 
-    assert (starts, flags(pieces)) == (TIMES, set())
+    assert (starts, flags(segments)) == (TIMES, set())
 
 
 def unmarked(content: bytes) -> bytes:
@@ -306,10 +306,10 @@ def unmarked(content: bytes) -> bytes:
 def test_an_ogg_needs_no_mark_at_its_end(subtype: str) -> None:
     content = unmarked(a_recording(a_voice(s=30.0), kind="OGG", subtype=subtype))
 
-    _, pieces = heard(content)
+    _, segments = heard(content)
 
-    assert pieces[-1].end_s == pytest.approx(30.0, abs=0.03)
-    assert not flags(pieces)
+    assert segments[-1].end_s == pytest.approx(30.0, abs=0.03)
+    assert not flags(segments)
     assert "truncated" in flags(heard(content[:-100])[1])
 
 
@@ -318,8 +318,8 @@ def test_more_samples_than_allowed_are_not_decoded() -> None:
     config = AudioConfig(vad=False, max_samples=200_000)
 
     with pytest.raises(LimitExceeded, match=r"audio\.max_samples: more than 200,000"):
-        list(recording.pieces(content, config))
-    assert list(recording.pieces(content, AudioConfig(vad=False, max_samples=400_000)))
+        list(recording.segments(content, config))
+    assert list(recording.segments(content, AudioConfig(vad=False, max_samples=400_000)))
 
 
 def test_hours_are_counted_not_believed() -> None:
@@ -328,9 +328,9 @@ def test_hours_are_counted_not_believed() -> None:
     wav = bytearray(a_recording(SAMPLES))
     wav[wav.index(b"data") + 4 : wav.index(b"data") + 8] = size
 
-    (piece,) = recording.pieces(bytes(wav), config)
+    (segment,) = recording.segments(bytes(wav), config)
 
-    assert piece.flags == ("truncated",)
+    assert segment.flags == ("truncated",)
     for kind in ("WAV", "FLAC", "MP3", "OGG"):
         with pytest.raises(LimitExceeded, match=r"audio\.max_hours"):
-            list(recording.pieces(a_recording(a_tone(s=20.0), kind=kind), config))
+            list(recording.segments(a_recording(a_tone(s=20.0), kind=kind), config))

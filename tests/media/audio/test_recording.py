@@ -15,28 +15,28 @@ from hypothesis import strategies as st
 from phicorpus.config import AudioConfig
 from phicorpus.errors import DecodeError, LimitExceeded, UnsupportedMedia
 from phicorpus.media.audio import recording, vad
-from phicorpus.media.segment import Piece, Samples
+from phicorpus.media.segment import Samples, Segment
 from tests.media.builders import a_recording, a_tone, a_voice, an_image, saved
 
 FIXED = AudioConfig(vad=False)
 
 
-def decode(content: bytes, config: AudioConfig = FIXED) -> list[Piece]:
-    return list(recording.pieces(content, config))
+def decode(content: bytes, config: AudioConfig = FIXED) -> list[Segment]:
+    return list(recording.segments(content, config))
 
 
 def test_raw_gsm_of_a_telephone_system_is_read_to_its_end() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (150, 33), np.uint8)
     frames[:, 0] = frames[:, 0] & 0x0F | 0xD0
 
-    (piece,) = decode(frames.tobytes())
+    (segment,) = decode(frames.tobytes())
 
-    assert (piece.start_s, piece.end_s, piece.flags) == (0.0, 3.0, ())
-    assert np.std(joined([piece])) > 0.01
+    assert (segment.start_s, segment.end_s, segment.flags) == (0.0, 3.0, ())
+    assert np.std(joined([segment])) > 0.01
 
 
-def joined(pieces: list[Piece]) -> Samples:
-    return np.concatenate([piece.samples for piece in pieces if piece.samples is not None])
+def joined(segments: list[Segment]) -> Samples:
+    return np.concatenate([segment.samples for segment in segments if segment.samples is not None])
 
 
 def encoded(
@@ -77,16 +77,16 @@ def encoded(
 def test_each_format_becomes_mono_16_khz_or_stays_at_8(kind: str, rate_hz: int) -> None:
     content = a_recording(a_tone(s=3.0, rate_hz=rate_hz), rate_hz=rate_hz, kind=kind)
 
-    (piece,) = decode(content)
+    (segment,) = decode(content)
 
-    assert piece.samples is not None
-    assert (piece.kind, piece.index, piece.count, piece.start_s) == ("window", 0, 1, 0.0)
-    assert piece.end_s == pytest.approx(3.0, abs=0.02)
-    assert piece.samples.dtype == np.float32
-    assert piece.rate_hz == (8000 if rate_hz == 8000 else 16_000)
-    spectrum = np.abs(np.fft.rfft(piece.samples[: piece.rate_hz]))
+    assert segment.samples is not None
+    assert (segment.kind, segment.index, segment.count, segment.start_s) == ("window", 0, 1, 0.0)
+    assert segment.end_s == pytest.approx(3.0, abs=0.02)
+    assert segment.samples.dtype == np.float32
+    assert segment.rate_hz == (8000 if rate_hz == 8000 else 16_000)
+    spectrum = np.abs(np.fft.rfft(segment.samples[: segment.rate_hz]))
     assert int(spectrum.argmax()) == 440
-    assert np.sqrt((piece.samples**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
+    assert np.sqrt((segment.samples**2).mean()) == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_what_only_ffmpeg_reads_becomes_mono_16_khz_too(container: str, codec: s
         a_tone(s=3.0, rate_hz=rate_hz), container=container, codec=codec, rate_hz=rate_hz
     )
 
-    (piece,) = decode(content)
+    (segment,) = decode(content)
 
-    assert piece.samples is not None
-    assert piece.end_s == pytest.approx(3.0, abs=0.15)
-    assert int(np.abs(np.fft.rfft(piece.samples[8000:24_000])).argmax()) == 440
+    assert segment.samples is not None
+    assert segment.end_s == pytest.approx(3.0, abs=0.15)
+    assert int(np.abs(np.fft.rfft(segment.samples[8000:24_000])).argmax()) == 440
 
 
 def test_stereo_is_averaged_and_never_louder_than_its_channels() -> None:
@@ -126,41 +126,41 @@ def test_stereo_is_averaged_and_never_louder_than_its_channels() -> None:
 def test_fixed_windows_cover_the_recording_exactly() -> None:
     samples = a_tone(s=71.0)
 
-    pieces = decode(a_recording(samples, subtype="FLOAT"))
+    segments = decode(a_recording(samples, subtype="FLOAT"))
 
-    assert [(piece.start_s, piece.end_s) for piece in pieces] == [
+    assert [(segment.start_s, segment.end_s) for segment in segments] == [
         (0.0, 30.0),
         (30.0, 60.0),
         (60.0, 71.0),
     ]
-    assert [piece.count for piece in pieces] == [None, None, 3]
-    assert np.array_equal(joined(pieces), samples)
+    assert [segment.count for segment in segments] == [None, None, 3]
+    assert np.array_equal(joined(segments), samples)
 
 
 def test_windows_end_where_nobody_speaks() -> None:
     pauses = (18.0, 37.0, 60.0)
     samples = a_voice(s=70.0, pauses=pauses)
 
-    pieces = decode(a_recording(samples, subtype="FLOAT"), AudioConfig())
+    segments = decode(a_recording(samples, subtype="FLOAT"), AudioConfig())
 
-    cuts = [piece.end_s for piece in pieces[:-1]]
+    cuts = [segment.end_s for segment in segments[:-1]]
     assert all(
         any(pause <= cut <= pause + 1.0 for pause in pauses) for cut in cuts if cut is not None
     )
-    assert np.array_equal(joined(pieces), samples)
+    assert np.array_equal(joined(segments), samples)
 
 
 def test_what_has_8_khz_keeps_its_own_samples_and_is_cut_in_the_same_pauses() -> None:
     voice = a_voice(s=70.0, pauses=(18.0, 37.0, 60.0))
     narrow = soxr.resample(voice, 16_000, 8000)
 
-    wide_pieces = decode(a_recording(voice, subtype="FLOAT"), AudioConfig())
-    pieces = decode(a_recording(narrow, rate_hz=8000, subtype="FLOAT"), AudioConfig())
+    wide_segments = decode(a_recording(voice, subtype="FLOAT"), AudioConfig())
+    segments = decode(a_recording(narrow, rate_hz=8000, subtype="FLOAT"), AudioConfig())
 
-    assert np.array_equal(joined(pieces), narrow)
-    assert {piece.rate_hz for piece in pieces} == {8000}
-    assert [piece.end_s for piece in pieces] == pytest.approx(
-        [piece.end_s for piece in wide_pieces], abs=0.2
+    assert np.array_equal(joined(segments), narrow)
+    assert {segment.rate_hz for segment in segments} == {8000}
+    assert [segment.end_s for segment in segments] == pytest.approx(
+        [segment.end_s for segment in wide_segments], abs=0.2
     )
 
 
@@ -181,12 +181,12 @@ def test_what_comes_later_at_another_rate_is_brought_to_the_first() -> None:
         for tone, rate_hz in zip(tones, (8000, 44_100), strict=True)
     ]
 
-    (piece,) = decode(b"".join(parts))
+    (segment,) = decode(b"".join(parts))
 
-    assert piece.samples is not None
-    assert piece.rate_hz == 8000
-    assert piece.end_s == pytest.approx(2.0, abs=0.3)
-    assert int(np.abs(np.fft.rfft(piece.samples[-6000:])).argmax()) * 8000 / 6000 == 440
+    assert segment.samples is not None
+    assert segment.rate_hz == 8000
+    assert segment.end_s == pytest.approx(2.0, abs=0.3)
+    assert int(np.abs(np.fft.rfft(segment.samples[-6000:])).argmax()) * 8000 / 6000 == 440
 
 
 def test_silence_is_not_sent_to_the_model() -> None:
@@ -194,19 +194,19 @@ def test_silence_is_not_sent_to_the_model() -> None:
     silence = rng.normal(0, 0.001, 50 * 16_000).astype("f4")
     samples = np.concatenate([a_voice(s=20.0), silence])
 
-    pieces = decode(a_recording(samples), AudioConfig())
+    segments = decode(a_recording(samples), AudioConfig())
 
-    assert pieces[0].skip_reason is None
-    assert pieces[-1].skip_reason == "no_speech"
-    assert pieces[-1].samples is None
-    assert pieces[-1].end_s == 70.0
-    assert pieces[-1].count == len(pieces)
+    assert segments[0].skip_reason is None
+    assert segments[-1].skip_reason == "no_speech"
+    assert segments[-1].samples is None
+    assert segments[-1].end_s == 70.0
+    assert segments[-1].count == len(segments)
 
 
 def test_a_very_short_word_is_heard() -> None:
-    (piece,) = decode(a_recording(a_voice(s=0.4)), AudioConfig())
+    (segment,) = decode(a_recording(a_voice(s=0.4)), AudioConfig())
 
-    assert piece.skip_reason is None
+    assert segment.skip_reason is None
 
 
 def test_the_detector_answers_alike_however_the_recording_is_cut() -> None:
@@ -241,19 +241,19 @@ def test_windows_cover_any_recording_without_gap_or_overlap(
     samples = rng.normal(0, 0.1, num_samples).astype("f4").clip(-1, 1)
     config = AudioConfig(vad=with_vad, min_window_s=min_window_s, max_window_s=max_window_s)
 
-    pieces = decode(a_recording(samples, rate_hz=rate_hz, subtype="FLOAT"), config)
+    segments = decode(a_recording(samples, rate_hz=rate_hz, subtype="FLOAT"), config)
 
-    ends = [round((piece.end_s or 0) * rate_hz) for piece in pieces]
-    starts = [round((piece.start_s or 0) * rate_hz) for piece in pieces]
+    ends = [round((segment.end_s or 0) * rate_hz) for segment in segments]
+    starts = [round((segment.start_s or 0) * rate_hz) for segment in segments]
     assert starts == [0, *ends[:-1]]
     assert ends[-1] == num_samples
-    assert [piece.index for piece in pieces] == list(range(len(pieces)))
-    assert pieces[-1].count == len(pieces)
-    for piece, start, end in zip(pieces, starts, ends, strict=True):
+    assert [segment.index for segment in segments] == list(range(len(segments)))
+    assert segments[-1].count == len(segments)
+    for segment, start, end in zip(segments, starts, ends, strict=True):
         assert 0 < end - start <= max_window_s * rate_hz
-        assert (piece.samples is None) == (piece.skip_reason == "no_speech")
-        if piece.samples is not None:
-            assert np.array_equal(piece.samples, samples[start:end])
+        assert (segment.samples is None) == (segment.skip_reason == "no_speech")
+        if segment.samples is not None:
+            assert np.array_equal(segment.samples, samples[start:end])
     if with_vad and min_window_s <= max_window_s - 0.1:
         assert all(
             end - start >= min_window_s * rate_hz - 512 * rate_hz // 16_000
@@ -281,20 +281,20 @@ def test_a_cut_lies_between_its_bounds_and_in_silence_if_there_is_any(
 def test_a_recording_that_breaks_off_is_flagged(kind: str) -> None:
     content = a_recording(a_voice(s=10.0), kind=kind)
 
-    pieces = decode(content[: len(content) // 2])
+    segments = decode(content[: len(content) // 2])
 
-    assert "truncated" in pieces[-1].flags
-    assert pieces[-1].end_s == pytest.approx(5.0, abs=1.0)
-    assert not any(piece.flags for piece in decode(content))
+    assert "truncated" in segments[-1].flags
+    assert segments[-1].end_s == pytest.approx(5.0, abs=1.0)
+    assert not any(segment.flags for segment in decode(content))
 
 
 def test_a_hole_in_a_recording_keeps_the_times_after_it() -> None:
     content = bytearray(a_recording(a_tone(s=20.0, rate_hz=44_100), rate_hz=44_100, kind="FLAC"))
     content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
 
-    pieces = decode(bytes(content))
+    segments = decode(bytes(content))
 
-    assert pieces[-1].end_s == pytest.approx(20.0, abs=0.2)
+    assert segments[-1].end_s == pytest.approx(20.0, abs=0.2)
 
 
 def test_what_is_broken_at_the_start_keeps_the_times_after_it() -> None:
@@ -303,21 +303,21 @@ def test_what_is_broken_at_the_start_keeps_the_times_after_it() -> None:
     start = content.index(b"mdat") + 4
     content[start : start + 20_000] = b"\x5a" * 20_000
 
-    pieces = decode(bytes(content))
+    segments = decode(bytes(content))
 
-    assert pieces[0].samples is not None
-    assert not pieces[0].samples[:48_000].any()
-    assert pieces[-1].end_s == decode(whole)[-1].end_s
+    assert segments[0].samples is not None
+    assert not segments[0].samples[:48_000].any()
+    assert segments[-1].end_s == decode(whole)[-1].end_s
 
 
 @pytest.mark.parametrize("order", ["01", "101", "1010101", "10"])
 def test_pauses_that_a_telephone_did_not_send_keep_the_times_after_them(order: str) -> None:
     second = {"1": 50 * (b"\x3c" + bytes(31)), "0": 50 * b"\x7c"}  # speech; nothing was sent
 
-    pieces = decode(b"#!AMR\n" + b"".join(second[kind] for kind in order))
+    segments = decode(b"#!AMR\n" + b"".join(second[kind] for kind in order))
 
-    assert pieces[-1].end_s == pytest.approx(len(order))
-    assert pieces[-1].flags == ()
+    assert segments[-1].end_s == pytest.approx(len(order))
+    assert segments[-1].flags == ()
 
 
 def test_a_length_that_no_one_states_refuses_and_flags_nothing() -> None:
@@ -328,10 +328,10 @@ def test_a_length_that_no_one_states_refuses_and_flags_nothing() -> None:
     aac = encoded(np.concatenate([silence, noise]), container="adts", codec="aac")
 
     for content in (mp3, aac):  # the bit rate of their first frames makes minutes of them
-        pieces = decode(content, AudioConfig(vad=False, max_hours=30 / 3600))
+        segments = decode(content, AudioConfig(vad=False, max_hours=30 / 3600))
 
-        assert pieces[-1].end_s == pytest.approx(10.0, abs=0.3)
-        assert not pieces[-1].flags
+        assert segments[-1].end_s == pytest.approx(10.0, abs=0.3)
+        assert not segments[-1].flags
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
@@ -341,9 +341,9 @@ def test_a_wrong_byte_rate_in_a_wav_refuses_and_flags_nothing(subtype: str) -> N
 
     for bytes_per_s in (0, 1, 10**9):
         struct.pack_into("<I", content, 28, bytes_per_s)
-        (piece,) = decode(bytes(content))
+        (segment,) = decode(bytes(content))
 
-        assert (piece.end_s, piece.flags) == (2.0, ())
+        assert (segment.end_s, segment.flags) == (2.0, ())
         assert decode(bytes(content[:cut]))[-1].flags == ("truncated",)
 
 
@@ -354,9 +354,9 @@ def test_a_wrong_time_stamp_does_not_become_hours_of_silence() -> None:
     size = content[stamp] & 0x7F
     content[stamp + 1 : stamp + 1 + size] = b"\x7f" * size
 
-    pieces = decode(bytes(content))
+    segments = decode(bytes(content))
 
-    assert pieces[-1].end_s == pytest.approx(6.0, abs=0.1)
+    assert segments[-1].end_s == pytest.approx(6.0, abs=0.1)
 
 
 def test_a_long_recording_is_refused() -> None:
@@ -378,7 +378,7 @@ def test_memory_is_bounded_by_the_window() -> None:
     content = a_recording(a_tone(s=600.0, rate_hz=8000), rate_hz=8000, kind="FLAC")
     tracemalloc.start()
 
-    for _ in recording.pieces(content, FIXED):
+    for _ in recording.segments(content, FIXED):
         pass
 
     peak_bytes = tracemalloc.get_traced_memory()[1]
@@ -462,34 +462,37 @@ def test_each_channel_has_windows_of_its_own_where_the_job_asks_for_it(rate_hz: 
     both = np.stack([left, right], axis=1)
     config = AudioConfig(vad=False, channels="each", max_window_s=2.0, min_window_s=1.0)
 
-    found = list(recording.pieces(a_recording(both, rate_hz=rate_hz), config))
+    found = list(recording.segments(a_recording(both, rate_hz=rate_hz), config))
 
-    assert [piece.index for piece in found] == list(range(6))
-    assert [piece.count for piece in found] == [None] * 5 + [6]
+    assert [segment.index for segment in found] == list(range(6))
+    assert [segment.count for segment in found] == [None] * 5 + [6]
     for channel, samples in ((1, left), (2, right)):
-        own = [piece for piece in found if piece.channel == channel]
-        assert [piece.start_s for piece in own] == [0.0, 2.0, 4.0]
-        alone = list(recording.pieces(a_recording(samples, rate_hz=rate_hz), config))
-        for piece, other in zip(own, alone, strict=True):
-            assert piece.samples is not None
+        own = [segment for segment in found if segment.channel == channel]
+        assert [segment.start_s for segment in own] == [0.0, 2.0, 4.0]
+        alone = list(recording.segments(a_recording(samples, rate_hz=rate_hz), config))
+        for segment, other in zip(own, alone, strict=True):
+            assert segment.samples is not None
             assert other.samples is not None
-            np.testing.assert_allclose(piece.samples, other.samples, atol=1e-6)
+            np.testing.assert_allclose(segment.samples, other.samples, atol=1e-6)
 
 
 def test_a_silent_side_of_a_call_is_not_asked_about() -> None:
     voice = a_voice(s=8.0)
     call = np.stack([np.zeros_like(voice), voice], axis=1)
 
-    found = list(recording.pieces(a_recording(call), AudioConfig(channels="each")))
+    found = list(recording.segments(a_recording(call), AudioConfig(channels="each")))
 
-    assert [(piece.channel, piece.skip_reason) for piece in found] == [(1, "no_speech"), (2, None)]
+    assert [(segment.channel, segment.skip_reason) for segment in found] == [
+        (1, "no_speech"),
+        (2, None),
+    ]
 
 
 def test_more_channels_than_can_be_kept_apart_are_refused() -> None:
     many = a_recording(np.full((1600, 17), 0.25, np.float32), kind="WAV")
 
     with pytest.raises(LimitExceeded, match="of 17 channels, limit 16"):
-        list(recording.pieces(many, AudioConfig(channels="each")))
+        list(recording.segments(many, AudioConfig(channels="each")))
     (mixed,) = decode(many)
     assert mixed.samples is not None
     assert mixed.samples == pytest.approx(0.25, abs=1e-4)

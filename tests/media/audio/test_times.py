@@ -33,31 +33,31 @@ MINUTE = bursts(*MINUTE_TIMES, s=60.0)
 def test_small_holes_do_not_add_up(container: str, codec: str) -> None:
     holes = Writer(lost=lambda number: number % 50 in {10, 11, 12})
 
-    starts, pieces = heard(holes.write(MINUTE, container, codec))
+    starts, segments = heard(holes.write(MINUTE, container, codec))
 
     assert starts == pytest.approx(MINUTE_TIMES, abs=0.05)
-    assert pieces[-1].end_s == pytest.approx(60.0, abs=0.1)
-    assert not flags(pieces)
+    assert segments[-1].end_s == pytest.approx(60.0, abs=0.1)
+    assert not flags(segments)
 
 
 def test_one_packet_in_ten_of_an_ogg_makes_nothing_early() -> None:
     holes = Writer(lost=lambda number: number % 10 == 5)
 
-    starts, pieces = heard(holes.write(MINUTE, "ogg", "libopus"))
+    starts, segments = heard(holes.write(MINUTE, "ogg", "libopus"))
 
     assert starts == pytest.approx(MINUTE_TIMES, abs=0.11)  # of a page only its end has a time
-    assert pieces[-1].end_s == pytest.approx(60.0, abs=0.2)
-    assert not flags(pieces)
+    assert segments[-1].end_s == pytest.approx(60.0, abs=0.2)
+    assert not flags(segments)
 
 
 @pytest.mark.parametrize("container", ["matroska", "mp4"])
 def test_what_overlaps_does_not_make_the_rest_late(container: str) -> None:
     fast = Writer(speed=0.99)
 
-    starts, pieces = heard(fast.write(MINUTE, container, "libopus"))
+    starts, segments = heard(fast.write(MINUTE, container, "libopus"))
 
     assert starts == pytest.approx([0.99 * time_s for time_s in MINUTE_TIMES], abs=0.05)
-    assert flags(pieces) == {"overlapping_audio"}
+    assert flags(segments) == {"overlapping_audio"}
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_sound_begins_where_the_picture_beside_it_has_it(
     rate_hz = 44_100 if container in {"flv", "asf"} else 16_000
     late = Writer(rate_hz=rate_hz, at_s=at_s, video_s=video_s)
 
-    starts, pieces = heard(late.write(bursts(1.0, 3.0, 5.0, rate_hz=rate_hz), container, codec))
+    starts, segments = heard(late.write(bursts(1.0, 3.0, 5.0, rate_hz=rate_hz), container, codec))
 
     assert starts == pytest.approx([at_s + time_s for time_s in (1, 3, 5)], abs=0.08)
-    assert not flags(pieces)
+    assert not flags(segments)
 
 
 def test_what_ends_before_the_picture_is_whole_and_what_breaks_off_is_not() -> None:
@@ -143,11 +143,11 @@ def test_the_track_that_is_marked_as_the_default_is_read(default: int, flag: str
             frame.sample_rate = 16_000
             output.mux([*track.encode(frame), *track.encode(None)])
 
-    _, (piece,) = heard(target.getvalue())
+    _, (segment,) = heard(target.getvalue())
 
-    assert piece.flags == (flag,)
-    assert piece.samples is not None
-    assert int(np.abs(np.fft.rfft(piece.samples[:16_000])).argmax()) == 440 * (default + 1)
+    assert segment.flags == (flag,)
+    assert segment.samples is not None
+    assert int(np.abs(np.fft.rfft(segment.samples[:16_000])).argmax()) == 440 * (default + 1)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.6])
@@ -156,20 +156,20 @@ def test_channels_of_opposite_phase_do_not_cancel_each_other(share: float, rate_
     left = bursts(1.0, 3.0, 5.0, rate_hz=rate_hz)
     both = np.stack([left, -share * left], axis=1) + np.float32(0.05)  # and both are off centre
 
-    starts, pieces = heard(a_recording(both, rate_hz=rate_hz, kind="FLAC"))
+    starts, segments = heard(a_recording(both, rate_hz=rate_hz, kind="FLAC"))
 
     assert starts == [1.0, 3.0, 5.0]
-    assert flags(pieces) == {"opposite_phase"}
+    assert flags(segments) == {"opposite_phase"}
 
 
 def test_one_speaker_of_opposite_phase_is_heard_and_the_flag_is_on_his_window() -> None:
     first, second = bursts(1.0, s=60.0), bursts(45.0, s=60.0)
     both = np.stack([first + second, first - second], axis=1)
 
-    starts, pieces = heard(a_recording(both))
+    starts, segments = heard(a_recording(both))
 
     assert starts == [1.0, 45.0]
-    assert [piece.flags for piece in pieces] == [(), ("opposite_phase",)]
+    assert [segment.flags for segment in segments] == [(), ("opposite_phase",)]
 
 
 def test_surround_whose_front_channels_cancel_is_heard_too() -> None:
@@ -185,16 +185,16 @@ def test_surround_whose_front_channels_cancel_is_heard_too() -> None:
         frame.sample_rate = 48_000
         output.mux([*track.encode(frame), *track.encode(None)])
 
-    starts, pieces = heard(target.getvalue())
+    starts, segments = heard(target.getvalue())
 
     assert starts == [1.0, 3.0, 5.0]
-    assert flags(pieces) == {"opposite_phase"}
+    assert flags(segments) == {"opposite_phase"}
 
 
 def test_unlike_channels_are_mixed_and_not_flagged() -> None:
     rng = np.random.default_rng(0)
     voice = a_voice(s=8.0)
     for other in (np.zeros_like(voice), voice, rng.normal(0, 0.1, voice.size).astype("f4")):
-        _, pieces = heard(a_recording(np.stack([voice, other], axis=1)))
+        _, segments = heard(a_recording(np.stack([voice, other], axis=1)))
 
-        assert not flags(pieces)
+        assert not flags(segments)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.media.charts.number_format import DAY_0, shown
+from phicorpus.media.office.number_format import DAY_0, shown
 
 LETTERS = st.text('ymdhsegabYMDHS0#?.,;:/-% "\\[]_*@<>=$Stnrl', max_size=24)
 

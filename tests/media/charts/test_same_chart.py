@@ -16,7 +16,7 @@ from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
 
 from phicorpus.media.decks import libreoffice, pptx
-from phicorpus.media.segment import Chart, Piece
+from phicorpus.media.segment import Chart, Segment
 from tests.media.builders import (
     TITLE_ONLY,
     chart_data,
@@ -172,7 +172,7 @@ def test_a_chart_is_the_same_in_every_format(tmp_path: Path) -> None:
     saved = outcomes(*(converted(tmp_path, content, kind) for kind in ("odp", "ppt")))
 
     for pages in saved:
-        natives = [page.native for page in pages if isinstance(page, Piece)]
+        natives = [page.native for page in pages if isinstance(page, Segment)]
         assert [native.charts for native in natives if native] == own
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, SegmentError
-from phicorpus.media import sniff
-from phicorpus.media.decks import embedded, office_zip
+from phicorpus.media.media_types import ODP, PPTX
+from phicorpus.media.office import embedded, office_zip
 from tests.media.builders import a_deck, an_image, member, saved, with_members
 from tests.media.zips import a_zip, a_zip_of_two_directories
 
@@ -18,7 +18,7 @@ ELSEWHERE = "file:///etc/secret.png"
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
-def check(content: bytes, media_type: str = sniff.PPTX) -> office_zip.Package:
+def check(content: bytes, media_type: str = PPTX) -> office_zip.Package:
     return office_zip.check(content, media_type, DeckConfig())
 
 
@@ -70,10 +70,10 @@ def test_drawings_in_other_encodings_and_packed_ones_are_seen(encoding: str, pac
 
 
 def test_drawings_of_opendocument_are_seen_under_any_name() -> None:
-    parts = {"mimetype": sniff.ODP.encode(), "content.xml": b"<a/>"}
+    parts = {"mimetype": ODP.encode(), "content.xml": b"<a/>"}
     names = ("Pictures/a.xml", "Pictures/a.png", "Object 1/a")
 
-    checked = check(a_zip({**parts, **dict.fromkeys(names, LINKING[7])}), sniff.ODP)
+    checked = check(a_zip({**parts, **dict.fromkeys(names, LINKING[7])}), ODP)
 
     assert checked.flags == ("external_links",)
     for name in names:
@@ -172,13 +172,13 @@ def test_a_package_in_it_that_cannot_be_checked_is_left_out() -> None:
 
 def test_what_is_handed_on_is_what_was_checked() -> None:
     both = a_zip_of_two_directories(
-        {"mimetype": sniff.ODP.encode(), "content.xml": b"<seen/>"},
-        {"mimetype": sniff.ODP.encode(), "content.xml": b"<hidden/>"},
+        {"mimetype": ODP.encode(), "content.xml": b"<seen/>"},
+        {"mimetype": ODP.encode(), "content.xml": b"<hidden/>"},
     )
 
     for content in (both, b"prefix" + both, both + b"suffix"):
         try:
-            checked = check(content, sniff.ODP)
+            checked = check(content, ODP)
         except SegmentError:
             continue
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -194,11 +194,11 @@ def test_what_is_handed_on_is_what_was_checked() -> None:
 def test_of_a_name_that_is_there_twice_one_is_left() -> None:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr("mimetype", sniff.ODP)
+        archive.writestr("mimetype", ODP)
         archive.writestr("content.xml", "<first/>")
         archive.writestr("content.xml", "<second/>")
 
-    checked = check(target.getvalue(), sniff.ODP)
+    checked = check(target.getvalue(), ODP)
 
     with zipfile.ZipFile(io.BytesIO(checked.content)) as archive:
         assert archive.namelist() == ["mimetype", "content.xml"]
@@ -225,7 +225,7 @@ def test_a_doctype_behind_blanks_is_refused(blanks: bytes) -> None:
     with pytest.raises(DecodeError, match="DOCTYPE"):
         office_zip.check(
             with_members(a_deck("One"), {"ppt/slides/slide1.xml": slide}),
-            sniff.PPTX,
+            PPTX,
             DeckConfig(max_zip_ratio=10_000),
         )
 

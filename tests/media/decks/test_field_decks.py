@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phicorpus.media.decks import libreoffice, odp, pptx
-from phicorpus.media.segment import Chart, Native, Piece
+from phicorpus.media.segment import Chart, Native, Segment
 from phicorpus.tasks import native
 from tests.media.builders import outcomes
 
@@ -136,13 +136,13 @@ def test_what_is_rendered_says_each_title_once_and_names_a_chart_that_is_not_dra
     names = ("soft_breaks.pptx", "line_break_and_tab.odp", "chartex_waterfall.pptx")
 
     broken, lines, waterfall = (
-        [piece for piece in outcome if isinstance(piece, Piece)]
+        [segment for segment in outcome if isinstance(segment, Segment)]
         for outcome in outcomes(*map(content, names))
     )
 
-    for piece in (broken[0], lines[0]):
-        assert piece.native is not None
-        answer = native.from_native(piece.native)
+    for segment in (broken[0], lines[0]):
+        assert segment.native is not None
+        answer = native.from_native(segment.native)
         assert answer is not None
         assert answer.text.count("Annual") == 1
         assert answer.text.startswith("Annual Report\n\n")

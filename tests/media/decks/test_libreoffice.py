@@ -18,8 +18,8 @@ from phicorpus.errors import (
     SandboxCrashed,
     SandboxTimeout,
 )
-from phicorpus.media import sniff
 from phicorpus.media.decks import libreoffice
+from phicorpus.media.media_types import PPTX
 
 QUICK = DeckConfig(render_timeout_s=1.5)
 FOR_EACH_INPUT = """
@@ -55,7 +55,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
 
 def render(*decks: bytes, config: DeckConfig = QUICK) -> list[bytes | type[Exception]]:
-    results = libreoffice.render([(sniff.PPTX, deck) for deck in decks], config)
+    results = libreoffice.render([(PPTX, deck) for deck in decks], config)
     return [result if isinstance(result, bytes) else type(result) for result in results]
 
 
@@ -102,7 +102,7 @@ def test_a_renderer_that_eats_memory_is_killed(install: Install) -> None:
 def test_a_program_that_does_nothing_is_an_error_whatever_its_code(install: Install) -> None:
     install("echo could not be loaded; exit 0")
 
-    (result,) = libreoffice.render([(sniff.PPTX, b"x")], QUICK)
+    (result,) = libreoffice.render([(PPTX, b"x")], QUICK)
 
     assert isinstance(result, RenderError)
     assert "could not be loaded" in str(result)

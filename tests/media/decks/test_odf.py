@@ -8,7 +8,7 @@ import pytest
 from phicorpus.config import DeckConfig
 from phicorpus.media.charts import odf_chart
 from phicorpus.media.decks import odp
-from phicorpus.media.decks.odf import NAMES, parsed, styles, text_lines
+from phicorpus.media.office.odf import NAMES, parsed, styles, text_lines
 from phicorpus.media.segment import Chart
 
 DECLARED = " ".join(f'xmlns:{prefix}="{space}"' for prefix, space in NAMES.items())

@@ -13,11 +13,11 @@ from reportlab.pdfgen import canvas
 
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError
-from phicorpus.media import sniff
 from phicorpus.media.decks import deck as slides
 from phicorpus.media.decks import libreoffice, odp
-from phicorpus.media.decks.office_zip import Package
-from phicorpus.media.segment import Chart, Native, Piece
+from phicorpus.media.media_types import ODP, PPT
+from phicorpus.media.office.office_zip import Package
+from phicorpus.media.segment import Chart, Native, Segment
 from tests.media.builders import (
     TITLE_ONLY,
     a_pdf,
@@ -82,9 +82,9 @@ def test_notes_tables_charts_and_hidden_slides_are_read_from_the_file(deck: byte
 
 
 def test_a_rendered_page_carries_them_and_repeats_no_table_as_text(deck: bytes) -> None:
-    (pieces,) = outcomes(deck)
+    (segments,) = outcomes(deck)
 
-    first, second = (piece for piece in pieces if isinstance(piece, Piece))
+    first, second = (segment for segment in segments if isinstance(segment, Segment))
     assert first.native is not None
     assert second.native is not None
     assert (first.hidden, second.hidden) == (False, True)
@@ -95,9 +95,9 @@ def test_a_rendered_page_carries_them_and_repeats_no_table_as_text(deck: bytes) 
 
 
 def test_a_ppt_says_of_itself_what_an_odp_does(made: bytes, tmp_path: Path) -> None:
-    (pieces,) = outcomes(converted(made, "ppt", tmp_path))
+    (segments,) = outcomes(converted(made, "ppt", tmp_path))
 
-    first, second = (piece for piece in pieces if isinstance(piece, Piece))
+    first, second = (segment for segment in segments if isinstance(segment, Segment))
     assert first.native is not None
     assert second.native is not None
     assert (first.native.title, first.native.notes) == ("Results", "Say it slowly.")
@@ -130,8 +130,8 @@ def test_a_ppt_without_its_own_content_is_flagged_and_keeps_its_pages_text(num_p
     assert pages[0].native == Native(text=("Results",))
 
 
-def pages_of_ppt(rendered: bytes) -> list[Piece]:
-    return list(slides.pieces(Package(content=b""), sniff.PPT, DeckConfig(), rendered))
+def pages_of_ppt(rendered: bytes) -> list[Segment]:
+    return list(slides.segments(Package(content=b""), PPT, DeckConfig(), rendered))
 
 
 def test_a_chart_without_its_object_is_flagged_and_the_slide_stands(deck: bytes) -> None:
@@ -169,7 +169,7 @@ def test_a_cell_that_is_printed_on_several_lines_is_not_repeated_as_text(deck: b
         document.showPage()
     document.save()
 
-    _, second = slides.pieces(package, sniff.ODP, DeckConfig(), rendered.getvalue())
+    _, second = slides.segments(package, ODP, DeckConfig(), rendered.getvalue())
 
     assert second.native is not None
     assert second.native.text == ("Words beside",)

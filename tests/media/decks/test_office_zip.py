@@ -6,7 +6,9 @@ import pytest
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, PasswordRequired
 from phicorpus.media import sniff
-from phicorpus.media.decks import office_zip, pptx
+from phicorpus.media.decks import pptx
+from phicorpus.media.media_types import ODP, PPTX
+from phicorpus.media.office import office_zip
 from tests.media.builders import a_deck, member, with_members
 
 RELS = "ppt/slides/_rels/slide1.xml.rels"
@@ -15,7 +17,7 @@ RELATIONSHIP = "http://schemas.openxmlformats.org/officeDocument/2006/relationsh
 
 
 def check(content: bytes, config: DeckConfig | None = None) -> office_zip.Package:
-    return office_zip.check(content, sniff.PPTX, config or DeckConfig())
+    return office_zip.check(content, PPTX, config or DeckConfig())
 
 
 def linked(kind: str, target: str) -> bytes:
@@ -106,12 +108,12 @@ def test_pictures_from_elsewhere_are_cut_off_opendocument_too(target: str) -> No
         f'<draw:a x:href="http://example.com"/></draw:page>'
     )
 
-    cut = office_zip.check(outside, sniff.ODP, DeckConfig())
+    cut = office_zip.check(outside, ODP, DeckConfig())
 
     assert (cut.num_pages, cut.flags) == (1, ("external_links",))
     assert target.encode() not in member(cut.content, "content.xml")
-    assert sniff.sniff(cut.content) == sniff.ODP
-    kept = office_zip.check(inside, sniff.ODP, DeckConfig())
+    assert sniff.sniff(cut.content) == ODP
+    kept = office_zip.check(inside, ODP, DeckConfig())
     assert (kept.num_pages, kept.flags) == (1, ())
     assert members(kept.content) == members(inside)
 
@@ -119,7 +121,7 @@ def test_pictures_from_elsewhere_are_cut_off_opendocument_too(target: str) -> No
 def an_odp(content: str) -> bytes:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr("mimetype", sniff.ODP)
+        archive.writestr("mimetype", ODP)
         archive.writestr("content.xml", content)
         archive.writestr("Configurations2/accelerator/current.xml", "")
     return target.getvalue()
@@ -202,14 +204,14 @@ def test_names_that_leave_the_folder_are_refused(name: str) -> None:
 def test_encrypted_documents_ask_for_their_password() -> None:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w") as archive:
-        archive.writestr("mimetype", sniff.ODP)
+        archive.writestr("mimetype", ODP)
         archive.writestr("META-INF/manifest.xml", "<m><encryption-data/></m>")
         archive.writestr("content.xml", "noise")
     zipped = bytearray(a_deck("One"))
     zipped[zipped.index(b"PK\x01\x02") + 8] |= 1
 
     with pytest.raises(PasswordRequired):
-        office_zip.check(target.getvalue(), sniff.ODP, DeckConfig())
+        office_zip.check(target.getvalue(), ODP, DeckConfig())
     with pytest.raises(PasswordRequired):
         check(bytes(zipped))
     current_user = b"\x00\x00\xf6\x0f\x20\x00\x00\x00\x14\x00\x00\x00\xdf\xc4\xd1\xf3"

@@ -7,30 +7,30 @@ from reportlab.pdfgen import canvas
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, PasswordRequired
 from phicorpus.media.decks import pdf
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from tests.media.builders import a_pdf
 
 
-def decode(content: bytes, config: DeckConfig | None = None) -> list[Piece]:
-    return list(pdf.pieces(content, config or DeckConfig()))
+def decode(content: bytes, config: DeckConfig | None = None) -> list[Segment]:
+    return list(pdf.segments(content, config or DeckConfig()))
 
 
 def test_each_page_has_pixels_and_its_own_text() -> None:
-    pieces = decode(a_pdf("first page", "second page"))
+    segments = decode(a_pdf("first page", "second page"))
 
-    assert [(piece.index, piece.count, piece.page_number) for piece in pieces] == [
+    assert [(segment.index, segment.count, segment.page_number) for segment in segments] == [
         (0, 2, 1),
         (1, 2, 2),
     ]
-    assert [piece.native.text for piece in pieces if piece.native] == [
+    assert [segment.native.text for segment in segments if segment.native] == [
         ("first page",),
         ("second page",),
     ]
-    for piece in pieces:
-        assert piece.image is not None
-        assert (piece.image.mode, piece.image.size) == ("RGB", (1500, 844))
-        assert np.asarray(piece.image).min() < 50
-        assert np.asarray(piece.image).mean() > 250
+    for segment in segments:
+        assert segment.image is not None
+        assert (segment.image.mode, segment.image.size) == ("RGB", (1500, 844))
+        assert np.asarray(segment.image).min() < 50
+        assert np.asarray(segment.image).mean() > 250
 
 
 @pytest.mark.parametrize("rotation", [0, 90])
@@ -44,10 +44,10 @@ def test_text_that_is_cropped_away_or_beside_the_page_is_not_the_page_s(rotation
     document.showPage()
     document.save()
 
-    (piece,) = decode(target.getvalue())
+    (segment,) = decode(target.getvalue())
 
-    assert piece.native is not None
-    assert piece.native.text == ("seen",)
+    assert segment.native is not None
+    assert segment.native.text == ("seen",)
 
 
 def test_what_is_filled_into_a_form_is_seen_and_read() -> None:
@@ -58,25 +58,25 @@ def test_what_is_filled_into_a_form_is_seen_and_read() -> None:
     document.showPage()
     document.save()
 
-    (piece,) = decode(target.getvalue())
+    (segment,) = decode(target.getvalue())
 
-    assert piece.native is not None
-    assert piece.native.text == ("Name:", "Ada")
+    assert segment.native is not None
+    assert segment.native.text == ("Name:", "Ada")
 
 
 def test_a_large_page_is_capped_in_pixels() -> None:
-    (piece,) = decode(a_pdf("poster", size=(100_000, 50_000)), DeckConfig(max_side_px=1000))
+    (segment,) = decode(a_pdf("poster", size=(100_000, 50_000)), DeckConfig(max_side_px=1000))
 
-    assert piece.image is not None
-    assert piece.image.size == (1000, 500)
+    assert segment.image is not None
+    assert segment.image.size == (1000, 500)
 
 
 def test_pages_can_be_left_out_at_the_start() -> None:
     content = a_pdf("one", "two", "three")
 
-    pieces = list(pdf.pieces(content, DeckConfig(), first_index=2))
+    segments = list(pdf.segments(content, DeckConfig(), first_index=2))
 
-    assert [(piece.index, piece.count) for piece in pieces] == [(2, 3)]
+    assert [(segment.index, segment.count) for segment in segments] == [(2, 3)]
 
 
 def test_a_password_is_named() -> None:
@@ -87,9 +87,9 @@ def test_a_password_is_named() -> None:
 def test_a_page_without_area_does_not_lose_the_others() -> None:
     content = a_pdf("one", "two").replace(b"0 0 720 405 ]", b"0 0 99999 1 ]", 1)
 
-    pieces = decode(content, DeckConfig(max_side_px=64))
+    segments = decode(content, DeckConfig(max_side_px=64))
 
-    assert [type(piece.error) for piece in pieces] == [DecodeError, type(None)]
+    assert [type(segment.error) for segment in segments] == [DecodeError, type(None)]
 
 
 def test_too_many_pages_are_refused() -> None:

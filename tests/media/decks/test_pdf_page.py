@@ -4,7 +4,7 @@ import pytest
 
 from phicorpus.config import DeckConfig
 from phicorpus.media.decks import pdf
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from tests.media.decks.pdfs import (
     CATALOG,
     LAYERS,
@@ -19,14 +19,14 @@ from tests.media.decks.pdfs import (
 )
 
 
-def decode(content: bytes) -> list[Piece]:
-    return list(pdf.pieces(content, DeckConfig()))
+def decode(content: bytes) -> list[Segment]:
+    return list(pdf.segments(content, DeckConfig()))
 
 
 def the_text(content: bytes) -> str:
-    (piece,) = decode(content)
-    assert piece.native is not None
-    return "\n".join(piece.native.text)
+    (segment,) = decode(content)
+    assert segment.native is not None
+    return "\n".join(segment.native.text)
 
 
 def test_text_of_layers_that_are_off_is_left_out() -> None:
@@ -91,9 +91,9 @@ def test_a_form_that_a_reader_would_make_is_flagged() -> None:
     xfa = {50: a_stream("<xdp:xdp xmlns:xdp='http://ns.adobe.com/xdp/'/>")}
     catalog = "/NeedsRendering true /AcroForm << /Fields [] /XFA 50 0 R >>"
 
-    (piece,) = decode(a_page(words("Please wait", y=250), catalog=catalog, others=xfa))
+    (segment,) = decode(a_page(words("Please wait", y=250), catalog=catalog, others=xfa))
 
-    assert "xfa_not_rendered" in piece.flags
+    assert "xfa_not_rendered" in segment.flags
 
 
 def test_files_that_a_pdf_brings_along_are_flagged() -> None:
@@ -103,10 +103,10 @@ def test_files_that_a_pdf_brings_along_are_flagged() -> None:
     }
     catalog = "/Names << /EmbeddedFiles << /Names [(a.txt) 50 0 R] >> >>"
 
-    (piece,) = decode(a_page(words("cover", y=250), catalog=catalog, others=files))
+    (segment,) = decode(a_page(words("cover", y=250), catalog=catalog, others=files))
     (plain,) = decode(a_page(words("cover", y=250)))
 
-    assert piece.flags == ("attachments_left_out",)
+    assert segment.flags == ("attachments_left_out",)
     assert plain.flags == ()
 
 
@@ -140,9 +140,9 @@ def test_a_page_whose_codes_are_of_no_alphabet_is_flagged() -> None:
     font = "/Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode 60 0 R"
     content = "BT /F2 20 Tf 20 200 Td (Annual report of all) Tj ET"
 
-    (piece,) = decode(
+    (segment,) = decode(
         a_page(content, resources=f"/Font << /F2 << {font} >> >>", others={60: a_stream(mapping)})
     )
 
-    assert piece.flags == ("text_layer_garbled",)
-    assert piece.image is not None
+    assert segment.flags == ("text_layer_garbled",)
+    assert segment.image is not None

@@ -4,8 +4,8 @@ import pytest
 
 from phicorpus.config import DeckConfig
 from phicorpus.media.decks import diagram, pptx
-from phicorpus.media.decks.drawing_text import text_lines
-from phicorpus.media.decks.ooxml import NAMES, parsed
+from phicorpus.media.office.drawing_text import text_lines
+from phicorpus.media.office.ooxml import NAMES, parsed
 from phicorpus.media.segment import Native
 from tests.media.builders import a_deck, member, with_members
 

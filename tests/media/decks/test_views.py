@@ -9,7 +9,7 @@ import pytest
 from pptx import Presentation
 from pptx.util import Inches
 
-from phicorpus.config import DeckConfig
+from phicorpus.config import DeckConfig, DecodeConfig
 from phicorpus.errors import (
     DecodeError,
     LimitExceeded,
@@ -20,11 +20,10 @@ from phicorpus.errors import (
     SegmentError,
     UnsupportedMedia,
 )
-from phicorpus.media import sniff
 from phicorpus.media.decks import deck, libreoffice, pptx
-from phicorpus.media.decks.office_zip import Package
-from phicorpus.media.decode import DecodeConfig
-from phicorpus.media.segment import Native, Piece
+from phicorpus.media.media_types import ODP, PPT, PPTX
+from phicorpus.media.office.office_zip import Package
+from phicorpus.media.segment import Native, Segment
 from tests.media.builders import (
     TITLE_ONLY,
     a_deck,
@@ -94,16 +93,16 @@ def test_a_broken_slide_is_named_in_words_and_costs_no_other(damage: str) -> Non
 def test_a_broken_slide_that_is_not_rendered_is_an_error_alone(damage: str) -> None:
     config = DecodeConfig(decks=DeckConfig(render="native"))
 
-    (pieces,) = outcomes(BROKEN_SLIDES[damage](), config=config)
+    (segments,) = outcomes(BROKEN_SLIDES[damage](), config=config)
 
-    errors = [type(piece.error) for piece in pieces if isinstance(piece, Piece)]
+    errors = [type(segment.error) for segment in segments if isinstance(segment, Segment)]
     assert errors == [type(None), DecodeError, type(None)]
 
 
 @needs_libreoffice
 def test_pages_stand_beside_broken_slides() -> None:
-    for pieces in outcomes(*(make() for make in BROKEN_SLIDES.values())):
-        first, second, third = (piece for piece in pieces if isinstance(piece, Piece))
+    for segments in outcomes(*(make() for make in BROKEN_SLIDES.values())):
+        first, second, third = (segment for segment in segments if isinstance(segment, Segment))
         assert (first.error, third.error) == (None, None)
         assert first.image is not None
         assert third.native is not None
@@ -133,7 +132,7 @@ def test_a_presentation_that_cannot_be_read_has_its_pages_and_their_text() -> No
     content = with_members(three(), {"ppt/presentation.xml": b"<<"})
     rendered = a_pdf("The first", "The second")
 
-    pages = list(deck.pieces(Package(content=content), sniff.PPTX, DeckConfig(), rendered))
+    pages = list(deck.segments(Package(content=content), PPTX, DeckConfig(), rendered))
 
     assert [page.native for page in pages] == [
         Native(text=("The first",)),
@@ -147,7 +146,7 @@ def test_a_presentation_that_cannot_be_read_has_its_pages_and_their_text() -> No
     "error", [RenderError, RendererMissing, SandboxTimeout, SandboxCrashed, LimitExceeded]
 )
 def test_a_deck_without_pictures_keeps_what_its_file_says(error: type[SegmentError]) -> None:
-    for name, kind in (("soft_breaks.pptx", sniff.PPTX), ("line_break_and_tab.odp", sniff.ODP)):
+    for name, kind in (("soft_breaks.pptx", PPTX), ("line_break_and_tab.odp", ODP)):
         package = Package(content=(FIELD / name).read_bytes())
 
         pages = list(deck.unrendered(package, kind, DeckConfig(), error("it failed")))
@@ -161,7 +160,7 @@ def test_a_deck_without_pictures_keeps_what_its_file_says(error: type[SegmentErr
 
 def test_a_ppt_without_pictures_says_nothing() -> None:
     with pytest.raises(UnsupportedMedia):
-        list(deck.unrendered(Package(content=b""), sniff.PPT, DeckConfig(), RenderError("no")))
+        list(deck.unrendered(Package(content=b""), PPT, DeckConfig(), RenderError("no")))
 
 
 def test_a_renderer_that_fails_costs_the_pictures_alone(
@@ -178,7 +177,7 @@ def test_a_renderer_that_fails_costs_the_pictures_alone(
     for pages in (pptx_pages, odp_pages):
         assert len(pages) == 3
         for page in pages:
-            assert isinstance(page, Piece)
+            assert isinstance(page, Segment)
             assert isinstance(page.error, RenderError)
             assert page.native is not None
 
@@ -187,7 +186,7 @@ def test_a_render_of_the_wrong_length_costs_the_pictures_alone() -> None:
     package = Package(content=three())
 
     with pytest.raises(RenderError, match="1 pages for a deck of 3 slides"):
-        list(deck.pieces(package, sniff.PPTX, DeckConfig(), a_pdf("The first of three")))
+        list(deck.segments(package, PPTX, DeckConfig(), a_pdf("The first of three")))
 
 
 def test_positions_that_cannot_be_read_cost_the_position_alone() -> None:

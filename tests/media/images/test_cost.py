@@ -5,12 +5,11 @@ import zlib
 
 import pytest
 
-from phicorpus.config import ImageConfig
+from phicorpus.config import DecodeConfig, ImageConfig
 from phicorpus.errors import LimitExceeded, SandboxTimeout
 from phicorpus.media import sniff
-from phicorpus.media.decode import DecodeConfig
 from phicorpus.media.images import cost
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from tests.media.builders import an_image, outcomes, saved
 from tests.media.images.tiffs import ATiff, written
 
@@ -58,7 +57,7 @@ def test_an_image_that_takes_too_long_is_ended_and_its_neighbours_are_decoded() 
 
     found = outcomes(slow, saved(an_image()), slow, config=config(timeout_s=0.001))
 
-    assert [type(first) for (first,) in found] == [SandboxTimeout, Piece, SandboxTimeout]
+    assert [type(first) for (first,) in found] == [SandboxTimeout, Segment, SandboxTimeout]
     assert "images.timeout_s: no result within 0.001 s" in str(found[0][0])
 
 
@@ -66,10 +65,10 @@ def test_an_image_decoded_in_the_sandbox_has_the_same_limits_and_pixels() -> Non
     content = saved(an_image(color=(200, 30, 30)), "AVIF")
 
     ((refused,),) = outcomes(content, config=config(max_pixels=100))
-    ((piece,),) = outcomes(content)
+    ((segment,),) = outcomes(content)
 
     assert isinstance(refused, LimitExceeded)
     assert "images.max_pixels" in str(refused)
-    assert isinstance(piece, Piece)
-    assert piece.image is not None
-    assert (piece.image.mode, piece.image.size) == ("RGB", (64, 48))
+    assert isinstance(segment, Segment)
+    assert segment.image is not None
+    assert (segment.image.mode, segment.image.size) == ("RGB", (64, 48))

@@ -1,4 +1,4 @@
-"""Damaged files: whatever the damage, pieces or a named error come out."""
+"""Damaged files: whatever the damage, segments or a named error come out."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -10,31 +10,32 @@ from PIL import Image
 
 from phicorpus.config import AudioConfig, DeckConfig, ImageConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media import sniff
 from phicorpus.media.audio import recording
-from phicorpus.media.decks import deck, office_zip, pdf
+from phicorpus.media.decks import deck, pdf
 from phicorpus.media.images import image
-from phicorpus.media.segment import Piece
+from phicorpus.media.media_types import PPTX
+from phicorpus.media.office import office_zip
+from phicorpus.media.segment import Segment
 from tests.media.builders import a_deck, a_pdf, a_recording, a_voice, saved, with_members
 
-Decoder = Callable[[bytes], Iterator[Piece]]
+Decoder = Callable[[bytes], Iterator[Segment]]
 
 
-def decode_image(content: bytes) -> Iterator[Piece]:
-    return image.pieces(content, ImageConfig(max_pixels=1_000_000))
+def decode_image(content: bytes) -> Iterator[Segment]:
+    return image.segments(content, ImageConfig(max_pixels=1_000_000))
 
 
-def decode_pdf(content: bytes) -> Iterator[Piece]:
-    return pdf.pieces(content, DeckConfig(dpi=36))
+def decode_pdf(content: bytes) -> Iterator[Segment]:
+    return pdf.segments(content, DeckConfig(dpi=36))
 
 
-def decode_deck(content: bytes) -> Iterator[Piece]:
+def decode_deck(content: bytes) -> Iterator[Segment]:
     config = DeckConfig()
-    return deck.pieces(office_zip.check(content, sniff.PPTX, config), sniff.PPTX, config, None)
+    return deck.segments(office_zip.check(content, PPTX, config), PPTX, config, None)
 
 
-def decode_audio(content: bytes) -> Iterator[Piece]:
-    return recording.pieces(content, AudioConfig(vad=False, max_hours=0.02))
+def decode_audio(content: bytes) -> Iterator[Segment]:
+    return recording.segments(content, AudioConfig(vad=False, max_hours=0.02))
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8))
@@ -63,7 +64,7 @@ FILES: Mapping[str, tuple[Decoder, bytes]] = {
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
-def test_damaged_bytes_are_pieces_or_a_named_error(name: str, data: st.DataObject) -> None:
+def test_damaged_bytes_are_segments_or_a_named_error(name: str, data: st.DataObject) -> None:
     decode, whole = FILES[name]
     content = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 5))):
@@ -73,9 +74,9 @@ def test_damaged_bytes_are_pieces_or_a_named_error(name: str, data: st.DataObjec
     content = content[: data.draw(st.one_of(st.none(), st.integers(1, len(content))))]
 
     try:
-        pieces = list(decode(bytes(content)))
+        segments = list(decode(bytes(content)))
     except SegmentError:
         return
 
-    assert [piece.index for piece in pieces] == list(range(len(pieces)))
-    assert pieces[-1].count == len(pieces)
+    assert [segment.index for segment in segments] == list(range(len(segments)))
+    assert segments[-1].count == len(segments)

@@ -9,12 +9,12 @@ from PIL import Image, ImageCms
 from phicorpus.config import ImageConfig
 from phicorpus.errors import DecodeError, LimitExceeded, SegmentError, UnsupportedMedia
 from phicorpus.media.images import image
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from tests.media.builders import an_image, saved
 
 
-def decode(content: bytes, *, max_pixels: int = 100_000_000) -> list[Piece]:
-    return list(image.pieces(content, ImageConfig(max_pixels=max_pixels)))
+def decode(content: bytes, *, max_pixels: int = 100_000_000) -> list[Segment]:
+    return list(image.segments(content, ImageConfig(max_pixels=max_pixels)))
 
 
 def outcome(content: bytes) -> SegmentError | None:
@@ -25,10 +25,10 @@ def outcome(content: bytes) -> SegmentError | None:
 
 
 def the_picture(content: bytes) -> Image.Image:
-    (piece,) = decode(content)
-    assert piece.image is not None
-    assert piece.image.mode == "RGB"
-    return piece.image
+    (segment,) = decode(content)
+    assert segment.image is not None
+    assert segment.image.mode == "RGB"
+    return segment.image
 
 
 def mean(picture: Image.Image) -> list[int]:
@@ -36,14 +36,14 @@ def mean(picture: Image.Image) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "AVIF", "PPM"])
-def test_each_format_becomes_one_rgb_piece(kind: str) -> None:
+def test_each_format_becomes_one_rgb_segment(kind: str) -> None:
     content = saved(an_image(color=(200, 30, 30)), kind)
 
-    (piece,) = decode(content)
+    (segment,) = decode(content)
 
-    assert piece.image is not None
-    assert (piece.kind, piece.index, piece.count) == ("image", 0, 1)
-    assert np.allclose(mean(piece.image), [200, 30, 30], atol=3)
+    assert segment.image is not None
+    assert (segment.kind, segment.index, segment.count) == ("image", 0, 1)
+    assert np.allclose(mean(segment.image), [200, 30, 30], atol=3)
 
 
 def test_a_photo_is_set_upright() -> None:
@@ -106,14 +106,14 @@ def test_a_tiff_gives_its_pages_and_no_thumbnails() -> None:
     thumbnail = an_image(size=(8, 6))
     thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
 
-    pieces = decode(saved(pages[0], "TIFF", save_all=True, append_images=[*pages[1:], thumbnail]))
+    segments = decode(saved(pages[0], "TIFF", save_all=True, append_images=[*pages[1:], thumbnail]))
 
-    assert [(piece.index, piece.count, piece.page_number) for piece in pieces] == [
+    assert [(segment.index, segment.count, segment.page_number) for segment in segments] == [
         (0, 3, 1),
         (1, 3, 2),
         (2, 3, 3),
     ]
-    assert [mean(piece.image)[2] for piece in pieces if piece.image] == [0, 0, 255]
+    assert [mean(segment.image)[2] for segment in segments if segment.image] == [0, 0, 255]
 
 
 def test_a_tiff_page_is_set_upright() -> None:
@@ -155,33 +155,33 @@ def test_a_broken_tiff_page_does_not_lose_the_others() -> None:
     data = [at for at in range(len(content)) if content[at : at + 2] == b"\x78\x9c"]
     content[data[1] : data[1] + 200] = bytes(200)
 
-    pieces = decode(bytes(content))
+    segments = decode(bytes(content))
 
-    assert [type(piece.error) for piece in pieces] == [type(None), DecodeError, type(None)]
+    assert [type(segment.error) for segment in segments] == [type(None), DecodeError, type(None)]
 
 
 def test_too_many_tiff_pages_are_refused() -> None:
     content = saved(an_image(), "TIFF", save_all=True, append_images=[an_image()] * 3)
 
     with pytest.raises(LimitExceeded, match=r"images\.max_frames"):
-        list(image.pieces(content, ImageConfig(max_frames=3)))
+        list(image.segments(content, ImageConfig(max_frames=3)))
 
 
 def test_an_animation_gives_its_first_frame_and_says_so() -> None:
     frames = [an_image(color="red"), an_image(color="blue")]
 
-    (piece,) = decode(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    (segment,) = decode(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
 
-    assert piece.flags == ("animation", "first_of_2_frames")
-    assert piece.image is not None
-    assert mean(piece.image)[0] > 250
+    assert segment.flags == ("animation", "first_of_2_frames")
+    assert segment.image is not None
+    assert mean(segment.image)[0] > 250
 
 
 def test_a_large_photo_is_decoded_whole() -> None:
-    (piece,) = decode(saved(an_image(size=(4000, 1000)), "JPEG"))
+    (segment,) = decode(saved(an_image(size=(4000, 1000)), "JPEG"))
 
-    assert piece.image is not None
-    assert piece.image.size == (4000, 1000)
+    assert segment.image is not None
+    assert segment.image.size == (4000, 1000)
 
 
 @pytest.mark.parametrize("side_px", [12_000, 60_000])
@@ -243,9 +243,9 @@ def test_what_is_no_image_is_an_error(content: bytes) -> None:
 def test_other_animations_tell_their_frames_too(kind: str) -> None:
     frames = [an_image(color=color) for color in ("red", "blue", "lime")]
 
-    (piece,) = decode(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
+    (segment,) = decode(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
 
-    assert piece.flags == ("animation", "first_of_3_frames")
+    assert segment.flags == ("animation", "first_of_3_frames")
 
 
 def a_heic(picture: Image.Image) -> bytes:
@@ -271,7 +271,7 @@ def test_heic_has_the_same_limits_and_is_never_decoded_in_part() -> None:
     content = a_heic(an_image(size=(64, 48)))
 
     with pytest.raises(LimitExceeded, match=r"images\.max_pixels: 64 x 48"):
-        list(image.pieces(content, ImageConfig(max_pixels=100)))
+        list(image.segments(content, ImageConfig(max_pixels=100)))
     with pytest.raises(DecodeError):
         decode(content[: len(content) * 2 // 3])
 
@@ -297,7 +297,7 @@ def test_a_format_that_takes_much_memory_is_refused_before_it_is_decoded() -> No
     content = saved(an_image(size=(400, 400)), "WEBP")
 
     with pytest.raises(LimitExceeded, match=r"images\.max_memory_bytes: 400 x 400 pixels of WEBP"):
-        list(image.pieces(content, ImageConfig(max_memory_bytes=2_000_000)))
+        list(image.segments(content, ImageConfig(max_memory_bytes=2_000_000)))
 
 
 def with_chunks(png: bytes, *chunks: tuple[bytes, bytes, int]) -> bytes:
@@ -333,11 +333,11 @@ def test_damage_in_what_describes_a_png_does_not_cost_its_pixels(
 ) -> None:
     content = with_chunks(saved(a_gradient("RGB")), chunk)
 
-    (piece,) = decode(content)
+    (segment,) = decode(content)
 
-    assert piece.image is not None
-    assert piece.image.tobytes() == a_gradient("RGB").tobytes()
-    assert piece.flags == ("metadata_ignored",)
+    assert segment.image is not None
+    assert segment.image.tobytes() == a_gradient("RGB").tobytes()
+    assert segment.flags == ("metadata_ignored",)
 
 
 def test_large_text_behind_the_pixels_does_not_cost_them_either() -> None:
@@ -363,11 +363,11 @@ def test_an_animated_png_with_damaged_frames_gives_its_still_picture() -> None:
         saved(still), (b"acTL", struct.pack(">II", 2, 0), 0), (b"fcTL", frames, 0)
     )
 
-    (piece,) = decode(content)
+    (segment,) = decode(content)
 
-    assert piece.image is not None
-    assert piece.image.tobytes() == still.tobytes()
-    assert "animation" in piece.flags
+    assert segment.image is not None
+    assert segment.image.tobytes() == still.tobytes()
+    assert "animation" in segment.flags
 
 
 def test_a_png_s_one_transparent_value_is_white() -> None:
@@ -427,11 +427,11 @@ def test_the_pixel_limit_is_the_configs_own() -> None:
 
     with pytest.raises(LimitExceeded, match=r"images\.max_pixels: .* limit 100000000"):
         decode(a_blank_png(side_px))
-    (piece,) = image.pieces(
+    (segment,) = image.segments(
         a_blank_png(side_px), ImageConfig(max_pixels=400_000_000, max_memory_bytes=8 * 1024**3)
     )
-    assert piece.image is not None
-    assert piece.image.size == (side_px, side_px)
+    assert segment.image is not None
+    assert segment.image.size == (side_px, side_px)
 
 
 def a_blank_png(side_px: int) -> bytes:

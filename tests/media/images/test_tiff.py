@@ -14,7 +14,7 @@ from PIL import Image
 from phicorpus.config import ImageConfig
 from phicorpus.errors import DecodeError, LimitExceeded, SegmentError, UnsupportedMedia
 from phicorpus.media.images import image, tiff
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 from tests.media.builders import an_image, saved
 from tests.media.images.tiffs import (
     CMYK,
@@ -37,14 +37,14 @@ CUT = 2  # of 255: colour of 16 bits is cut, and what is laid on white is rounde
 DIVIDED = 6  # multiplied by alpha in 8 bits, divided, and multiplied again
 
 
-def decode(content: bytes, **limits: int) -> list[Piece]:
-    return list(image.pieces(content, ImageConfig(**limits)))
+def decode(content: bytes, **limits: int) -> list[Segment]:
+    return list(image.segments(content, ImageConfig(**limits)))
 
 
 def error_from(layout: ATiff) -> float:
-    (piece,) = decode(layout.content())
-    assert piece.image is not None
-    return float(np.abs(np.asarray(piece.image, float) - truth(layout)).max())
+    (segment,) = decode(layout.content())
+    assert segment.image is not None
+    return float(np.abs(np.asarray(segment.image, float) - truth(layout)).max())
 
 
 def test_every_layout_of_the_grid_has_its_own_pixels() -> None:
@@ -82,9 +82,9 @@ def test_a_layout_is_decoded_or_refused_with_its_name(layout: ATiff) -> None:
     found = next(iter(tiff.directories(layout.content(), 1)))
     assert not isinstance(found, SegmentError)
     if found.layout.reader is not None:
-        (piece,) = decode(layout.content())
-        assert piece.image is not None
-        assert piece.image.size == (WIDTH, HEIGHT)
+        (segment,) = decode(layout.content())
+        assert segment.image is not None
+        assert segment.image.size == (WIDTH, HEIGHT)
         return
     words = ("photometric", "samples of", "extra samples", "compression")
     with pytest.raises(UnsupportedMedia, match=".*".join(words)):
@@ -138,20 +138,20 @@ def test_pages_of_other_layouts_stand_beside_each_other(big: bool) -> None:
         ATiff().page(),
     ]
 
-    pieces = decode(written(pages, big=big))
+    segments = decode(written(pages, big=big))
 
-    assert [(piece.index, piece.count, piece.page_number) for piece in pieces] == [
+    assert [(segment.index, segment.count, segment.page_number) for segment in segments] == [
         (n, 4, n + 1) for n in range(4)
     ]
-    assert [type(piece.error) for piece in pieces] == [
+    assert [type(segment.error) for segment in segments] == [
         type(None),
         UnsupportedMedia,
         type(None),
         type(None),
     ]
-    for piece in pieces[2:]:
-        assert piece.image is not None
-        assert np.abs(np.asarray(piece.image, float) - truth(ATiff())).max() <= CUT
+    for segment in segments[2:]:
+        assert segment.image is not None
+        assert np.abs(np.asarray(segment.image, float) - truth(ATiff())).max() <= CUT
 
 
 def test_one_sample_called_planar_is_no_negative() -> None:
@@ -163,12 +163,12 @@ def test_one_sample_called_planar_is_no_negative() -> None:
 def test_a_profile_and_an_orientation_hold_for_every_layout() -> None:
     page = [*ATiff(kind="u2", planar=True).page(), (274, "H", [6])]
 
-    (piece,) = decode(written([page]))
+    (segment,) = decode(written([page]))
 
-    assert piece.image is not None
-    assert piece.image.size == (HEIGHT, WIDTH)
+    assert segment.image is not None
+    assert segment.image.size == (HEIGHT, WIDTH)
     turned = np.rot90(truth(ATiff()), -1)
-    assert np.abs(np.asarray(piece.image, float) - turned).max() <= CUT
+    assert np.abs(np.asarray(segment.image, float) - turned).max() <= CUT
 
 
 @pytest.mark.parametrize(
@@ -258,16 +258,16 @@ def test_a_tag_that_is_there_twice_is_broken() -> None:
 
 
 @given(st.data())
-def test_damage_ends_as_pieces_or_a_named_error(data: st.DataObject) -> None:
+def test_damage_ends_as_segments_or_a_named_error(data: st.DataObject) -> None:
     content = bytearray(ATiff(kind="u2", planar=True, tiled=True, compression=LZW).content())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content) - 1))
         content[at] = data.draw(st.integers(0, 255))
     try:
-        pieces = decode(bytes(content), max_memory_bytes=100_000_000)
+        segments = decode(bytes(content), max_memory_bytes=100_000_000)
     except SegmentError:
         return
-    assert pieces
+    assert segments
 
 
 def test_bilevel_and_palette_pages_are_read_in_both_senses() -> None:
@@ -276,10 +276,10 @@ def test_bilevel_and_palette_pages_are_read_in_both_senses() -> None:
         for photometric in (0, 1):
             two = ramp.convert("1")
             content = saved(two, "TIFF", compression=compression, tiffinfo={262: photometric})
-            (piece,) = decode(content)
-            assert piece.image is not None
-            assert piece.image.tobytes() == two.convert("RGB").tobytes()
+            (segment,) = decode(content)
+            assert segment.image is not None
+            assert segment.image.tobytes() == two.convert("RGB").tobytes()
     palette = an_image().quantize(4)
-    (piece,) = decode(saved(palette, "TIFF"))
-    assert piece.image is not None
-    assert piece.image.tobytes() == palette.convert("RGB").tobytes()
+    (segment,) = decode(saved(palette, "TIFF"))
+    assert segment.image is not None
+    assert segment.image.tobytes() == palette.convert("RGB").tobytes()

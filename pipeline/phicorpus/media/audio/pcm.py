@@ -14,8 +14,8 @@ from phicorpus.errors import DecodeError, LimitExceeded, UnsupportedMedia
 from phicorpus.media import sniff
 from phicorpus.media.audio.clock import Clock, Placed
 from phicorpus.media.audio.convert import Converter
-from phicorpus.media.audio.formats import DEMUXERS
 from phicorpus.media.audio.track import Track, tracks
+from phicorpus.media.media_types import asset_kind
 from phicorpus.media.segment import Bytes, Samples
 
 RATE_HZ: Final = 16_000
@@ -49,7 +49,7 @@ class Recording:
         max_samples: int | None = None,
     ) -> None:
         media_type, start = sniff.locate(content, declared)
-        if media_type is None or media_type not in DEMUXERS:
+        if media_type is None or asset_kind(media_type) != "audio":
             found = media_type or "an unknown type"
             raise UnsupportedMedia(
                 f"not a recording: declared {declared or 'nothing'}, found {found} in "

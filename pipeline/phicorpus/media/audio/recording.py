@@ -19,13 +19,13 @@ from phicorpus.errors import LimitExceeded
 from phicorpus.media.audio import vad
 from phicorpus.media.audio.pcm import CANCELLED, CORRUPT, OVERLAPPING, UNDECLARED, Recording
 from phicorpus.media.audio.vad import FRAME_SAMPLES, RATE_HZ
-from phicorpus.media.segment import Bytes, Piece, Samples
+from phicorpus.media.segment import Bytes, Samples, Segment
 
 _ORDER = ("truncated", CORRUPT, UNDECLARED, CANCELLED, OVERLAPPING)
 _DETECT_FRAMES = 512  # per call of the detector: 16.4 s
 
 
-def pieces(content: Bytes, config: AudioConfig, declared: str | None = None) -> Iterator[Piece]:
+def segments(content: Bytes, config: AudioConfig, declared: str | None = None) -> Iterator[Segment]:
     """Decode a recording, or the sound of a video, into windows that cover it exactly.
 
     Windows do not overlap and leave no gap. With `audio.vad` each ends in the longest pause
@@ -45,7 +45,7 @@ def pieces(content: Bytes, config: AudioConfig, declared: str | None = None) -> 
             begins is looked for, as frames of MPEG audio behind junk.
 
     Yields:
-        Pieces with `samples`, shape (n,), float32 mono in [-1, 1] of `rate_hz`, which is 8,000 for
+        Segments with `samples`, shape (n,), float32 mono in [-1, 1] of `rate_hz`: 8,000 for
         a recording of 8 kHz and else 16,000; `start_s` and `end_s`; and `channel` where channels
         are apart. Only the last knows `count`. Flags: on a channel's last, "truncated" (the file
         announces more than it holds); on those in which it is so, "corrupt_audio" (packets that
@@ -127,7 +127,7 @@ class _Cutter:
         """Samples of one frame of the detector."""
         return FRAME_SAMPLES * self.rate_hz // RATE_HZ
 
-    def add(self, block: Samples, noted: Iterable[str]) -> Iterator[Piece]:
+    def add(self, block: Samples, noted: Iterable[str]) -> Iterator[Segment]:
         """Take the recording's next samples; give the windows that are now complete.
 
         `noted`: flags of the window that they lie in.
@@ -138,7 +138,7 @@ class _Cutter:
         if self.num_waiting >= _DETECT_FRAMES * self._frame:
             yield from self._full_windows()
 
-    def finish(self, noted: Iterable[str], *, last: bool) -> Iterator[Piece]:
+    def finish(self, noted: Iterable[str], *, last: bool) -> Iterator[Segment]:
         """Give the rest; what is left at the very end is a window, whatever its length.
 
         `last`: no other channel has windows after it.
@@ -155,7 +155,7 @@ class _Cutter:
         place = self.start + self.samples.size + self.num_waiting
         self.notes.extend((place, flag) for flag in noted)
 
-    def _full_windows(self) -> Iterator[Piece]:
+    def _full_windows(self) -> Iterator[Segment]:
         self.samples = np.concatenate([self.samples, *self.waiting])
         self.waiting, self.num_waiting = [], 0
         if self.config.vad:
@@ -187,7 +187,7 @@ class _Cutter:
         )
         return frames * self._frame
 
-    def _window(self, size: int, *, last: bool = False) -> Piece:
+    def _window(self, size: int, *, last: bool = False) -> Segment:
         end = self.start + size
         noted = {flag for place, flag in self.notes if last or place < end}
         self.notes = [note for note in self.notes if not last and note[0] >= end]
@@ -196,7 +196,7 @@ class _Cutter:
             (self.probabilities[:frames] > self.config.speech_threshold).any()
         )
         index = next(self.indices)
-        window = Piece(
+        window = Segment(
             index=index,
             count=index + 1 if last else None,
             kind="window",

@@ -19,10 +19,10 @@ from phicorpus.errors import DecodeError
 from phicorpus.media.audio import chunks
 from phicorpus.media.audio.chunks import Sound
 from phicorpus.media.audio.convert import BROKEN
-from phicorpus.media.audio.formats import DEMUXERS
-from phicorpus.media.audio.in_place import InPlace
-from phicorpus.media.audio.signatures import mpeg_length_s
+from phicorpus.media.audio.joined_file import JoinedFile
+from phicorpus.media.media_types import MEDIA_TYPES
 from phicorpus.media.segment import Bytes
+from phicorpus.media.sniff_audio import mpeg_length_s
 
 # The container states the length of the track of sound, or of all tracks, on its own clock. Of
 # other formats FFmpeg only guesses it, from bit rates and the last time stamps that it finds.
@@ -88,7 +88,7 @@ def tracks(content: Bytes, media_type: str) -> Iterator[Track]:
     Raises:
         DecodeError: the container cannot be read, or holds no sound.
     """
-    demuxer = DEMUXERS[media_type]
+    demuxer = MEDIA_TYPES[media_type].demuxer
     found = chunks.find(content, demuxer)
     for sound in found:
         if sound.for_sndfile:
@@ -194,7 +194,7 @@ class FFmpegTrack:
 
     def _opened(self) -> InputContainer:
         return av.open(
-            cast("BinaryIO", InPlace(self._parts)),
+            cast("BinaryIO", JoinedFile(self._parts)),
             mode="r",
             format=self._demuxer,
             metadata_errors="replace",
@@ -241,7 +241,7 @@ class SndfileTrack:
     def __init__(self, sound: Sound, media_type: str) -> None:
         self._sound = sound
         try:
-            self._file = soundfile.SoundFile(cast("BinaryIO", InPlace(sound.parts)))
+            self._file = soundfile.SoundFile(cast("BinaryIO", JoinedFile(sound.parts)))
         except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
             raise DecodeError(f"not a readable {media_type}: {error}") from error
         self.num_tracks = self.number = 1

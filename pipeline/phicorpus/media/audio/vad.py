@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phicorpus.media.segment import Samples
-from phicorpus.telemetry import report_nothing
+from phicorpus.telemetry import turn_off_telemetry
 
-report_nothing()  # before onnxruntime starts, which looks only then
+turn_off_telemetry()  # before onnxruntime starts, which looks only then
 import onnxruntime  # noqa: E402
 
 onnxruntime.disable_telemetry_events()

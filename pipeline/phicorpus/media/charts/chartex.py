@@ -12,13 +12,13 @@ from typing import Any, Final
 from phicorpus.config import DeckConfig
 from phicorpus.media.charts import chart
 from phicorpus.media.charts.chart import Plotted, Reading, Titles
-from phicorpus.media.charts.number_format import shown
 from phicorpus.media.charts.pptx_chart import number
 from phicorpus.media.charts.source import Points, Source, from_cells
 from phicorpus.media.charts.workbook import Cell
-from phicorpus.media.decks.drawing_text import text_lines
-from phicorpus.media.decks.ooxml import PartError, Parts, children, descendants, is_true, tag
 from phicorpus.media.lines import joined, one_line
+from phicorpus.media.office.drawing_text import text_lines
+from phicorpus.media.office.number_format import shown
+from phicorpus.media.office.ooxml import PartError, Parts, children, descendants, is_true, tag
 
 _STRINGS, _NUMBERS = tag("cx:strDim"), tag("cx:numDim")
 _KINDS: Final[Mapping[str, str]] = {"clusteredColumn": "histogram", "paretoLine": "pareto"}

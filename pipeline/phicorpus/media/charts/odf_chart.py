@@ -14,11 +14,11 @@ from typing import Any, Final
 from phicorpus.config import DeckConfig
 from phicorpus.media.charts import chart
 from phicorpus.media.charts.chart import Plotted, Reading, Titles
-from phicorpus.media.charts.number_format import DAY_0, formatted
-from phicorpus.media.charts.number_text import plain
 from phicorpus.media.charts.workbook import column_index
-from phicorpus.media.decks.odf import Cell, Style, cells, styles, tag, text_lines, whole
 from phicorpus.media.lines import joined
+from phicorpus.media.office.number_format import DAY_0, formatted
+from phicorpus.media.office.number_text import plain
+from phicorpus.media.office.odf import Cell, Style, cells, styles, tag, text_lines, whole
 
 _KINDS: Final[Mapping[str, str]] = {
     "circle": "pie",

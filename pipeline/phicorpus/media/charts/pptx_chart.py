@@ -13,14 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from phicorpus.config import DeckConfig
-from phicorpus.media.charts import chart, number_format
+from phicorpus.media.charts import chart
 from phicorpus.media.charts.chart import Plotted, Reading, Titles
-from phicorpus.media.charts.number_format import DAY_0
 from phicorpus.media.charts.source import Level, Points, Source, from_cells
 from phicorpus.media.charts.workbook import Cell
-from phicorpus.media.decks.drawing_text import text_lines
-from phicorpus.media.decks.ooxml import PartError, Parts, children, descendants, is_true, tag
 from phicorpus.media.lines import joined, one_line, unescaped
+from phicorpus.media.office import number_format
+from phicorpus.media.office.drawing_text import text_lines
+from phicorpus.media.office.number_format import DAY_0
+from phicorpus.media.office.ooxml import PartError, Parts, children, descendants, is_true, tag
 
 _KINDS: Final[Mapping[str, str]] = {"ofPie": "pie"}
 _POINT, _LEVEL, _COUNT = tag("c:pt"), tag("c:lvl"), tag("c:ptCount")

@@ -8,11 +8,11 @@ from typing import Final
 
 from phicorpus.config import DeckConfig
 from phicorpus.errors import SegmentError
-from phicorpus.media import sniff
 from phicorpus.media.charts import chart
 from phicorpus.media.charts.workbook import Cell, Grid, Workbook
-from phicorpus.media.decks import office_zip
-from phicorpus.media.decks.ooxml import PartError, Parts, tag
+from phicorpus.media.media_types import PPTX
+from phicorpus.media.office import office_zip
+from phicorpus.media.office.ooxml import PartError, Parts, tag
 
 _MAX_WORKBOOK_BYTES: Final = 32 * 1024**2  # of one of its parts, unpacked
 
@@ -83,7 +83,7 @@ class Source:
         link = next(iter(root.iter(self.link)), None)
         inside = self.parts.target(self.name, None if link is None else link.get(tag("r:id")))
         try:
-            checked = office_zip.check(self.parts.content(inside), sniff.PPTX, _small(self.config))
+            checked = office_zip.check(self.parts.content(inside), PPTX, _small(self.config))
             return Workbook(checked.content, self.config.max_chart_points)
         except SegmentError as error:
             raise PartError(f"the chart's workbook {inside} cannot be read: {error}") from error

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no stubs
 
-from phicorpus.media.decks.ooxml import PartError, Parts, is_true, tag
 from phicorpus.media.lines import unescaped
+from phicorpus.media.office.ooxml import PartError, Parts, is_true, tag
 
 _CELLS_PER_POINT: Final = 10  # of a sheet, for each point that a chart may have
 _LAST: Final = 2**20  # row, and more than the last column

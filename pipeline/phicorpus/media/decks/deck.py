@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, RenderError, SegmentError, UnsupportedMedia
-from phicorpus.media import sniff
-from phicorpus.media.decks import fonts, hybrid, odp, pdf, pptx
-from phicorpus.media.decks.office_zip import Package
-from phicorpus.media.decks.ooxml import PartError
+from phicorpus.media.decks import fonts, hybrid_pdf, odp, pdf, pptx
 from phicorpus.media.decks.pptx import Slide
 from phicorpus.media.lines import joined, lines
-from phicorpus.media.segment import Native, Piece
+from phicorpus.media.media_types import ODP, PPTX
+from phicorpus.media.office.office_zip import Package
+from phicorpus.media.office.ooxml import PartError
+from phicorpus.media.segment import Native, Segment
 
 _MAX_WORDS = 2000
 _MIN_WORDS = 3
@@ -23,13 +23,13 @@ _DIFFERENT_RATIO = 0.9  # below it a page is flagged
 _MAX_CELL_LINES = 20  # of a table's cell that is looked for among a page's lines
 
 
-def pieces(
+def segments(
     package: Package,
     media_type: str,
     config: DeckConfig,
     rendered: bytes | None,
     first_index: int = 0,
-) -> Iterator[Piece]:
+) -> Iterator[Segment]:
     """Return a deck's pages in order, hidden slides too.
 
     Args:
@@ -40,10 +40,10 @@ def pieces(
         first_index: Leave out the pages before this one.
 
     Yields:
-        Pieces of kind "page" with `native`, and an image where there is a PDF; else with the skip
+        Segments of kind "page" with `native`, and an image where there is a PDF; else with the skip
         reason "not_rendered". PPT and ODP have the PDF's text as `native`, and their own titles,
         notes, tables, charts and hidden flag; so has a PPTX that cannot be read at all. A page
-        whose text the renderer dropped is a piece with a RenderError, a damaged slide one with a
+        whose text the renderer dropped is a segment with a RenderError, a damaged slide one with a
         `native_error`. Flags: the package's; the slide's; "render_differs" where some of the
         slide's words are not on its page; "chart_not_rendered" where a sentence stands there in a
         chart's place; and "fonts_missing" where its text is set in other fonts than the deck names,
@@ -56,7 +56,7 @@ def pieces(
     """
     slides: list[Slide] | None = None
     try:
-        slides = pptx.slides(package.content, config) if media_type == sniff.PPTX else None
+        slides = pptx.slides(package.content, config) if media_type == PPTX else None
     except DecodeError as error:
         # One without slides is an error; one with a damaged part may still have been rendered.
         if rendered is None or not isinstance(error.__cause__, PartError):
@@ -67,7 +67,7 @@ def pieces(
     elif slides is not None:
         for index in range(first_index, len(slides)):
             slide = slides[index]
-            yield _piece(
+            yield _segment(
                 index, len(slides), slide, package, skip_reason="not_rendered", error=slide.error
             )
     else:
@@ -81,23 +81,23 @@ def unrendered(
     error: SegmentError,
     first_index: int = 0,
     end_index: int | None = None,
-) -> Iterator[Piece]:
+) -> Iterator[Segment]:
     """Return the pages of a deck that could not be rendered: what its file says, and the error.
 
     Raises:
         DecodeError, LimitExceeded: the file is unreadable, or has more than `decks.max_pages`.
         UnsupportedMedia: a PPT, which says nothing unless it is rendered.
     """
-    if media_type == sniff.PPTX:
+    if media_type == PPTX:
         slides = pptx.slides(package.content, config)
-    elif media_type == sniff.ODP:
+    elif media_type == ODP:
         of_file = zip(odp.extras(package.content, config), odp.texts(package.content), strict=True)
         slides = [_slide(extras, text) for extras, text in of_file]
     else:
         raise UnsupportedMedia(f"{media_type} says nothing of itself unless it is rendered")
     _check_count(slides, package, config)
     for index in range(len(slides))[first_index:end_index]:
-        yield _piece(index, len(slides), slides[index], package, error=error)
+        yield _segment(index, len(slides), slides[index], package, error=error)
 
 
 def _check_count(slides: Sequence[Slide] | None, package: Package, config: DeckConfig) -> None:
@@ -112,7 +112,7 @@ def _rendered_pages(
     package: Package,
     config: DeckConfig,
     first_index: int,
-) -> Iterator[Piece]:
+) -> Iterator[Segment]:
     with pdf.Document(rendered, config) as document:
         own = slides if slides is not None else _extras(package, rendered, document, config)
         count = len(slides) if slides is not None else package.num_pages or document.num_pages
@@ -122,7 +122,7 @@ def _rendered_pages(
             if page_index is None:
                 slide = own[index]
                 assert isinstance(slide, Slide)  # noqa: S101 - only damaged slides have no page
-                yield _piece(index, count, slide, package, error=slide.error)
+                yield _segment(index, count, slide, package, error=slide.error)
             else:
                 yield _rendered_page(document, page_index, index, own[index], package, count)
 
@@ -154,7 +154,7 @@ def _rendered_page(
     own: Slide | odp.Extras,
     package: Package,
     count: int,
-) -> Piece:
+) -> Segment:
     slide = own if isinstance(own, Slide) else None
     try:
         # Text beside the slide was not dropped by the renderer.
@@ -163,12 +163,12 @@ def _rendered_page(
     except DecodeError as error:
         # What an ODP says beside its text is known without its page.
         known = own if isinstance(own, Slide) else _slide(own, (), "native_incomplete")
-        return _piece(index, count, known, package, error=error)
+        return _segment(index, count, known, package, error=error)
     if isinstance(own, odp.Extras):
-        return _piece(index, count, _read_from_page(page.lines, own), package, page=page)
+        return _segment(index, count, _read_from_page(page.lines, own), package, page=page)
     slide = own
     if slide.error is not None and _is_blank(page):
-        return _piece(index, count, slide, package, error=slide.error)
+        return _segment(index, count, slide, package, error=slide.error)
     words = _printed_words(slide)
     found_ratio = found(words, page.lines)
     if found_ratio < _LOST_RATIO and len(words) >= _MIN_WORDS:
@@ -176,14 +176,14 @@ def _rendered_page(
             f"the renderer dropped text of slide {index + 1}: "
             f"{found_ratio:.0%} of {len(words)} words are on its page"
         )
-        return _piece(index, count, slide, package, error=lost)
+        return _segment(index, count, slide, package, error=lost)
     flags = ["render_differs"] if found_ratio < _DIFFERENT_RATIO else []
     instead = _words(slide.placeholders)
     if instead and found(instead, page.lines) >= _DIFFERENT_RATIO:
         flags.append("chart_not_rendered")
     if fonts.substituted(page.fonts, slide.typefaces):
         flags.append("fonts_missing")
-    return _piece(index, count, slide, package, page=page, flags=tuple(flags))
+    return _segment(index, count, slide, package, page=page, flags=tuple(flags))
 
 
 def _is_blank(page: pdf.Page) -> bool:
@@ -235,7 +235,7 @@ def _extras(
     """
     is_odp = package.num_pages is not None
     try:
-        content = package.content if is_odp else hybrid.deck(rendered, document)
+        content = package.content if is_odp else hybrid_pdf.deck(rendered, document)
         extras = odp.extras(content, config)
     except DecodeError:
         extras = []
@@ -244,7 +244,7 @@ def _extras(
     return extras
 
 
-def _piece(  # noqa: PLR0913 - the columns of one row
+def _segment(  # noqa: PLR0913 - the columns of one row
     index: int,
     count: int,
     slide: Slide,
@@ -254,8 +254,8 @@ def _piece(  # noqa: PLR0913 - the columns of one row
     flags: tuple[str, ...] = (),
     skip_reason: str | None = None,
     error: SegmentError | None = None,
-) -> Piece:
-    return Piece(
+) -> Segment:
+    return Segment(
         index=index,
         count=count,
         kind="page",

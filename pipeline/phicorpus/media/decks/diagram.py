@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
-from phicorpus.media.decks.drawing_text import text_lines
-from phicorpus.media.decks.ooxml import descendants, tag
+from phicorpus.media.office.drawing_text import text_lines
+from phicorpus.media.office.ooxml import descendants, tag
 
 _POINT, _TEXT = tag("dgm:pt"), tag("dgm:t")
 _PARENT_OF: Final = "parOf"

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from phicorpus.media.decks.ooxml import tag
+from phicorpus.media.office.ooxml import tag
 
 _MEASURE: Final = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(mm|cm|in|pt|pc|pi)?\s*")
 _EMU: Final = {

@@ -29,7 +29,7 @@ from phicorpus.errors import (
     SandboxTimeout,
     SegmentError,
 )
-from phicorpus.media import sniff
+from phicorpus.media.media_types import ODP, PPT, PPTX
 from phicorpus.media.sandbox import Limits, run_command
 
 INSTALL: Final = (
@@ -38,7 +38,7 @@ INSTALL: Final = (
 )
 
 _MAC_PATH = Path("/Applications/LibreOffice.app/Contents/MacOS/soffice")
-_SUFFIXES: Mapping[str, str] = {sniff.PPTX: ".pptx", sniff.PPT: ".ppt", sniff.ODP: ".odp"}
+_SUFFIXES: Mapping[str, str] = {PPTX: ".pptx", PPT: ".ppt", ODP: ".odp"}
 _FOLDER_PREFIX = "phicorpus-render-"
 _LOCK_NAME = ".owner"
 _NEW_S = 60.0
@@ -97,7 +97,7 @@ def isolation() -> str:
 
 
 def render(decks: Sequence[tuple[str, bytes]], config: DeckConfig) -> list[bytes | SegmentError]:
-    """Convert decks to PDF, all of them in one run of LibreOffice; `hybrid.deck` is in a PPT's.
+    """Convert decks to PDF, all of them in one run of LibreOffice; `hybrid_pdf.deck` is in a PPT's.
 
     A run that hangs, crashes or skips decks is repeated without the culprit, so that every deck
     is judged on its own.
@@ -146,7 +146,7 @@ def _convert(
         inputs = [root / "in" / f"{n}{_SUFFIXES[kind]}" for n, (kind, _) in enumerate(decks)]
         for path, (_, content) in zip(inputs, decks, strict=True):
             path.write_bytes(content)
-        options = _PPT_OPTIONS if sniff.PPT in {kind for kind, _ in decks} else _OPTIONS
+        options = _PPT_OPTIONS if PPT in {kind for kind, _ in decks} else _OPTIONS
         arguments = [*_arguments(root, options), *map(str, inputs)]
         failure: SegmentError
         try:

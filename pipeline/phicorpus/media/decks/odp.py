@@ -20,8 +20,8 @@ from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError
 from phicorpus.media.charts import odf_chart
 from phicorpus.media.charts.chart import ChartError
-from phicorpus.media.decks.odf import MAX_REPEATED, cells, parsed, tag, text_lines, whole
 from phicorpus.media.lines import joined
+from phicorpus.media.office.odf import MAX_REPEATED, cells, parsed, tag, text_lines, whole
 from phicorpus.media.segment import Chart
 
 _BROKEN: Final = (etree.LxmlError, zipfile.BadZipFile, zlib.error, OSError, KeyError, ValueError)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,8 @@ from PIL import Image
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, PasswordRequired
 from phicorpus.media.decks import pdf_layers
-from phicorpus.media.segment import Native, Piece
+from phicorpus.media.lines import clean_lines
+from phicorpus.media.segment import Native, Segment
 
 POINTS_PER_INCH: Final = 72.0
 """PDF 32000-1, 8.3.2.3: the default unit of user space."""
@@ -179,13 +180,13 @@ class Document:
             bitmap.close()
 
 
-def pieces(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Iterator[Piece]:
+def segments(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Iterator[Segment]:
     """Decode a PDF page by page, from the page at `first_index`.
 
     Yields:
-        One piece per page, with image and `native` text, as far as it is on the page. A broken page
-        is a piece with an error. Flags: the document's, and "text_layer_garbled" of a page whose
-        text is no text.
+        One segment per page, with image and `native` text, as far as it is on the page. A broken
+        page is a segment with an error. Flags: the document's, and "text_layer_garbled" of a page
+        whose text is no text.
 
     Raises:
         PasswordRequired, DecodeError, LimitExceeded: as `Document` does.
@@ -195,16 +196,16 @@ def pieces(content: bytes, config: DeckConfig, *, first_index: int = 0) -> Itera
             try:
                 page = document.page(index)
             except DecodeError as error:
-                yield _piece(index, document, error=error)
+                yield _segment(index, document, error=error)
             else:
-                yield _piece(index, document, page=page)
+                yield _segment(index, document, page=page)
 
 
-def _piece(
+def _segment(
     index: int, document: Document, *, page: Page | None = None, error: DecodeError | None = None
-) -> Piece:
+) -> Segment:
     garbled = page is not None and page.is_garbled
-    return Piece(
+    return Segment(
         index=index,
         count=document.num_pages,
         kind="page",
@@ -271,20 +272,3 @@ def is_garbled(text: str) -> bool:
     plain = sum(char.isalnum() for char in signs)
     none_plain = len(signs) >= _MANY_SIGNS and plain < len(signs) * _FEW
     return max(unknown, swapped) > len(signs) * _SOME or none_plain
-
-
-def clean_lines(lines: Sequence[str]) -> tuple[str, ...]:
-    r"""Drop control characters, noncharacters, lone surrogates and empty lines.
-
-    Example:
-        >>> clean_lines(["a\x00b\ufffe", " ", "c "])
-        ('ab', 'c')
-    """
-    kept = ("".join(char for char in line if _is_text(char)).strip() for line in lines)
-    return tuple(line for line in kept if line)
-
-
-def _is_text(char: str) -> bool:
-    return char == "\t" or (
-        char.isprintable() or char.isspace() or char in "\u200c\u200d\u200e\u200f\u00ad"
-    )

@@ -16,10 +16,10 @@ from typing import Any, Final
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError
 from phicorpus.media.decks import geometry
-from phicorpus.media.decks.drawing_text import text_lines
 from phicorpus.media.decks.geometry import Box
-from phicorpus.media.decks.ooxml import PartError, Parts, children, descendants, tag
 from phicorpus.media.decks.shapes import Around, Content, placeholder_of
+from phicorpus.media.office.drawing_text import text_lines
+from phicorpus.media.office.ooxml import PartError, Parts, children, descendants, tag
 from phicorpus.media.segment import Native
 
 _TYPEFACE = re.compile(rb'typeface="([^"+][^"]*)"')

@@ -10,9 +10,10 @@ from phicorpus.config import DeckConfig
 from phicorpus.media.charts import chartex, pptx_chart
 from phicorpus.media.charts.chart import ChartError
 from phicorpus.media.decks import diagram, geometry
-from phicorpus.media.decks.drawing_text import Paragraph, paragraphs, text_lines
 from phicorpus.media.decks.geometry import Box, Frame
-from phicorpus.media.decks.ooxml import (
+from phicorpus.media.lines import joined
+from phicorpus.media.office.drawing_text import Paragraph, paragraphs, text_lines
+from phicorpus.media.office.ooxml import (
     PartError,
     Parts,
     alternatives,
@@ -22,7 +23,6 @@ from phicorpus.media.decks.ooxml import (
     is_true,
     tag,
 )
-from phicorpus.media.lines import joined
 from phicorpus.media.segment import Chart
 
 _SHAPE, _GROUP, _FRAME = tag("p:sp"), tag("p:grpSp"), tag("p:graphicFrame")

@@ -1,4 +1,4 @@
-"""Decode images with Pillow: one piece per picture, RGB, upright, on white, in sRGB.
+"""Decode images with Pillow: one segment per picture, RGB, upright, on white, in sRGB.
 
 Pillow's decoders for the allowed formats are fuzzed upstream, and what they will allocate is
 estimated before a byte is decompressed. Files whose cost the header does not bound
@@ -20,7 +20,7 @@ from phicorpus.config import ImageConfig
 from phicorpus.errors import DecodeError, LimitExceeded, SegmentError, UnsupportedMedia
 from phicorpus.media import sniff
 from phicorpus.media.images import colour, jpeg, png, tiff, tiff_layout, tiff_samples, unsupported
-from phicorpus.media.segment import Piece
+from phicorpus.media.segment import Segment
 
 FORMATS: Final[Mapping[str, str]] = {
     "image/png": "PNG",
@@ -74,8 +74,8 @@ _UPRIGHT: Final[Mapping[int, Image.Transpose]] = {  # TIFF 6.0, Orientation
 }
 
 
-def pieces(content: bytes, config: ImageConfig) -> Iterator[Piece]:
-    """Decode an image file; one piece, or one per page of a TIFF.
+def segments(content: bytes, config: ImageConfig) -> Iterator[Segment]:
+    """Decode an image file; one segment, or one per page of a TIFF.
 
     Args:
         content: The file.
@@ -83,8 +83,8 @@ def pieces(content: bytes, config: ImageConfig) -> Iterator[Piece]:
             scaling) it takes a third less time, but a model cuts it into other crops.
 
     Yields:
-        Pieces whose `image` is RGB. A TIFF page that is broken, or whose layout is not read, is a
-        piece with an error. Flags: "animation" and "first_of_N_frames" (the others are not given),
+        Segments whose `image` is RGB. A TIFF page that is broken, or whose layout is not read, is a
+        segment with an error. Flags: "animation" and "first_of_N_frames" (the others are left out),
         "icc_ignored" and "exif_ignored" (a profile or orientation that could not be read),
         "metadata_ignored" (of a PNG whose text or frames are damaged), "end_marker_missing" (of a
         JPEG that has all of its pixels).
@@ -157,7 +157,7 @@ def _open_heif(content: bytes, config: ImageConfig) -> Image.Image:
         raise DecodeError(f"broken HEIC: {_words(error)}") from error
 
 
-def _only(image: Image.Image, config: ImageConfig, content: bytes) -> Piece:
+def _only(image: Image.Image, config: ImageConfig, content: bytes) -> Segment:
     _check_size(image.size, image.format, config)
     animation = _animation(image, content)
     try:
@@ -171,7 +171,7 @@ def _only(image: Image.Image, config: ImageConfig, content: bytes) -> Piece:
         flags = (*flags, "end_marker_missing") if image.format == "JPEG" else flags
     if image.info.get("metadata_ignored"):
         flags = (*flags, "metadata_ignored")
-    return Piece(index=0, count=1, kind="image", image=picture, flags=(*animation, *flags))
+    return Segment(index=0, count=1, kind="image", image=picture, flags=(*animation, *flags))
 
 
 def _again(kind: str | None, content: bytes) -> Image.Image | None:
@@ -195,7 +195,7 @@ def _animation(image: Image.Image, content: bytes) -> tuple[str, ...]:
     return ("animation", f"first_of_{num_frames}_frames") if num_frames > 1 else ()
 
 
-def _pages(content: bytes, config: ImageConfig) -> Iterator[Piece]:
+def _pages(content: bytes, config: ImageConfig) -> Iterator[Segment]:
     """Give each page of a TIFF, but no reduced copies (thumbnails, pyramids)."""
     found = list(tiff.directories(content, config.max_frames))
     if isinstance(found[0], SegmentError):
@@ -215,7 +215,7 @@ def _pages(content: bytes, config: ImageConfig) -> Iterator[Piece]:
             outcome = None, (), error
         else:
             outcome = picture, flags, None
-        yield Piece(
+        yield Segment(
             index=index,
             count=len(pages),
             kind="image",

@@ -89,7 +89,7 @@ def _samples(directory: Directory, layout: Layout) -> Values:
 
 
 def _plane(directory: Directory, layout: Layout, plane: int, num_samples: int) -> Values:
-    """Read one plane; in one piece with what fills up its last tiles, then cut to its size."""
+    """Read one plane; in one go with what fills up its last tiles, then cut to its size."""
     across, down = _num_parts(layout)
     width_px = across * layout.part_px[0]
     height_px = down * layout.part_px[1] if layout.tiled else layout.height_px

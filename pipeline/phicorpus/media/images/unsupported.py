@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from phicorpus.errors import DecodeError, UnsupportedMedia
-from phicorpus.media import sniff
 from phicorpus.media.images import jpeg, tiff
+from phicorpus.media.media_types import asset_kind
 
 # ITU-T T.81, table B.1: frames that libjpeg does not read; T.87: JPEG-LS.
 _JPEG_FRAMES: Final[Mapping[int, str]] = {
@@ -50,7 +50,7 @@ def reason(content: bytes, media_type: str) -> str | None:
     """Say why an image is not read, where its header tells it; None where it should be."""
     if media_type == "image/jpeg":
         return _jpeg(content)
-    if sniff.asset_kind(media_type) is None and media_type.startswith("image/"):
+    if asset_kind(media_type) is None and media_type.startswith("image/"):
         return f"{media_type} is not read: convert it, to PNG for example"
     return None
 

@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from phicorpus.errors import RequestRefused
-from phicorpus.models.conversation import check_turns
 from phicorpus.models.model import Canvas, Clip, Media, Role, Slot, Tools, Turn
 from phicorpus.models.preparation import Preparation
-from phicorpus.models.prompt_parts import Part, PartEncoder, Special, parts_of, tool_parts
+from phicorpus.models.prompt_parts import (
+    Part,
+    PartEncoder,
+    Special,
+    check_turns,
+    parts_of,
+    tool_parts,
+)
 from phicorpus.models.tokenizer import PromptTokenizer
 
 LLAMA_START = "<s>"

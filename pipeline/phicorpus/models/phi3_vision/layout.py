@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from phicorpus.models.peft import LowRank, renamed
 from phicorpus.models.shards import Tensor
 
+IMAGE_PREFIX = "model.vision_embed_tokens."
 EMBEDDING = "model.embed_tokens.weight"
 # The original code's image encoder holds the token embedding too, so that it has a second name.
 SECOND_NAME = "model.vision_embed_tokens.wte.weight"

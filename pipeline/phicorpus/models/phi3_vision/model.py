@@ -16,11 +16,9 @@ from phicorpus.models.loading import Placement, Source
 from phicorpus.models.model import Canvas, Modality, Slot
 from phicorpus.models.phi3.prompt import ChatFormat
 from phicorpus.models.phi3_vision.image import ImagePreparation
-from phicorpus.models.phi3_vision.layout import in_hub_layout, in_hub_names
+from phicorpus.models.phi3_vision.layout import IMAGE_PREFIX, in_hub_layout, in_hub_names
 from phicorpus.models.phi3_vision.vision import ImageEncoder, TowerConfig
 from phicorpus.models.weights import Plan, Target, fill
-
-IMAGE_PREFIX = "model.vision_embed_tokens."
 
 
 class Phi3Vision(LanguageModel):

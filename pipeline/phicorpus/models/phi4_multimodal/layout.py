@@ -10,6 +10,8 @@ from phicorpus.models.peft import LowRank, inlined, read_low_rank, renamed
 from phicorpus.models.phi4_multimodal import transformers_layout
 from phicorpus.models.shards import Tensor
 
+IMAGE_PREFIX = "model.embed_tokens_extend.image_embed."
+AUDIO_PREFIX = "model.embed_tokens_extend.audio_embed."
 ADAPTERS = ("vision", "speech")
 # The weights that each of them changes.
 ADAPTED = r"\Amodel\.layers\.\d+\.(self_attn\.(qkv|o)_proj|mlp\.(gate_up|down)_proj)\.weight\Z"

@@ -21,13 +21,18 @@ from phicorpus.models.phi4_multimodal.audio import log_mel
 from phicorpus.models.phi4_multimodal.audio_encoder import AudioEncoder
 from phicorpus.models.phi4_multimodal.conformer import ConformerConfig
 from phicorpus.models.phi4_multimodal.image import ImagePreparation
-from phicorpus.models.phi4_multimodal.layout import ADAPTED, ADAPTERS, in_hub_layout, in_hub_names
+from phicorpus.models.phi4_multimodal.layout import (
+    ADAPTED,
+    ADAPTERS,
+    AUDIO_PREFIX,
+    IMAGE_PREFIX,
+    in_hub_layout,
+    in_hub_names,
+)
 from phicorpus.models.phi4_multimodal.prompt import PromptFormat
 from phicorpus.models.phi4_multimodal.vision import ImageEncoder, TowerConfig
 from phicorpus.models.weights import Adapter, Plan, Target, fill
 
-IMAGE_PREFIX = "model.embed_tokens_extend.image_embed."
-AUDIO_PREFIX = "model.embed_tokens_extend.audio_embed."
 NORMALISATION = ("global_mean", "global_invstd")
 
 Part = TypeVar("Part", bound=nn.Module)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from phicorpus.errors import RequestRefused
-from phicorpus.models.conversation import check_turns
 from phicorpus.models.model import (
     Canvas,
     Clip,
@@ -24,7 +23,14 @@ from phicorpus.models.model import (
 )
 from phicorpus.models.phi4_multimodal import audio
 from phicorpus.models.phi4_multimodal.image import ImagePreparation
-from phicorpus.models.prompt_parts import Part, PartEncoder, Special, parts_of, tool_parts
+from phicorpus.models.prompt_parts import (
+    Part,
+    PartEncoder,
+    Special,
+    check_turns,
+    parts_of,
+    tool_parts,
+)
 from phicorpus.models.tokenizer import PromptTokenizer
 
 

@@ -22,8 +22,8 @@ from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no s
 
 from phicorpus.config import DeckConfig
 from phicorpus.errors import DecodeError, LimitExceeded, PasswordRequired
-from phicorpus.media import sniff
-from phicorpus.media.decks import embedded, ooxml
+from phicorpus.media.media_types import ODP
+from phicorpus.media.office import embedded, ooxml
 
 _RELATIONSHIPS: Final = "http://schemas.openxmlformats.org/package/2006/relationships"
 _XLINK_HREF: Final = "{http://www.w3.org/1999/xlink}href"
@@ -116,7 +116,7 @@ def check(content: bytes, media_type: str, config: DeckConfig) -> Package:
             members = {member.filename: member for member in archive.infolist()}
             for member in members.values():  # of a name that is there twice, the last one counts
                 _check_markup(archive, member, config)
-            if media_type == sniff.ODP:
+            if media_type == ODP:
                 return _opendocument(archive, members, config)
             return _presentation(archive, members, config)
     except _BROKEN as error:

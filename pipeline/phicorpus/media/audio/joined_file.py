@@ -10,7 +10,7 @@ from itertools import accumulate
 from phicorpus.media.segment import Bytes
 
 
-class InPlace:
+class JoinedFile:
     """A readable file made of parts, one behind the other."""
 
     def __init__(self, parts: Sequence[Bytes]) -> None:

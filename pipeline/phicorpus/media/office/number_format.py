@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, Literal
 
-from phicorpus.media.charts.number_text import number_text, plain
+from phicorpus.media.office.number_text import number_text, plain
 
 Kind = Literal["number", "percent", "date", "time", "datetime", "elapsed"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from phicorpus.media.decks.ooxml import children, descendants, tag
 from phicorpus.media.lines import lines
+from phicorpus.media.office.ooxml import children, descendants, tag
 
 _RUN, _BREAK, _FIELD, _TEXT = tag("a:r"), tag("a:br"), tag("a:fld"), tag("a:t")
 _PARAGRAPH: Final = tag("a:p")

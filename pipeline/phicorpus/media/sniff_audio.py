@@ -6,43 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from phicorpus.media.audio.formats import BY_NAME_ONLY
+from phicorpus.media.media_types import MEDIA_TYPES
 from phicorpus.media.segment import Bytes
 
-# Content that starts with these bytes is of this type, whatever follows.
-AUDIO_SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
-    (b"fLaC", "audio/flac"),
-    (b"OggS", "audio/ogg"),
-    (b"#!AMR", "audio/amr"),
-    (b".snd", "audio/basic"),
-    (b"caff", "audio/x-caf"),
-    (b"riff\x2e\x91\xcf\x11", "audio/x-w64"),
-    (b"FLV\x01", "video/x-flv"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c", "audio/x-ms-wma"),
-    (b"NIST_1A\n", "audio/x-nist"),
-    (b"\x7f\xfe\x80\x01", "audio/vnd.dts"),
-    (b"wvpk", "audio/x-wavpack"),
-    (b"2BIT", "audio/x-avr"),
-    (b"ALawSoundFile**", "audio/x-wve"),
-    (b"PVF1\n", "audio/x-pvf"),
-    (b"TTA1", "audio/x-tta"),
-    (b"tBaK", "audio/x-tak"),
-    (b"MPCK", "audio/x-musepack8"),
-    (b"Creative Voice File\x1a", "audio/x-voc"),
-    (b"DSD \x1c\0\0\0\0\0\0\0", "audio/x-dsf"),
-    (b"\x02dss", "audio/x-dss"),
-    (b"\x03dss", "audio/x-dss"),
-    (b"qoaf", "audio/x-qoa"),
-    (b"\x00\x00\x01\xba", "video/mpeg"),
-    (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "application/mxf"),
-    (b"nut/multimedia container\0", "video/x-nut"),
-    (b".RMF", "application/vnd.rn-realmedia"),
-    (b".ra\xfd", "application/vnd.rn-realmedia"),
-    *((bytes([0x64, 0xA3, kind, 0]), "audio/x-ircam") for kind in (1, 2, 3, 4)),
-    *((bytes([0, kind, 0xA3, 0x64]), "audio/x-ircam") for kind in (1, 2, 3, 4)),
-)
-
-RIFF_FORMS: Final[Mapping[bytes, str]] = {
+_RIFF_FORMS: Final[Mapping[bytes, str]] = {
     b"WAVE": "audio/wav",
     b"AVI ": "video/x-msvideo",
     b"QLCM": "audio/qcelp",
@@ -73,7 +40,7 @@ _GSM_LEAST_FRAMES = 10  # 0.2 s: by chance one file in 16 ** 10 begins so
 def sniff_container(head: bytes) -> str | None:
     """Tell containers whose type stands inside, by their first bytes."""
     if head[:4] in {b"RIFF", b"RF64", b"BW64", b"RIFX"}:
-        return RIFF_FORMS.get(head[8:12])
+        return _RIFF_FORMS.get(head[8:12])
     if head[:4] == b"FORM":
         return _IFF_FORMS.get(head[8:12])
     if head.startswith(b"\x1a\x45\xdf\xa3"):
@@ -115,8 +82,9 @@ def search(content: Bytes, declared: str | None) -> tuple[str, int] | None:
         >>> search(bytes(100) + frame + frame, "image/png") is None
         True
     """
-    if declared in BY_NAME_ONLY:
-        return declared, 0
+    entry = MEDIA_TYPES.get(declared or "")
+    if entry is not None and entry.by_name_only:
+        return entry.name, 0
     length = _FRAMES.get(declared or "")
     if declared is None or length is None:
         return None

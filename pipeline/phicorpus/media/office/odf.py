@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from lxml import etree  # pyright: ignore[reportAttributeAccessIssue] - has no stubs
 
-from phicorpus.media.charts.number_format import Kind
 from phicorpus.media.lines import joined, lines
+from phicorpus.media.office.number_format import Kind
 
 _OASIS: Final = "urn:oasis:names:tc:opendocument:xmlns:"
 _PLAIN: Final = ("office", "table", "text", "style", "chart", "presentation")

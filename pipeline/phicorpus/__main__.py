@@ -1,0 +1,5 @@
+"""`python -m phicorpus`: the command line."""
+
+from phicorpus.cli import main
+
+main()

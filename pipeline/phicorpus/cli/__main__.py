@@ -1,5 +1,0 @@
-"""`python -m phicorpus.cli`."""
-
-from phicorpus.cli import main
-
-main()

@@ -1,0 +1,1 @@
+"""Files of office programs: their archives, their XML, their numbers."""
