@@ -23,9 +23,19 @@ from transformers import (
 )
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.engine import Completion, Engine, Regime, Request
+from phicorpus.engine.engine import Completion, Engine, Request
 from phicorpus.errors import RequestRefused
-from phicorpus.models.model import Canvas, Clip, Media, Modality, Slot, Tokenizer, Tools, Turn
+from phicorpus.models.model import (
+    Canvas,
+    Clip,
+    Media,
+    Modality,
+    Regime,
+    Slot,
+    Tokenizer,
+    Tools,
+    Turn,
+)
 
 HIDDEN = 32
 VOCABULARY = 300

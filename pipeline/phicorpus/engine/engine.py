@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from phicorpus.engine.registry import Capabilities
-from phicorpus.models.model import Turn
+from phicorpus.engine.capabilities import Capabilities
+from phicorpus.models.model import Regime, Turn
 
 FinishReason = Literal["stop", "length", "loop", "deadline", "cancelled"]
-Regime = Literal["short", "long"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
