@@ -55,7 +55,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         left: After a retry, how many annotations of the manifest have which status.
@@ -132,7 +132,7 @@ def with_new_generation(config: RunConfig) -> RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """What one run is made of, beside its job."""
+    """The parts of one run, beside its job."""
 
     run_id: str
     started: datetime

@@ -75,7 +75,7 @@ class Scene:
     relation: str | None = None
 
     def caption(self) -> str:
-        """Say the scene in one sentence.
+        """Return the scene as one sentence.
 
         Example:
             >>> Scene(place="grass", relation="above", things=(Thing(shape="circle",
@@ -117,7 +117,7 @@ def draw_scene(rng: np.random.Generator, scene: Scene, side_px: int = 448) -> Re
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a thing is drawn: its centre and size, in parts of the picture's side."""
+    """The place of a thing: its centre and size, in parts of the picture's side."""
 
     thing: Thing
     x: float
@@ -126,7 +126,7 @@ class Spot:
 
 
 def arrange(rng: np.random.Generator, scene: Scene) -> list[Spot]:
-    """Give every shape of a scene a place; chance moves and sizes them a little."""
+    """Place every shape of a scene; chance moves and sizes them a little."""
     spread = [thing for thing in scene.things for _ in range(thing.count)]
     return [Spot(thing, *at) for thing, at in zip(spread, _centres(rng, scene), strict=True)]
 

@@ -1,4 +1,4 @@
-"""What charts, slides and pages are drawn on.
+"""The surfaces that charts, slides and pages are drawn on.
 
 One small interface, so that one layout serves both pixels (`ImageSurface`) and vectors
 (`phicorpus.demo.pdf.PdfSurface`).
@@ -205,7 +205,7 @@ class ImageSurface:
         return Rendered(image, self.placed())
 
     def placed(self) -> tuple[PlacedText, ...]:
-        """Tell where every text stands; needs no picture."""
+        """Return where every text stands; needs no picture."""
         placed: list[PlacedText] = []
         for text, (left, top), text_width, size_px, _, bold in self._texts:
             font = self._font(size_px, bold=bold)
@@ -218,5 +218,5 @@ class ImageSurface:
         return load_font(size_px, self._fonts[bold] if self._fonts else None)
 
     def _stroke(self, size: float) -> float:
-        """Tell how much thicker bold is drawn: the built-in font has no bold of its own."""
+        """Return how much thicker bold is drawn: the built-in font has no bold of its own."""
         return 0.0 if self._fonts else size / 50

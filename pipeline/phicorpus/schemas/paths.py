@@ -1,4 +1,4 @@
-"""Where a file of the output lies: its path is its key, and its existence is the commit."""
+"""Paths of the output's files: a path is its key, and its existence is the commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OutputPath:
 
 
 def annotation_path(task: str, fingerprint: str, unit_id: str, number: int = 0) -> str:
-    """Give the path of one unit's annotations of one task, or of a later round of them.
+    """Return the path of one unit's annotations of one task, or of a later round of them.
 
     Example:
         >>> annotation_path("ocr", "f3a", "image-07")
@@ -35,7 +35,7 @@ def annotation_path(task: str, fingerprint: str, unit_id: str, number: int = 0) 
 
 
 def document_path(fingerprint: str, unit_id: str, number: int = 0) -> str:
-    """Give the path of one unit's documents, or of a later round of them.
+    """Return the path of one unit's documents, or of a later round of them.
 
     Example:
         >>> document_path("f3a", "deck-07")
@@ -45,7 +45,7 @@ def document_path(fingerprint: str, unit_id: str, number: int = 0) -> str:
 
 
 def folder_of(folder: str, task: str | None, fingerprint: str) -> str:
-    """Give the folder of one fingerprint's files.
+    """Return the folder of one fingerprint's files.
 
     Example:
         >>> folder_of("annotations", "ocr", "f3a"), folder_of("documents", None, "f3a")
