@@ -177,15 +177,15 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             with cluster(job.config.cluster):
                 watch.waits_for("the crash log's actor")
                 crash_log = RemoteCrashLog(job.store, evidence)
-                watch.ask(crash_log.signs)
                 flows = flow.flows(job.config, job.backend, job.questions, crash_log)
-                watch.waits_for("replicas to load and rows to come")
-                tell(run.commit)
-                try:
-                    flow.run(flows, run.work, run.commit, tell)
-                finally:
-                    watch.waits_for("Ray to end")
-                    engine = crash_log.uses()
+                with watch.asking(crash_log.signs):
+                    watch.waits_for("replicas to load and rows to come")
+                    tell(run.commit)
+                    try:
+                        flow.run(flows, run.work, run.commit, tell)
+                    finally:
+                        watch.waits_for("Ray to end")
+                        engine = crash_log.uses()
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
