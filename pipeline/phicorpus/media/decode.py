@@ -16,6 +16,7 @@ from phicorpus.config import DecodeConfig
 from phicorpus.errors import SegmentError, UnsupportedMedia
 from phicorpus.media import sniff, text
 from phicorpus.media.decks import libreoffice
+from phicorpus.media.kinds import KINDS
 from phicorpus.media.media_types import MEDIA_TYPES, ODP, PLAIN_TEXT, PPT, PPTX, asset_kind
 from phicorpus.media.office import office_zip
 from phicorpus.media.office.office_zip import Package
@@ -81,10 +82,15 @@ def found_type(asset: Undecoded) -> str:
     as anything does.
     """
     found, _ = sniff.locate(asset.content, asset.media_type)
-    if asset_kind(asset.media_type) == "text":
-        other = asset_kind(found) not in {None, "text"}
+    if _is_read_as_text(asset.media_type):
+        other = asset_kind(found) is not None and not _is_read_as_text(found)
         return str(found if other and not text.is_text(bytes(asset.content)) else asset.media_type)
     return found or "an unknown type"
+
+
+def _is_read_as_text(media_type: str | None) -> bool:
+    kind = asset_kind(media_type)
+    return kind is not None and KINDS[kind].modality == "text"
 
 
 def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Source | SegmentError:
