@@ -271,7 +271,7 @@ def _label_offset(chart: ChartData, number: int, point: int) -> tuple[float, flo
 
 
 def chart_colours(chart: ChartData) -> list[Colour]:
-    """Give a chart its own colours, the same wherever it is drawn."""
+    """Return a chart's own colours, the same wherever it is drawn."""
     first = sum(values[0] + 2 * values[1] for _, values in chart.series) % len(PALETTE)
     return [*PALETTE[first:], *PALETTE[:first]]
 

@@ -159,7 +159,7 @@ def _resample(samples: Samples, rate_hz: int) -> Samples:
 
 
 def _fix_ogg_serial(content: bytes) -> bytes:
-    """Give an Ogg stream a fixed serial number; libsndfile takes one from the clock.
+    """Set an Ogg stream's serial number to a fixed one; libsndfile takes one from the clock.
 
     Page layout and checksum: RFC 3533, section 6.
     """

@@ -52,7 +52,7 @@ class Thing:
     count: int = 1
 
     def phrase(self) -> str:
-        """Name it with its article or number.
+        """Write its name with article or number.
 
         Example:
             >>> Thing(shape="circle", colour="orange").phrase()
@@ -75,7 +75,7 @@ class Scene:
     relation: str | None = None
 
     def caption(self) -> str:
-        """Say the scene in one sentence.
+        """Describe the scene in one sentence.
 
         Example:
             >>> Scene(place="grass", relation="above", things=(Thing(shape="circle",
@@ -126,7 +126,7 @@ class Spot:
 
 
 def arrange(rng: np.random.Generator, scene: Scene) -> list[Spot]:
-    """Give every shape of a scene a place; chance moves and sizes them a little."""
+    """Place every shape of a scene; chance moves and sizes them a little."""
     spread = [thing for thing in scene.things for _ in range(thing.count)]
     return [Spot(thing, *at) for thing, at in zip(spread, _centres(rng, scene), strict=True)]
 

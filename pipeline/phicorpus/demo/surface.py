@@ -1,4 +1,4 @@
-"""What charts, slides and pages are drawn on.
+"""The surfaces on which charts, slides and pages are drawn.
 
 One small interface, so that one layout serves both pixels (`ImageSurface`) and vectors
 (`phicorpus.demo.pdf.PdfSurface`).
@@ -109,7 +109,7 @@ def ellipse(surface: Surface, box: Box, fill: Colour) -> None:
 
 
 def arc(centre: Point, radii: Point, turns: Point) -> list[Point]:
-    """Points on an ellipse between two turns (0 is the top, clockwise, 1 is a whole turn)."""
+    """Return points on an ellipse between two turns (0 is the top, clockwise, 1 a whole turn)."""
     start, end = turns
     num = max(3, round(96 * (end - start)))
     angles = [2 * math.pi * (start + (end - start) * i / num) for i in range(num + 1)]
@@ -205,7 +205,7 @@ class ImageSurface:
         return Rendered(image, self.placed())
 
     def placed(self) -> tuple[PlacedText, ...]:
-        """Tell where every text stands; needs no picture."""
+        """Return where every text is; needs no picture."""
         placed: list[PlacedText] = []
         for text, (left, top), text_width, size_px, _, bold in self._texts:
             font = self._font(size_px, bold=bold)
@@ -218,5 +218,5 @@ class ImageSurface:
         return load_font(size_px, self._fonts[bold] if self._fonts else None)
 
     def _stroke(self, size: float) -> float:
-        """Tell how much thicker bold is drawn: the built-in font has no bold of its own."""
+        """Return how much thicker bold is drawn: the built-in font has no bold of its own."""
         return 0.0 if self._fonts else size / 50

@@ -31,7 +31,7 @@ _SILENCE = 0.004  # of full scale; espeak-ng's own silence is exact zeros
 def speak(
     text: str, *, voice: str = "en-us", words_per_minute: int = 150, pitch: int = 50
 ) -> npt.NDArray[np.float32]:
-    """Say a sentence with espeak-ng.
+    """Speak a sentence with espeak-ng.
 
     Args:
         text: English text.

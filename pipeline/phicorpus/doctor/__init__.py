@@ -1,4 +1,4 @@
-"""What this machine has, what stops working without the rest, and how to install it.
+"""Report what this machine has, what does not work without the rest, and how to install it.
 
 Probes only look: nothing is installed, changed or sent, and no probe raises.
 """

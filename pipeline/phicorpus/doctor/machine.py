@@ -41,7 +41,7 @@ def _output(command: Sequence[str]) -> str | None:
 
 
 def _version(module: str) -> str | None:
-    """Give an installed module's version without importing it; None where it is absent."""
+    """Return an installed module's version without importing it; None where it is absent."""
     try:
         if importlib.util.find_spec(module) is None:
             return None

@@ -64,13 +64,13 @@ def decode_batch(
         timeout_s=config.decks.render_timeout_s, max_memory_bytes=config.decks.max_memory_bytes
     )
     with Sandbox(limits) as sandbox:
-        sources = [_identified(asset, config, sandbox) for asset in assets]
+        sources = [_identify(asset, config, sandbox) for asset in assets]
         for position in range(len(sources)):
             source = sources[position]
             if isinstance(source, Source) and source.package and source.rendered is None:
                 _render_next(sources, position, config)
                 source = sources[position]
-            for segment in _decoded(source, config, sandbox):
+            for segment in _run_decoder(source, config, sandbox):
                 yield position, segment
             sources[position] = UnsupportedMedia("done")  # lets go of its bytes
 
@@ -93,7 +93,7 @@ def _is_read_as_text(media_type: str | None) -> bool:
     return kind is not None and KINDS[kind].modality == "text"
 
 
-def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Source | SegmentError:
+def _identify(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Source | SegmentError:
     found = found_type(asset)
     undeclared = found == PLAIN_TEXT and found != asset.media_type
     if found not in MEDIA_TYPES or undeclared:
@@ -135,7 +135,7 @@ def _render_next(sources: list[Source | SegmentError], start: int, config: Decod
         sources[position] = dataclasses.replace(source, rendered=rendered)
 
 
-def _decoded(
+def _run_decoder(
     source: Source | SegmentError, config: DecodeConfig, sandbox: Sandbox
 ) -> Iterator[Segment | SegmentError]:
     """Run a source's decoder; an error after the first segment becomes the remaining segments."""
@@ -151,15 +151,15 @@ def _decoded(
         if last is None:
             yield error
         else:
-            yield from _lost(last, error)
+            yield from _fill_with_error(last, error)
 
 
 def _decoder(media_type: str) -> Decoder:
     return pkgutil.resolve_name(MEDIA_TYPES[media_type].decoder)
 
 
-def _lost(last: Segment, error: SegmentError) -> Iterator[Segment]:
-    """Give an error for every announced segment after the last one; at least for the next one."""
+def _fill_with_error(last: Segment, error: SegmentError) -> Iterator[Segment]:
+    """Yield an error for every announced segment after the last one; at least for the next one."""
     count = last.count if last.count is not None else last.index + 2
     for index in range(last.index + 1, count):
         yield Segment(
