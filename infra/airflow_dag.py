@@ -70,7 +70,7 @@ class Phicorpus(BaseOperator):
 
 
 def alert(context: Any) -> None:  # noqa: ANN401 - Airflow's own
-    """Tell somebody: a task failed, or a night had more errors than the job allows."""
+    """Report that a task failed, or a night had more errors than the job allows."""
     why = context.get("exception") or "more of the rows are errors than the job allows"
     log.error("phicorpus: %s: %s", context["task_instance"].task_id, why)
 

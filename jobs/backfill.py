@@ -26,7 +26,7 @@ Reprocess = Literal["none", "failed", "all"]
 
 
 class Backfill(BaseModel):
-    """Which dates, and how many at once.
+    """The settings of a backfill: which dates, and how many at once.
 
     `{date}` in `manifest` and `output` stands for the date. Without it in `output` all dates share
     one, and are run one after the other: runs at once must read the same manifest, or an asset that
@@ -55,7 +55,7 @@ class Backfill(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How one date's run ended: its exit code is that of `phicorpus annotate`."""
+    """The end of one date's run: its exit code is that of `phicorpus annotate`."""
 
     day: str
     exit_code: int

@@ -1,4 +1,4 @@
-"""What keeps libraries from reporting home."""
+"""Switches that keep libraries from reporting their use."""
 
 from __future__ import annotations
 

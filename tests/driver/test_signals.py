@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -43,8 +42,7 @@ def test_what_is_shielded_is_finished_first(signals: Signals) -> None:
 
     def publish() -> None:
         with signals.shielded():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
             finished.append("unit")
         finished.append("not reached")
 

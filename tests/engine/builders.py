@@ -5,7 +5,8 @@ import copy
 import functools
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 from zlib import crc32
@@ -22,9 +23,19 @@ from transformers import (
 )
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.engine import Completion, Engine, Regime, Request
+from phicorpus.engine.engine import Completion, Engine, Request
 from phicorpus.errors import RequestRefused
-from phicorpus.models.model import Canvas, Clip, Media, Modality, Slot, Tokenizer, Tools, Turn
+from phicorpus.models.model import (
+    Canvas,
+    Clip,
+    Media,
+    Modality,
+    Regime,
+    Slot,
+    Tokenizer,
+    Tools,
+    Turn,
+)
 
 HIDDEN = 32
 VOCABULARY = 300
@@ -98,6 +109,7 @@ class FakeModel:
         self.num_forwards = 0
         self.poison_id: int | None = None  # forward passes that see it raise
         self._fail_forward = set(fail_forward)
+        self._milestones: dict[int, threading.Event] = {}
         self._inverse = self.decoder.model.rotary_emb.inv_freq.clone()
         self.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 
@@ -132,8 +144,14 @@ class FakeModel:
         scale = 1.0 if regime == "short" else 0.25
         self.decoder.model.rotary_emb.inv_freq.copy_(self._inverse * scale)
 
+    def has_begun(self, num_forwards: int) -> threading.Event:
+        """An event that is set when so many passes of the decoder have begun; ask before."""
+        return self._milestones.setdefault(num_forwards, threading.Event())
+
     def _before_forward(self, _module: object, _args: object, kwargs: dict[str, object]) -> None:
         self.num_forwards += 1
+        if self.num_forwards in self._milestones:
+            self._milestones[self.num_forwards].set()
         ids = kwargs.get("input_ids")
         if self.num_forwards in self._fail_forward:
             raise RuntimeError("the device failed")
@@ -242,7 +260,7 @@ def reference(
     request: Request, *, regime: Regime = "short", stops: bool = True, hidden: int = HIDDEN
 ) -> list[int]:
     """The greedy tokens of a plain `generate`, alone, with the stop id excluded."""
-    model = FakeModel(regime_length=1, hidden=hidden)
+    model = _reference_model(hidden)
     model.set_regime(regime)
     embed = model.decoder.get_input_embeddings()
     parts = [
@@ -264,6 +282,25 @@ def reference(
         )
     ids = generated[0].tolist()
     return ids[:-1] if stops and ids and ids[-1] == STOP_ID else ids
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for a condition of an engine, which has no event for it."""
+    began = time.monotonic()
+    while not is_so():
+        assert time.monotonic() < began + 60
+        await asyncio.sleep(0.002)
+
+
+def num_open(engine: Engine) -> int:
+    """Requests that the engine has taken and not answered."""
+    stats = engine.stats()
+    return stats.num_running + stats.num_waiting
+
+
+@functools.cache
+def _reference_model(hidden: int) -> FakeModel:
+    return FakeModel(regime_length=1, hidden=hidden)
 
 
 def engine_threads() -> list[str]:

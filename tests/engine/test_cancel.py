@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,7 +9,16 @@ import pytest
 from phicorpus.config import EngineConfig
 from phicorpus.engine.engine import Completion, Engine, Request
 from phicorpus.models.model import Model
-from tests.engine.builders import FakeModel, a_config, a_request, an_image, complete, reference
+from tests.engine.builders import (
+    FakeModel,
+    a_config,
+    a_request,
+    an_image,
+    complete,
+    num_open,
+    reference,
+    until,
+)
 from tests.engine.test_frontend import Gated
 
 Load = Callable[[Model, EngineConfig], Engine]
@@ -50,18 +58,6 @@ def cancel_halfway(
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     return asyncio.run(run())
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while not is_so():
-        assert time.monotonic() < began + 30
-        await asyncio.sleep(0.002)
-
-
-def num_open(engine: Engine) -> int:
-    stats = engine.stats()
-    return stats.num_running + stats.num_waiting
 
 
 def assert_nothing_is_held(engine: Engine) -> None:
@@ -266,7 +262,7 @@ def test_who_is_told_that_a_request_is_cancelled_finds_it_so(load: Load) -> None
     async def run(number: int) -> tuple[bool, Completion]:
         request = a_request("q" * (1 + number), new=3, name=f"{number}")
         task = asyncio.create_task(engine.submit(request))
-        await asyncio.sleep(0.0005 * number)
+        await asyncio.sleep(0.0005 * number)  # a later moment of the answer each time
         told = engine.cancel(f"{number}")
         return told, await task
 

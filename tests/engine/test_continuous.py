@@ -119,6 +119,7 @@ def test_a_tiny_cache_evicts_old_prefixes_and_stays_right(start: Start) -> None:
 
 def test_a_group_survives_its_cancelled_leader(start: Start) -> None:
     model = FakeModel(stops=False)
+    begun = model.has_begun(2)  # of the six passes that the leader's prompt takes
     engine = start(model, a_config(batch_tokens=16))
     image = an_image("image", rows=90)
 
@@ -126,7 +127,7 @@ def test_a_group_survives_its_cancelled_leader(start: Start) -> None:
         tasks = [
             asyncio.create_task(engine.submit(a_request(image, text, new=8))) for text in "abcd"
         ]
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(begun.wait, 60)
         tasks[0].cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
 

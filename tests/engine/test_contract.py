@@ -258,12 +258,14 @@ def test_a_fatal_error_is_retried_and_every_caller_answered(load: Load) -> None:
 
 
 def test_cancelled_requests_make_room_and_hurt_nobody(load: Load) -> None:
-    engine = load(FakeModel(stops=False), a_config(requests=4))
+    model = FakeModel(stops=False)
+    begun = model.has_begun(10)
+    engine = load(model, a_config(requests=4))
     requests = [a_request("q" * index, new=60, name=str(index)) for index in range(1, 13)]
 
     async def cancel_some() -> list[object]:
         tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(begun.wait, 60)
         for task in tasks[::2]:
             task.cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -288,11 +290,13 @@ def test_a_deadline_ends_an_answer_with_what_is_there(load: Load) -> None:
 
 
 def test_a_closed_engine_refuses_and_answers_who_waits(load: Load) -> None:
-    engine = load(FakeModel(stops=False), a_config(requests=1))
+    model = FakeModel(stops=False)
+    begun = model.has_begun(3)
+    engine = load(model, a_config(requests=1))
 
     async def close_meanwhile() -> list[object]:
         tasks = [asyncio.create_task(engine.submit(a_request("q", new=400))) for _ in range(3)]
-        await asyncio.sleep(0.03)
+        await asyncio.to_thread(begun.wait, 60)
         await asyncio.to_thread(engine.close)
         return await asyncio.gather(*tasks, return_exceptions=True)
 

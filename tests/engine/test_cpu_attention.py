@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phicorpus.engine.attention import attend_each
@@ -31,7 +31,6 @@ def bounds_of(lengths: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.append(0, lengths.cumsum()))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     sequences=SEQUENCES, page_size=st.sampled_from([1, 4, 16]), key_heads=st.sampled_from([1, 2])
 )

@@ -5,9 +5,9 @@ import pytest
 
 from phicorpus.config import RetryConfig, TaskConfig
 from phicorpus.engine import fallback
+from phicorpus.engine.capabilities import Capabilities
 from phicorpus.engine.engine import Completion, EngineStats, FinishReason, Request
 from phicorpus.engine.fallback import Reply
-from phicorpus.engine.registry import Capabilities
 from phicorpus.errors import AnswerError, Cancelled, InferError
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import Question, questions

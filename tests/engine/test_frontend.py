@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,9 @@ from tests.engine.builders import (
     an_image,
     ask,
     complete,
+    num_open,
     reference,
+    until,
 )
 
 Load = Callable[[Model, EngineConfig], Engine]
@@ -50,10 +51,11 @@ class Hoarder(FakeModel):
         super().__init__()
         self.held: weakref.ref[torch.Tensor] | None = None
         self.was_freed: list[bool] = []
+        self.all_wait = threading.Event()
 
     def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
         if not self.encoded:
-            time.sleep(0.2)  # until the others wait, so that they come together
+            assert self.all_wait.wait(60)  # so that the others come together
         if len(slots) > 1:
             large = torch.zeros(1000)
             self.held = weakref.ref(large)
@@ -127,7 +129,13 @@ def test_what_a_failed_batch_of_media_held_is_free_before_each_is_tried_alone(lo
     engine = load(model, a_config())
     requests = [a_request(an_image(f"{n}"), "q") for n in range(4)]
 
-    completions = complete(engine, requests)
+    async def run() -> list[Completion]:
+        tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
+        await until(lambda: num_open(engine) == len(requests))
+        model.all_wait.set()
+        return await asyncio.gather(*tasks)
+
+    completions = asyncio.run(run())
 
     assert [list(one.token_ids) for one in completions] == list(map(reference, requests))
     assert model.was_freed
@@ -187,12 +195,14 @@ def test_a_defect_while_an_answer_grows_fails_it_alone(load: Load) -> None:
 
 
 def test_closed_engines_count_nobody_twice(load: Load) -> None:
-    engine = load(FakeModel(stops=False), a_config(requests=2))
+    model = FakeModel(stops=False)
+    begun = model.has_begun(5)
+    engine = load(model, a_config(requests=2))
 
     async def close_meanwhile() -> list[Reply]:
         requests: list[Request] = [a_request("q" * n, new=300) for n in range(1, 7)]
         tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(begun.wait, 60)
         tasks[5].cancel()
         await asyncio.to_thread(engine.close)
         return await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import Phi3Config, Phi3ForCausalLM
@@ -211,7 +211,6 @@ SET = st.fixed_dictionaries(
     device=st.sampled_from(["cpu", "gpu"]),
     chosen=SET,
 )
-@settings(max_examples=300)
 def test_parts_fit_in_the_budget_and_more_memory_never_gives_less(
     size: Footprint, smaller: int, more: int, device: DeviceKind, chosen: dict[str, int]
 ) -> None:

@@ -142,11 +142,13 @@ def test_late_words_of_a_replaced_loop_are_no_fault_of_the_new_one(start: Start)
 
 
 def test_a_cancelled_request_is_not_run_again_after_a_fault(start: Start) -> None:
-    engine = start(FakeModel(fail_forward=[8], stops=False), a_config())
+    model = FakeModel(fail_forward=[8], stops=False)
+    begun = model.has_begun(2)
+    engine = start(model, a_config())
 
     async def leave() -> object:
         task = asyncio.ensure_future(engine.submit(a_request("q", new=200)))
-        await asyncio.sleep(0.02)
+        await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         return (await asyncio.gather(task, return_exceptions=True))[0]
 
@@ -166,9 +168,8 @@ def test_a_loop_that_is_over_holds_no_memory(fails: bool) -> None:
     loop = DecodeLoop(
         model.decoder, processor, a_config(), lambda _, error: over.put(error), BusyTime()
     )
-    batch_processor = loop._manager.batch_processor
-    assert batch_processor is not None
-    memory = batch_processor.cache.cache_tensor.untyped_storage()
+    memory = loop.kv_memory
+    assert memory is not None
     assert memory.nbytes() > 0
 
     loop.put("a", [1, 2, 3], 8, NeverEnds())

@@ -11,9 +11,10 @@ import pytest
 
 from phicorpus.config import EngineConfig, EngineName, RunConfig, parse_config
 from phicorpus.engine.backend import phi_backend
+from phicorpus.engine.capabilities import Library
 from phicorpus.engine.engine import Engine
 from phicorpus.engine.library_loop import SUPPORTED_VERSION
-from phicorpus.engine.registry import ENGINES, Library, check_config, check_model
+from phicorpus.engine.registry import ENGINES, check_config, check_model
 from phicorpus.errors import ConfigError
 from phicorpus.models.model import Model
 from phicorpus.models.random_checkpoint import write_tiny

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.engine.engine import Regime
 from phicorpus.engine.scheduler import Scheduler
+from phicorpus.models.model import Regime
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from phicorpus.config import EngineSettings, RunConfig, parse_config
@@ -81,7 +81,6 @@ def test_the_longest_request_of_a_job_follows_from_its_config() -> None:
     gigabytes=st.integers(10, 150),
     device=st.sampled_from(["cpu", "gpu"]),
 )
-@settings(max_examples=60)
 def test_both_decoders_fit_in_the_budget(
     size: Footprint, gigabytes: int, device: DeviceKind
 ) -> None:

@@ -33,7 +33,7 @@ class Environment:
         ended = subprocess.run(  # noqa: S603 - our own program
             [str(self.folder / "bin" / program), *arguments],
             cwd=cwd,
-            env={**kept, "PYTHONDONTWRITEBYTECODE": "1"},
+            env=kept,
             capture_output=True,
             text=True,
             check=False,
@@ -43,7 +43,15 @@ class Environment:
 
 
 def tracked_files(under: str = ".") -> list[str]:
-    """Return the files of the checkout that git knows and that are there."""
+    """Return the files of the checkout that git knows; of an unpacked archive, all."""
+    if not (ROOT / ".git").exists():
+        found = (path.relative_to(ROOT) for path in (ROOT / under).rglob("*") if path.is_file())
+        return [
+            path.as_posix()
+            for path in found
+            if not any(part[0] == "." or part == "__pycache__" for part in path.parts)
+            and not any(part.endswith(".egg-info") for part in path.parts)
+        ]
     git = shutil.which("git")
     assert git is not None
     listed = subprocess.run(  # noqa: S603 - git

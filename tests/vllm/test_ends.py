@@ -15,7 +15,15 @@ import pytest
 from phicorpus.engine.engine import Completion
 from phicorpus.engine.vllm.engine import VllmEngine
 from phicorpus.errors import EngineDied
-from tests.engine.builders import FakeModel, a_request, ask, complete, engine_threads
+from tests.engine.builders import (
+    FakeModel,
+    a_request,
+    ask,
+    complete,
+    engine_threads,
+    num_open,
+    until,
+)
 from tests.vllm.builders import HIDDEN, engine_config, needs_vllm
 
 pytestmark = needs_vllm
@@ -64,7 +72,7 @@ def test_a_dead_core_answers_who_waits_and_who_comes_later(engine: VllmEngine) -
     async def kill_meanwhile() -> list[Completion | BaseException]:
         long = [a_request("q", new=7000, temperature=1.0, seed=n) for n in range(4)]
         tasks = [asyncio.create_task(engine.submit(request)) for request in long]
-        await asyncio.sleep(0.5)
+        await until(lambda: engine.stats().num_running == len(tasks))
         for process in processes():
             process.kill()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -86,7 +94,7 @@ def test_a_closed_engine_refuses_answers_who_waits_and_leaves_nothing() -> None:
 
     async def close_meanwhile() -> list[Completion | BaseException]:
         tasks = [asyncio.create_task(engine.submit(a_request("q", new=400))) for _ in range(3)]
-        await asyncio.sleep(0.03)
+        await until(lambda: num_open(engine) == len(tasks))
         await asyncio.to_thread(engine.close)
         return await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -16,7 +16,7 @@ from phicorpus.engine.engine import Completion, Guide, Request
 from phicorpus.engine.static import StaticEngine
 from phicorpus.engine.vllm.engine import VllmEngine
 from phicorpus.errors import EngineDied, InferError, RequestRefused
-from tests.engine.builders import BANNED_ID, FakeModel, a_request, an_image, ask, complete
+from tests.engine.builders import BANNED_ID, FakeModel, a_request, an_image, ask, complete, until
 from tests.engine.test_contract import mixed_requests
 from tests.engine.test_frontend import Unreadable
 from tests.engine.test_guided import CHOICE, DATE, JSON
@@ -197,7 +197,7 @@ def test_cancelled_requests_make_room_and_hurt_nobody(
 
     async def cancel_some() -> list[Completion | BaseException]:
         tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
-        await asyncio.sleep(0.2)
+        await until(lambda: engine.stats().num_running > 0)
         for task in tasks[::2]:
             task.cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -223,7 +223,7 @@ def test_requests_cancelled_by_their_ids_end_with_the_beginning_of_their_answers
 
     async def cancel_some() -> tuple[list[bool], list[Completion]]:
         tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
-        await asyncio.sleep(0.2)
+        await until(lambda: engine.stats().num_running > 0)
         told = [index % 2 == 0 and engine.cancel(str(index)) for index in range(48)]
         return told, await asyncio.gather(*tasks)
 

@@ -159,11 +159,15 @@ async def answers(model: WatchedModel, batches: Sequence[pa.Table]) -> list[dict
 def test_a_suspect_has_the_process_to_itself() -> None:
     inside: list[str] = []
     seen: list[tuple[str, int]] = []
+    both_inside, may_leave = asyncio.Event(), asyncio.Event()
 
     async def ask(batch: pa.Table) -> AsyncIterator[pa.Table]:
         names: list[str] = batch["asset_id"].to_pylist()
         inside.extend(names)
-        await asyncio.sleep(0.01)
+        if {"a", "b"} <= set(inside):
+            both_inside.set()
+        if set(names) <= {"a", "b"}:
+            await may_leave.wait()
         seen.extend((name, len(inside)) for name in names)
         for name in names:
             inside.remove(name)
@@ -175,9 +179,20 @@ def test_a_suspect_has_the_process_to_itself() -> None:
     suspect: Key = ("infer", "u", "s", "0", "ocr")
     for _ in range(3):
         crash_log.begin([suspect])
-    batches = [segments(a_segment(asset_id=name)) for name in ("a", "b", "s", "c", "d")]
+    model = WatchedModel(ask, crash_log, 60)
 
-    rows = asyncio.run(answers(WatchedModel(ask, crash_log, 60), batches))
+    def batches(*names: str) -> list[pa.Table]:
+        return [segments(a_segment(asset_id=name)) for name in names]
+
+    async def run() -> list[dict[str, object]]:
+        first = asyncio.create_task(answers(model, batches("a", "b")))
+        await both_inside.wait()
+        others = asyncio.create_task(answers(model, batches("s", "c", "d")))
+        await asyncio.sleep(0)  # they have come, and may be at the door
+        may_leave.set()
+        return [*await first, *await others]
+
+    rows = asyncio.run(run())
 
     assert len(rows) == 5
     assert dict(seen)["s"] == 1

@@ -110,14 +110,14 @@ def _run(run: Callable[[], None]) -> None:
     try:
         run()
     except PhicorpusError as error:
-        console.tell_error(error)
+        console.print_error(error)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "phicorpus").partition(".")[0] == "phicorpus":
             raise
         missing = PackageMissing.of(error)
-        console.tell_error(missing)
+        console.print_error(missing)
         sys.exit(missing.exit_code)
     except KeyboardInterrupt:
-        console.tell("interrupted; run the same command again to go on")
+        console.print_line("interrupted; run the same command again to go on")
         sys.exit(EXIT_SIGINT)

@@ -1,4 +1,4 @@
-"""Commands that tell what a table, a machine, a checkpoint and a model are."""
+"""Commands that look at a table, a machine, a checkpoint or a model."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ err = _console(stderr=True)
 log = logging.getLogger(__name__)
 
 
-def tell(line: str, *, style: str | None = None, **fields: object) -> None:
+def print_line(line: str, *, style: str | None = None, **fields: object) -> None:
     """Print a line beside the answer, on standard error; where logs are JSON, as one of them."""
     if logs_json():
         log.info(line, extra=fields)
@@ -36,7 +36,7 @@ def tell(line: str, *, style: str | None = None, **fields: object) -> None:
         err.print(line, style=style, highlight=False, soft_wrap=True)
 
 
-def tell_error(error: PhicorpusError) -> None:
+def print_error(error: PhicorpusError) -> None:
     """Print why the command ends, in one line."""
     kind, text = type(error).__name__, redacted(str(error))
     if logs_json():

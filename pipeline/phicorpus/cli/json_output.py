@@ -1,4 +1,4 @@
-"""What commands print with --json, for scripts."""
+"""The JSON that commands print with --json, for scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def report_json(*reports: RunReport) -> str:
-    """Give the last report as JSON, with its rates; those before it are under `before`."""
+    """Return the last report as JSON, with its rates; those before it are under `before`."""
     *before, last = (report.fields() for report in reports)
     return json.dumps({**last, "before": before} if before else last)
 
@@ -36,7 +36,7 @@ def night_json(reports: Sequence[RunReport], standing: OutputStatus, verified: V
 
 
 def plan_json(job: Prepared) -> str:
-    """Give a plan as JSON."""
+    """Return a plan as JSON."""
     try:
         memory: Any = {modality: plan.fields for modality, plan in job.memory().items()}
     except ConfigError as error:
@@ -54,7 +54,7 @@ def plan_json(job: Prepared) -> str:
 
 
 def status_json(found: OutputStatus) -> str:
-    """Give an output's status as JSON, with the numbers that alerts are made of."""
+    """Return an output's status as JSON, with the numbers that alerts are made of."""
     ratio = round(found.error_ratio, 6)
     alerts = {"num_pending_units": found.num_pending_units, "error_ratio": ratio}
     return json.dumps({**asdict(found), **alerts})

@@ -54,7 +54,7 @@ def storage_options_of(text: str) -> Mapping[str, Any]:
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Make the folder of a file that is written, if on this disk; say it where that is refused.
+    """Make the folder of a file that is written, if on this disk, and name what cannot be written.
 
     Raises:
         ConfigError: the system refuses to write there.

@@ -142,6 +142,6 @@ def _can_decode() -> bool:
     try:
         importlib.import_module("phicorpus.media.decode")
     except ModuleNotFoundError as error:
-        console.tell(f"no pictures: {PackageMissing.of(error)}")
+        console.print_line(f"no pictures: {PackageMissing.of(error)}")
         return False
     return True

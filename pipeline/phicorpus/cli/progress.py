@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from phicorpus.cli.console import err, tell
+from phicorpus.cli.console import err, print_line
 from phicorpus.cli.logs import logs_json
 
 if TYPE_CHECKING:
@@ -69,4 +69,4 @@ class _PlainProgress:
             self._tenth = done * 10 // total
             rows = commit.tally.num_committed
             line = f"annotating: {done}/{total} assets, {rows} rows committed"
-            tell(line, assets=done, of=total, rows=rows)
+            print_line(line, assets=done, of=total, rows=rows)

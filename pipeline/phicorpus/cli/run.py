@@ -1,4 +1,4 @@
-"""Commands that run a job, or say what it would do."""
+"""Commands that run a job, or print what it would do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXIT_ERRORS_ABOVE_THRESHOLD = 3
 
 
 class Reprocess(StrEnum):
-    """What to do about what an earlier run did; Airflow's words."""
+    """The choices of --reprocess; Airflow's words."""
 
     NONE = "none"
     FAILED = "failed"
@@ -71,7 +71,7 @@ def annotate(
         _mend(settings)
     if reprocess is Reprocess.ALL:
         settings = with_new_generation(settings)
-        console.tell(
+        console.print_line(
             f"everything is answered in generation {settings.generation}; later runs of this job "
             "stay with it until their YAML names another one"
         )
@@ -96,7 +96,7 @@ def _mend(settings: RunConfig) -> None:
     except NothingRecorded:
         return
     for path in mend(store, found).set_aside:
-        console.tell(f"set aside: {path}", path=path)
+        console.print_line(f"set aside: {path}", path=path)
 
 
 def retry(
@@ -196,7 +196,7 @@ def _finish(reports: Sequence[RunReport], settings: RunConfig, *, as_json: bool)
 def _judge(error_ratio: float, settings: RunConfig) -> None:
     """End with 3 where more annotations are errors than the job allows."""
     if error_ratio > settings.errors.max_error_ratio:
-        console.tell(
+        console.print_line(
             f"{error_ratio:.1%} of the annotations are errors, more than "
             f"errors.max_error_ratio = {settings.errors.max_error_ratio:.1%}"
         )

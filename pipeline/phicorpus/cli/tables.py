@@ -1,4 +1,4 @@
-"""What commands print for a person: plans, reports, states of an output, rows, columns."""
+"""Tables and lines that commands print: plans, reports, states of an output, rows, columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from phicorpus.cli.console import out, tell
+from phicorpus.cli.console import out, print_line
 from phicorpus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _show_errors_left(report: RunReport) -> None:
 def _show_not_asked(planned: PlanSummary) -> None:
     for kind, count in planned.not_asked.items():
         line = f"{count} {kind} assets: none of the job's tasks applies to them"
-        tell(line, kind=kind, assets=count)
+        print_line(line, kind=kind, assets=count)
 
 
 def show_plan(job: Prepared) -> None:
@@ -102,20 +102,20 @@ def show_plan(job: Prepared) -> None:
     if pending.num_changed_assets:
         out.print(f"{pending.num_changed_assets} of them again: their content changed")
     if job.places.warning:
-        tell(job.places.warning, style="red")
+        print_line(job.places.warning, style="red")
     try:
         for modality, memory in job.memory().items():
             takes, holds = memory.in_words()
             out.print(f"a replica for {modality} takes here {takes}; {holds}", highlight=False)
     except ConfigError as error:  # it may be planned here and run elsewhere
-        tell(f"not on this machine: {error}", style="red")
+        print_line(f"not on this machine: {error}", style="red")
 
 
 def show_verification(found: Verification) -> None:
     """Print what `verify` found."""
     for problem in found.problems:
         line = f"{problem.kind}: {problem.path}: {problem.what}"
-        tell(line, kind=problem.kind, path=problem.path)
+        print_line(line, kind=problem.kind, path=problem.path)
     out.print(
         f"run {found.run_id}, {found.num_files} files: announced {found.num_announced} = "
         f"ok {found.num_ok} + error {found.num_error} + skipped {found.num_skipped}; "
@@ -185,7 +185,7 @@ def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
 
 
 def _printable(text: str) -> str:
-    r"""Take from a stranger's text what would command the terminal.
+    r"""Replace what would command the terminal, as text of strangers may hold.
 
     Example:
         >>> _printable("\x1b[2J[kg] naïve 表")

@@ -1,1 +1,1 @@
-"""What each command does, without a terminal: annotate, retry, status, verify, mend."""
+"""The commands without a terminal: prepare, annotate, retry, status, show, verify, mend."""

@@ -41,7 +41,7 @@ CHART_SIZES = ((448, 448), (448, 392), (896, 784))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartData:
-    """What a chart shows: the truth behind its picture.
+    """The content of a chart: the truth behind its picture.
 
     Attributes:
         axis: What the categories are: Month, Region, ...
@@ -271,7 +271,7 @@ def _label_offset(chart: ChartData, number: int, point: int) -> tuple[float, flo
 
 
 def chart_colours(chart: ChartData) -> list[Colour]:
-    """Return a chart's own colours, the same wherever it is drawn."""
+    """Choose a chart's own colours, the same wherever it is drawn."""
     first = sum(values[0] + 2 * values[1] for _, values in chart.series) % len(PALETTE)
     return [*PALETTE[first:], *PALETTE[:first]]
 

@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusSummary:
-    """What a folder holds.
+    """The content of a corpus's folder.
 
     Attributes:
         num_files: Files of each family, without truth.parquet.

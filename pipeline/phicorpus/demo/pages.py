@@ -35,7 +35,7 @@ Table = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What stands on a page, in reading order; the first row of `table` is its head."""
+    """The content of a page, in reading order; the first row of `table` is its head."""
 
     title: str
     paragraphs: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingStyle:
-    """How a recording is made.
+    """The settings of a recording.
 
     Attributes:
         num_sentences: 0 gives silence of `lead_s` alone.
@@ -159,7 +159,7 @@ def _resample(samples: Samples, rate_hz: int) -> Samples:
 
 
 def _fix_ogg_serial(content: bytes) -> bytes:
-    """Set an Ogg stream's serial number to a fixed one; libsndfile takes one from the clock.
+    """Set an Ogg stream's fixed serial number; libsndfile takes one from the clock.
 
     Page layout and checksum: RFC 3533, section 6.
     """

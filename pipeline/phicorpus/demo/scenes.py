@@ -52,7 +52,7 @@ class Thing:
     count: int = 1
 
     def phrase(self) -> str:
-        """Write its name with article or number.
+        """Name it with its article or number.
 
         Example:
             >>> Thing(shape="circle", colour="orange").phrase()
@@ -75,7 +75,7 @@ class Scene:
     relation: str | None = None
 
     def caption(self) -> str:
-        """Describe the scene in one sentence.
+        """Return the scene as one sentence.
 
         Example:
             >>> Scene(place="grass", relation="above", things=(Thing(shape="circle",
@@ -117,7 +117,7 @@ def draw_scene(rng: np.random.Generator, scene: Scene, side_px: int = 448) -> Re
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """Where a thing is drawn: its centre and size, in parts of the picture's side."""
+    """The place of a thing: its centre and size, in parts of the picture's side."""
 
     thing: Thing
     x: float

@@ -1,4 +1,4 @@
-"""The surfaces on which charts, slides and pages are drawn.
+"""The surfaces that charts, slides and pages are drawn on.
 
 One small interface, so that one layout serves both pixels (`ImageSurface`) and vectors
 (`phicorpus.demo.pdf.PdfSurface`).
@@ -109,7 +109,7 @@ def ellipse(surface: Surface, box: Box, fill: Colour) -> None:
 
 
 def arc(centre: Point, radii: Point, turns: Point) -> list[Point]:
-    """Return points on an ellipse between two turns (0 is the top, clockwise, 1 a whole turn)."""
+    """Points on an ellipse between two turns (0 is the top, clockwise, 1 is a whole turn)."""
     start, end = turns
     num = max(3, round(96 * (end - start)))
     angles = [2 * math.pi * (start + (end - start) * i / num) for i in range(num + 1)]
@@ -205,7 +205,7 @@ class ImageSurface:
         return Rendered(image, self.placed())
 
     def placed(self) -> tuple[PlacedText, ...]:
-        """Return where every text is; needs no picture."""
+        """Return where every text stands; needs no picture."""
         placed: list[PlacedText] = []
         for text, (left, top), text_width, size_px, _, bold in self._texts:
             font = self._font(size_px, bold=bold)

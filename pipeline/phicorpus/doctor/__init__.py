@@ -1,4 +1,4 @@
-"""Report what this machine has, what does not work without the rest, and how to install it.
+"""Findings about this machine: what it has, what stops working without the rest, what installs it.
 
 Probes only look: nothing is installed, changed or sent, and no probe raises.
 """

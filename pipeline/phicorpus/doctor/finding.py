@@ -14,7 +14,7 @@ Level = Literal["required", "useful", "optional"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Install:
-    """What to type, per system; None where there is nothing to install."""
+    """The command to type, per system; None where there is nothing to install."""
 
     debian: str | None = None
     macos: str | None = None

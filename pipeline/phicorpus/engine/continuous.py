@@ -20,7 +20,7 @@ from phicorpus.engine import attention
 from phicorpus.engine.encode_queue import EncodeQueue
 from phicorpus.engine.encoder import EncoderThread
 from phicorpus.engine.encoder_cache import EncoderCache, Features, VirtualEmbedding, word_embedding
-from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Regime, Request
+from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Request
 from phicorpus.engine.frontend import Frontend
 from phicorpus.engine.library_loop import DecodeLoop, SamplingProcessor
 from phicorpus.engine.memory import KV_SHARE
@@ -36,7 +36,7 @@ from phicorpus.engine.request_queue import TURN_FACTOR, RequestQueue
 from phicorpus.engine.sampling import Sampler
 from phicorpus.engine.scheduler import Scheduler
 from phicorpus.engine.sequence import Sequence
-from phicorpus.models.model import Model
+from phicorpus.models.model import Model, Regime
 
 log = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from phicorpus.engine.registry import Capabilities
-from phicorpus.models.model import Turn
+from phicorpus.engine.capabilities import Capabilities
+from phicorpus.models.model import Regime, Turn
 
 FinishReason = Literal["stop", "length", "loop", "deadline", "cancelled"]
-Regime = Literal["short", "long"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +113,9 @@ class BusyTime:
 
     A context manager around what computes, from any thread; costs about a microsecond.
 
+    Args:
+        clock: Seconds of a clock that never goes back.
+
     Example:
         >>> busy = BusyTime()
         >>> with busy, busy:
@@ -121,29 +124,30 @@ class BusyTime:
         (True, True)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()  # of the next three
         self._inside = 0
         self._since = 0.0
         self._past_s = 0.0
-        self._began = time.monotonic()
+        self._began = self._clock()
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._since = time.monotonic()
+                self._since = self._clock()
             self._inside += 1
 
     def __exit__(self, *_error: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._past_s += time.monotonic() - self._since
+                self._past_s += self._clock() - self._since
 
     def seconds(self) -> tuple[float, float]:
         """Return (busy, since it was made), what is under way included; the first is never more."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             under_way_s = now - self._since if self._inside else 0.0
             return self._past_s + under_way_s, now - self._began
 

@@ -201,6 +201,9 @@ class DecodeLoop:
         deliver: Called from the loop's thread with a request's id when it is over, and with what
             went wrong, if it did. After an error the loop is dead.
         busy: Counts the time of the passes.
+
+    Attributes:
+        kv_memory: The storage of the KV cache; empty when the loop has stopped.
     """
 
     def __init__(
@@ -231,7 +234,7 @@ class DecodeLoop:
         self._manager = manager
         self._stopped = False
         started = manager.batch_processor
-        self._memory = started.cache.cache_tensor.untyped_storage() if started else None
+        self.kv_memory = started.cache.cache_tensor.untyped_storage() if started else None
 
     def put(
         self, request_id: str, ids: Sequence[int], max_new_tokens: int, receiver: TokenReceiver
@@ -291,8 +294,8 @@ class DecodeLoop:
 
     def _free(self) -> None:
         """Free the KV cache and a failed step, to which a log record may still refer."""
-        if self._memory is not None:
-            self._memory.resize_(0)
+        if self.kv_memory is not None:
+            self.kv_memory.resize_(0)
         if (error := self.fatal_error) is not None:
             traceback.clear_frames(error.__traceback__)
 

@@ -9,14 +9,14 @@ name in `config.EngineName`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from phicorpus.config import Device, EngineConfig, EngineName, RunConfig
+from phicorpus.config import EngineConfig, EngineName, RunConfig
+from phicorpus.engine.capabilities import Capabilities, Library
 from phicorpus.errors import ConfigError
 from phicorpus.models.decoder_shape import sliding_window
 
@@ -25,66 +25,6 @@ if TYPE_CHECKING:
     from phicorpus.models.model import Model
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Library:
-    """The library whose inside an engine is built on.
-
-    Attributes:
-        packages: Published builds of it.
-        version: The one that is known, of any patch.
-        fix: What to do where it is another, or is not there.
-    """
-
-    packages: tuple[str, ...]
-    version: str
-    fix: str
-
-    def installed(self) -> Mapping[str, str]:
-        """Return the installed versions by package; normally one."""
-        found: dict[str, str] = {}
-        for package in self.packages:
-            try:
-                found[package] = importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        return found
-
-    def why_unknown(self, installed: Mapping[str, str]) -> str | None:
-        """Return why an engine cannot be built on what is installed; None: it can."""
-        if not installed:
-            return f"{self.packages[0]} is not installed"
-        package, version = next(iter(installed.items()))
-        if version.startswith(self.version + "."):
-            return None
-        return f"{package} is {version}, known is {self.version}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """The abilities in which engines differ.
-
-    Attributes:
-        shares_prefixes: Computes the prompt of several requests about one image once.
-        recovers: A fault of the device costs no answer; else the process has to be replaced.
-        decoder_per_regime: Requests that need the long LongRoPE factors get a second decoder, with
-            weights and a KV cache of its own; else they take turns with the others.
-        devices: Those of `model.device` that it runs on; None: any.
-        takes_attention: `model.attention` chooses the decoder's; else the engine brings its own.
-        takes_windows: Runs decoders that look back over a sliding window only.
-        head_sizes: By package of its library: the dimensions of a head that it has kernels for.
-        library: What it is built on.
-    """
-
-    shares_prefixes: bool = False
-    recovers: bool = False
-    decoder_per_regime: bool = False
-    devices: frozenset[Device] | None = None
-    takes_attention: bool = True
-    takes_windows: bool = True
-    head_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
-    library: Library | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from phicorpus.engine.engine import Regime
+from phicorpus.models.model import Regime
 
 _OTHER: dict[Regime, Regime] = {"short": "long", "long": "short"}
 

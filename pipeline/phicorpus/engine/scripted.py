@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from phicorpus.engine.capabilities import Capabilities
 from phicorpus.engine.engine import BusyTime, Completion, EngineStats, FinishReason, Request
-from phicorpus.engine.registry import Capabilities
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from phicorpus.models.model import Canvas, Clip
 

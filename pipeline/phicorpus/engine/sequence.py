@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from phicorpus.engine.encoder_cache import Features
-from phicorpus.engine.engine import Completion, FinishReason, Regime, Request
+from phicorpus.engine.engine import Completion, FinishReason, Request
 from phicorpus.engine.sampling import SamplingState
 from phicorpus.engine.stopping import StopCheck, cut_at_stop
-from phicorpus.models.model import Slot
+from phicorpus.models.model import Regime, Slot
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

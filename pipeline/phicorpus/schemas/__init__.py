@@ -1,4 +1,7 @@
-"""What a row is. Declared in pyarrow, never inferred; columns are only added, and nullable."""
+"""The tables: rows in, rows between stages, rows out.
+
+Declared in pyarrow, never inferred; columns are only added, and nullable.
+"""
 
 from phicorpus.schemas.annotation import ANNOTATION
 from phicorpus.schemas.document import DOCUMENT

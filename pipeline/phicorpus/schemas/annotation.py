@@ -38,4 +38,4 @@ ANNOTATION = schema(
 manifest's further columns follow by name."""
 
 KEY = ("asset_id", "asset_version", "segment_index", "task")
-"""What makes a row unique among those of one fingerprint."""
+"""The columns that make a row unique among those of one fingerprint."""

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.engine import Regime, Request
+from phicorpus.engine.engine import Request
 from phicorpus.engine.frontend import RequestLimits
 from phicorpus.engine.vllm import export
 from phicorpus.engine.vllm.media_rows import Prompt
 from phicorpus.engine.vllm.sampling import KEY, settings
 from phicorpus.errors import ConfigError, EngineDied, InferError
-from phicorpus.models.model import Model
+from phicorpus.models.model import Model, Regime
 
 PROCESSOR = "phicorpus.engine.vllm.vllm_names:SamplingProcessor"
 ENVIRONMENT = {
