@@ -17,8 +17,8 @@ from phicorpus.engine.engine import Request
 from phicorpus.engine.scripted import Script, ScriptedEngine
 from phicorpus.fingerprint import fingerprint
 from phicorpus.manifest.build import build
-from phicorpus.manifest.cut import Cut, Cutter
 from phicorpus.manifest.manifest import open_manifest
+from phicorpus.manifest.units import Cut, Cutter
 from phicorpus.media.kinds import KINDS
 from phicorpus.schemas import ASSET
 from phicorpus.stages.assemble import assemble
