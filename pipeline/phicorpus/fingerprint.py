@@ -17,7 +17,7 @@ ANSWERS_VERSION = 1
 
 
 def fingerprint(question: Question, kind: str, config: RunConfig, model_identity: str) -> str:
-    """Name the answers of one task about one kind of asset.
+    """Compute the fingerprint of one task's answers about one kind of asset.
 
     Limits are left out: they decide what is an error, not what an answer is. So are device and
     batch settings, which must not change answers.
@@ -36,7 +36,7 @@ def answer_settings(
     entry = KINDS[kind]
     rendering = entry.rendering(config)
     asks_model = question.prompt is not None
-    if entry.answers_itself(config) and question.task.from_native:
+    if entry.answers_itself(config) and question.task.read_native:
         rendering["native_version"] = NATIVE.version  # the file itself may answer
     again = {"generation": config.generation} if config.generation else {}
     return {
@@ -57,7 +57,7 @@ def answer_settings(
 
 
 def combined(fingerprints: Iterable[str]) -> str:
-    """Name what is assembled from several tasks' answers.
+    """Compute the fingerprint of what is assembled from several tasks' answers.
 
     Example:
         >>> combined(["f1", "f2"]) == combined(["f2", "f1"])
