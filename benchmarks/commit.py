@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from phicorpus.commands.annotate import prepare, publication
 from phicorpus.manifest.units import Unit
-from phicorpus.output.write import Publisher
+from phicorpus.output.write import RunPublisher
 from phicorpus.schemas import REPLY
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
@@ -35,7 +35,7 @@ def measure(num_assets: int) -> dict[str, float]:
         write_manifest(folder / "manifest.parquet", rows)
         settings = {"tasks": ["ocr", "caption"], "units": {"image": 64}}
         job = prepare(a_config(folder, **settings), a_backend())
-        commit = Commit(Publisher(job.store, publication(job, "benchmark")), assemble)
+        commit = Commit(RunPublisher(job.plan.output, publication(job, "benchmark")), assemble)
         tables = [table for unit in job.plan.units() for table in _replies(commit, unit)]
         begun = time.monotonic()
         for table in tables:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phicorpus.commands.annotate import prepare
-from phicorpus.schemas.paths import annotation_path, document_path
+from phicorpus.schemas.paths import FileKey
 from phicorpus.storage.store import open_store
 from tests.builders import a_backend, a_config
 
@@ -52,10 +52,8 @@ def commit_most(folder: Path) -> int:
     for number, unit in enumerate(job.plan.units()):
         if number % 100 == 99:  # noqa: PLR2004 - one of a hundred is left
             continue
-        for task in unit.todo:
-            path = annotation_path(task, job.plan.fingerprints[task, unit.kind], unit.unit_id)
-            _touch(output / path)
-        _touch(output / document_path(job.plan.document_fingerprints[unit.kind], unit.unit_id))
+        for table in unit.todo:
+            _touch(output / FileKey(table, unit.unit_id).path())
         committed += 1
     return committed
 

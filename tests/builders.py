@@ -21,13 +21,14 @@ from phicorpus.engine.backend import Backend, scripted_backend
 from phicorpus.engine.engine import Engine
 from phicorpus.engine.scripted import Script
 from phicorpus.errors import CheckpointError, FetchError
-from phicorpus.manifest.units import Share, Unit
+from phicorpus.manifest.units import FileShare, Unit
 from phicorpus.models.model import Modality
 from phicorpus.models.phi4_multimodal.image import ImagePreparation
 from phicorpus.output.runs import write_start
-from phicorpus.output.write import Publisher
+from phicorpus.output.write import RunPublisher
 from phicorpus.schemas import REPLY, SEGMENT
 from phicorpus.schemas.error import error_columns
+from phicorpus.schemas.paths import TableKey, annotations_of, documents_of
 from phicorpus.schemas.segment import FETCHED
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
@@ -177,19 +178,19 @@ def a_unit_of(
     documents: bool = True,
 ) -> Unit:
     """A unit whose files are named by it."""
-    tasks = {task for names in asked.values() for task in names}
-    shares = {
-        task: Share(file_id=unit_id, assets=tuple(a for a, names in asked.items() if task in names))
-        for task in tasks
+    assets: dict[TableKey, tuple[str, ...]] = {
+        annotations_of(task, f"f-{task}"): tuple(a for a, names in asked.items() if task in names)
+        for task in sorted({task for names in asked.values() for task in names})
     }
+    assets |= {documents_of("f-doc"): tuple(asked)} if documents else {}
+    shares = {table: FileShare(file_id=unit_id, assets=names) for table, names in assets.items()}
     return Unit(
         unit_id=unit_id,
         kind="image",
         rows=rows,
         asked=asked,
-        todo={task: share for task, share in shares.items() if task not in committed},
-        done={task: (share,) for task, share in shares.items() if task in committed},
-        documents_todo=Share(file_id=unit_id, assets=tuple(asked)) if documents else None,
+        todo={table: share for table, share in shares.items() if table.task not in committed},
+        done={table: (share,) for table, share in shares.items() if table.task in committed},
     )
 
 
@@ -205,7 +206,7 @@ def a_finished_output(folder: Path, num_images: int, failed: Sequence[str] = ())
         [{"uri": f"/{i}.png", "asset_id": str(i)} for i in range(num_images)],
     )
     job = prepare(config, a_backend())
-    commit = Commit(Publisher(job.store, publication(job, "run-1")), assemble)
+    commit = Commit(RunPublisher(job.plan.output, publication(job, "run-1")), assemble)
     write_start(job.store, record(job, an_execution("run-1", job, commit), "running"))
     for unit in job.plan.units():
         commit.expect(unit)

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phicorpus.commands.annotate import prepare, publication, record
-from phicorpus.commands.retry import RetryPlan, RoundPublisher, choose
+from phicorpus.commands.retry import RetryPlan, RetryPublisher, choose
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import verify
 from phicorpus.config import RunConfig
 from phicorpus.manifest.units import Unit
 from phicorpus.output.runs import write_start
-from phicorpus.output.write import Publisher
+from phicorpus.output.write import RunPublisher
 from phicorpus.schemas.error import error_columns
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
@@ -74,7 +74,7 @@ class Corpus:
         job = prepare(self.config, a_backend())
         self.number += 1
         run_id = f"{self.number:04}"  # before any run of today
-        commit = Commit(Publisher(job.store, publication(job, run_id), job.plan.rounds), assemble)
+        commit = Commit(RunPublisher(job.plan.output, publication(job, run_id)), assemble)
         write_start(job.store, record(job, an_execution(run_id, job, commit), "running"))
         asked = 0
         for unit in list(job.plan.units())[:stop_after]:
@@ -313,8 +313,8 @@ def test_a_retry_mends_errors_of_an_edited_manifest_where_they_lie(tmp_path: Pat
 def mend(corpus: Corpus, names: Sequence[str]) -> None:
     """Retry everything, of which only some succeeds."""
     job = prepare(corpus.config, a_backend())
-    publisher = RoundPublisher(job, f"retry-{names}")
-    plan = RetryPlan(job, publisher, choose("all"))
+    publisher = RetryPublisher(job.plan.output, publication(job, f"retry-{names}"))
+    plan = RetryPlan(job.plan, job.plan.output, choose("all"))
     job = replace(job, pending=plan.survey())
     commit = Commit(publisher, assemble)
     failed = [row["asset_id"] for row in corpus.rows if row["asset_id"] not in names]
@@ -383,7 +383,7 @@ def test_a_changed_text_in_the_manifest_is_annotated_again_alone(tmp_path: Path)
             row["asset_id"] = str(position)
         write_manifest(tmp_path / "manifest.parquet", rows)
         job = prepare(config, a_backend())
-        commit = Commit(Publisher(job.store, publication(job, f"{len(asked)}")), assemble)
+        commit = Commit(RunPublisher(job.plan.output, publication(job, f"{len(asked)}")), assemble)
         asked.append([])
         for unit in job.plan.units():
             commit.expect(unit)
@@ -405,7 +405,7 @@ def test_a_further_column_that_comes_or_goes_breaks_no_query(
         columns |= {"owner": owner * (number + 1)} if owner else {}
         pq.write_table(pa.table(columns), tmp_path / "manifest.parquet")
         job = prepare(config, a_backend())
-        commit = Commit(Publisher(job.store, publication(job, f"{number}")), assemble)
+        commit = Commit(RunPublisher(job.plan.output, publication(job, f"{number}")), assemble)
         for unit in job.plan.units():
             commit.expect(unit)
             (asset_id,) = unit.wanted()

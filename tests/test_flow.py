@@ -21,7 +21,7 @@ from phicorpus.commands.annotate import RunReport, annotate, prepare, publicatio
 from phicorpus.commands.status import status
 from phicorpus.config import RunConfig
 from phicorpus.errors import ConfigError, CredentialsRefused, StoreError, WorkersLost
-from phicorpus.output.write import Publisher
+from phicorpus.output.write import RunPublisher
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
 from phicorpus.storage.store import open_store
@@ -267,7 +267,7 @@ def test_a_stream_that_dies_after_its_last_row_has_lost_nothing(
     write_manifest(tmp_path / "manifest.parquet", [{"uri": f"/{i}.png"} for i in range(5)])
     config = a_config(tmp_path, tasks=["ocr"])
     job = prepare(config, a_backend())
-    commit = Commit(Publisher(job.store, publication(job, "run")), assemble)
+    commit = Commit(RunPublisher(job.plan.output, publication(job, "run")), assemble)
     stream: Any = DyingStream(config, answers)
 
     if answers:

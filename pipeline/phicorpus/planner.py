@@ -15,25 +15,22 @@ from phicorpus.errors import ConfigError, ManifestChanged
 from phicorpus.fingerprint import combined, fingerprint
 from phicorpus.manifest.check import checked
 from phicorpus.manifest.columns import held_types
-from phicorpus.manifest.cut import Cut, Cutter
 from phicorpus.manifest.ids import hash64
 from phicorpus.manifest.manifest import Manifest, ManifestPart
-from phicorpus.manifest.units import Share, Unit, in_waves
+from phicorpus.manifest.units import (
+    Cut,
+    Cutter,
+    FileShare,
+    Unit,
+    declared_contents,
+    in_waves,
+)
 from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
-from phicorpus.output.files import (
-    FileKey,
-    Folder,
-    Holdings,
-    Relevant,
-    claims,
-    list_output,
-    name_rest,
-    read_holdings,
-    unnamed,
-)
-from phicorpus.output.runs import finished_generations
-from phicorpus.schemas.paths import OutputPath, path_of
+from phicorpus.output.files import Output
+from phicorpus.output.held import HeldAssets, WantedAssets, name_rest, read_held_assets
+from phicorpus.output.runs import Fields, finished_generations, read_runs
+from phicorpus.schemas.paths import FileKey, TableKey, annotations_of, documents_of
 from phicorpus.storage.store import Store
 from phicorpus.tasks import fits
 from phicorpus.tasks.question import Question
@@ -68,18 +65,17 @@ class PlanSummary:
         if not unit.is_pending:
             return
         pending = {name for share in unit.todo.values() for name in share.assets}
-        if unit.documents_todo is not None:
-            pending.update(unit.documents_todo.assets)
-        changed = {name for share in unit.todo.values() for name in share.versions}
+        tasks = unit.pending_tasks()
+        changed = {name for share in tasks.values() for name in share.versions}
         self.num_pending_units += 1
         self.num_pending_assets += len(pending)
         self.num_changed_assets += len(changed)
         _add(self.pending_by_kind, unit.kind, len(pending))
-        for task, share in unit.todo.items():
+        for task, share in tasks.items():
             _add(self.pending_by_task, task, len(share.assets))
 
     def kinds_of(self, modality: Modality | None) -> list[str]:
-        """Give the kinds of a modality, or of any, that have something left to do."""
+        """Return the kinds of a modality, or of any, that have something left to do."""
         return [kind for kind in self.pending_by_kind if modality in {None, KINDS[kind].modality}]
 
 
@@ -91,7 +87,7 @@ class Work(Protocol):
     """Units to run."""
 
     def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
-        """Give the units of a modality that have something left to do, so many at a time."""
+        """Return the units of a modality that have something left to do, so many at a time."""
         ...
 
 
@@ -105,15 +101,25 @@ class Plan:
         backend: Backend,
         questions: Mapping[str, Question],
         store: Store,
+        runs: Sequence[Fields] | None = None,
     ) -> None:
         """List the output. Nothing of the manifest is read before `survey`.
 
         The manifest's further columns are read in the types that the output has them in: a reader
         of all its files finds one type.
+
+        Args:
+            config: The job.
+            manifest: Its assets.
+            backend: Its model.
+            questions: Its tasks.
+            store: Its output.
+            runs: The output's runs, the newest first; None: they are read.
         """
         self._questions = questions
         self._check_modalities(backend)
         self._store = store
+        self.runs = read_runs(store) if runs is None else runs
         generations = self._generations(config)
         self.fingerprints: Mapping[tuple[str, str], str] = {
             (name, kind): fingerprint(question, kind, generations[name], backend.identity)
@@ -125,25 +131,20 @@ class Plan:
             kind: combined(f for (_, k), f in self.fingerprints.items() if k == kind)
             for kind in KINDS
         }
-        self._files = list_output(store, self._folders())
+        tables = [
+            *dict.fromkeys(annotations_of(task, f) for (task, _), f in self.fingerprints.items()),
+            *dict.fromkeys(map(documents_of, self.document_fingerprints.values())),
+        ]
+        self.output = Output(store, [table.folder for table in tables])
         further = manifest.passed_through.names
         self.manifest = manifest.with_types(held_types(store, self._held_paths(), further))
-        self._cutter = Cutter(config.units, self._files.is_known)
-        self._holdings = Holdings({}, [])
+        self._cutter = Cutter(config.units, self.output.files.has_annotations)
+        self._held = HeldAssets()
         self._surveyed = np.empty(0, np.uint64)
         self.summary: PlanSummary | None = None
 
-    @property
-    def rounds(self) -> Mapping[FileKey, Sequence[int]]:
-        """Later rounds of the output's files, where there are any."""
-        return self._files.rounds
-
-    def rounds_of(self, key: FileKey) -> Sequence[int]:
-        """Give the numbers of a file's later rounds."""
-        return self._files.rounds_of(key)
-
     def survey(self, parts: Iterable[ManifestPart] | None = None) -> PlanSummary:
-        """Read the manifest once: count, and find what was committed under names of before.
+        """Read the manifest once: count, and find what was committed under earlier names.
 
         Args:
             parts: The manifest's, if somebody else looks at them too.
@@ -153,18 +154,18 @@ class Plan:
         """
         summary = PlanSummary()
         named: set[str] = set()
-        relevant = Relevant()
-        is_new = not self._files.names
+        wanted = WantedAssets()
+        is_new = not self.output.files.first
         for cut in self._cutter.cuts(self.manifest.parts() if parts is None else parts, KINDS):
             unit = self._unit(cut)
             summary.count(unit)
             named.add(unit.unit_id)
             if unit.is_pending and not is_new:
-                relevant.add(list(unit.asked))
+                wanted.add(unit.asked)
         self._surveyed = np.sort(np.fromiter(map(hash64, named), np.uint64, len(named)))
-        earlier = unnamed(self._files, self._folders(), named)
-        self._holdings = read_holdings(self._store, earlier, relevant)
-        if self._holdings:
+        earlier = (key for key in self.output.files if key.file_id not in named)
+        self._held = read_held_assets(self.output, earlier, wanted)
+        if self._held:
             summary = PlanSummary()
             for cut in self._cuts(KINDS):
                 summary.count(self._unit(cut))
@@ -172,7 +173,7 @@ class Plan:
         return summary
 
     def units(self, modality: Modality | None = None) -> Iterator[Unit]:
-        """Read the manifest and give the units that have something left to do, in order.
+        """Read the manifest, and return the units that have something left to do, in order.
 
         Units of which nothing was pending at the survey's time are not looked for again.
         """
@@ -181,18 +182,18 @@ class Plan:
         return (unit for unit in units if unit.is_pending)
 
     def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
-        """Give the units of a modality that have something left to do, so many at a time."""
+        """Return the units of a modality that have something left to do, so many at a time."""
         return in_waves(self.units(modality), size)
 
     def refresh(self) -> PlanSummary:
         """List the output again, and survey what is left, by the manifest as it is now."""
-        self._files = list_output(self._store, self._folders())
-        self._cutter = replace(self._cutter, is_known=self._files.is_known)
-        self._holdings = Holdings({}, [])
+        self.output.refresh()
+        self._cutter = replace(self._cutter, is_known=self.output.files.has_annotations)
+        self._held = HeldAssets()
         return self.survey(checked(self.manifest, list(self._questions)))
 
     def every_unit(self) -> Iterator[Unit]:
-        """Read the manifest and give all units, finished or not, in order."""
+        """Read the manifest, and return all units, finished or not, in order."""
         if self.summary is None:
             self.survey()
         return (self._unit(cut) for cut in self._cuts(KINDS))
@@ -213,7 +214,7 @@ class Plan:
         """Return the config of each task, with the generation that it is answered in."""
         if config.generation is not None:
             return dict.fromkeys(self._questions, config)
-        held = finished_generations(self._store, self._questions)
+        held = finished_generations(self.runs, self._questions)
         return {
             name: config.model_copy(update={"generation": held.get(name, 0)})
             for name in self._questions
@@ -227,65 +228,48 @@ class Plan:
                     f"serves {sorted(backend.modalities)}"
                 )
 
-    def _folders(self) -> list[Folder]:
-        """Give the folders that this plan's rows go to."""
-        annotations = {("annotations", task, f) for (task, _), f in self.fingerprints.items()}
-        documents = {("documents", None, f) for f in self.document_fingerprints.values()}
-        return [*annotations, *documents]
-
     def _held_paths(self) -> Iterable[str]:
-        """Give files of annotations that the output has: of this plan's answers, else of any."""
-        own = [
-            path_of(OutputPath(*folder, file_id))
-            for folder, ids in self._files.names.items()
-            if folder[0] == "annotations"
-            for file_id in sorted(ids)
-        ]
-        return own or self._store.list_files("annotations")
+        """Return files of annotations that the output has: of this plan's answers, else of any."""
+        files = self.output.files
+        if any(table.task is not None for table in files.first):
+            own = (key for key in files if key.table.task is not None)
+            return (key.path() for key in own if files.has(key))
+        return self._store.list_files("annotations")
 
     def _unit(self, cut: Cut) -> Unit:
         asked = self._asked(cut)
-        todo: dict[str, Share] = {}
-        done: dict[str, tuple[Share, ...]] = {}
-        for task in dict.fromkeys(task for names in asked.values() for task in names):
-            folder = ("annotations", task, self.fingerprints[task, cut.kind])
-            assets = tuple(name for name, tasks in asked.items() if task in tasks)
-            pending, held = self._shares(cut, folder, assets)
-            if pending is not None:
-                todo[task] = pending
-            if held:
-                done[task] = held
-        folder = ("documents", None, self.document_fingerprints[cut.kind])
-        documents = tuple(name for name, tasks in asked.items() if tasks)
-        documents_todo, documents_done = self._shares(cut, folder, documents)
+        tables: dict[TableKey, tuple[str, ...]] = {}
+        for task in dict.fromkeys(task for tasks in asked.values() for task in tasks):
+            table = annotations_of(task, self.fingerprints[task, cut.kind])
+            tables[table] = tuple(name for name, tasks in asked.items() if task in tasks)
+        if tables:
+            documents = documents_of(self.document_fingerprints[cut.kind])
+            tables[documents] = tuple(name for name, tasks in asked.items() if tasks)
+        todo: dict[TableKey, FileShare] = {}
+        done: dict[TableKey, tuple[FileShare, ...]] = {}
+        for table, assets in tables.items():
+            pending, held = self._shares(cut, table, assets)
+            todo |= {table: pending} if pending is not None else {}
+            done |= {table: held} if held else {}
         return Unit(
-            unit_id=cut.unit_id,
-            kind=cut.kind,
-            rows=cut.rows,
-            asked=asked,
-            todo=todo,
-            done=done,
-            documents_todo=documents_todo,
-            documents_done=documents_done,
+            unit_id=cut.unit_id, kind=cut.kind, rows=cut.rows, asked=asked, todo=todo, done=done
         )
 
     def _shares(
-        self, cut: Cut, folder: Folder, assets: tuple[str, ...]
-    ) -> tuple[Share | None, tuple[Share, ...]]:
-        """Share the assets of a cut out: what is to be written, and the files that hold the rest.
+        self, cut: Cut, table: TableKey, assets: tuple[str, ...]
+    ) -> tuple[FileShare | None, tuple[FileShare, ...]]:
+        """Split a unit's assets into those to write to a table, and shares of files that hold them.
 
-        A file that is named by the cut holds first contents only. An asset that is held under
-        another name, as the manifest names its content now, is left where it is; one whose content
-        is another now gets its next version.
+        A file that is named by the unit holds first contents only. An asset that another file
+        holds in the content that the manifest names now stays there; one whose content changed is
+        to be written as its next version.
         """
-        if not assets:
-            return None, ()
-        is_there = self._files.holds(folder, cut.unit_id)
-        held = self._holdings.find(folder, assets)
+        is_there = self.output.files.has(FileKey(table, cut.unit_id))
+        held = self._held.find(table, assets)
         if not held:
-            share = Share(file_id=cut.unit_id, assets=assets)
+            share = FileShare(file_id=cut.unit_id, assets=assets)
             return (None, (share,)) if is_there else (share, ())
-        claimed = claims(cut.rows)
+        declared = declared_contents(cut.rows)
         here: list[str] = []
         wanted: dict[str, int] = {}
         elsewhere: dict[str, dict[str, int]] = defaultdict(dict)
@@ -295,18 +279,19 @@ class Plan:
                 here.append(name)
             elif found is None:
                 wanted[name] = 0
-            elif found.is_of(*claimed[name]):
+            elif found.is_of(*declared[name]):
                 elsewhere[found.file_id][name] = found.version
             else:
                 wanted[name] = found.version + 1
         done = [_part(file_id, versions) for file_id, versions in elsewhere.items()]
         if here:
-            done.append(Share(file_id=cut.unit_id, assets=tuple(here), is_whole=here == [*assets]))
-        rest = name_rest(cut.kind, ((name, *claimed[name], v) for name, v in wanted.items()))
+            is_whole = here == [*assets]
+            done.append(FileShare(file_id=cut.unit_id, assets=tuple(here), is_whole=is_whole))
+        rest = name_rest(cut.kind, ((name, *declared[name], v) for name, v in wanted.items()))
         return _part(rest, wanted) if wanted else None, tuple(done)
 
     def _asked(self, cut: Cut) -> dict[str, tuple[str, ...]]:
-        """Tell what is asked of each asset; what is asked of many is kept once."""
+        """Return the tasks asked of each asset; what is asked of many is kept once."""
         fitting = tuple(
             name for name, question in self._questions.items() if fits(question.task, cut.kind)
         )
@@ -319,6 +304,6 @@ class Plan:
         return asked
 
 
-def _part(file_id: str, versions: Mapping[str, int]) -> Share:
+def _part(file_id: str, versions: Mapping[str, int]) -> FileShare:
     above = {name: version for name, version in versions.items() if version}
-    return Share(file_id=file_id, assets=tuple(versions), versions=above, is_whole=False)
+    return FileShare(file_id=file_id, assets=tuple(versions), versions=above, is_whole=False)

@@ -21,7 +21,7 @@ from phicorpus.config import RunConfig
 from phicorpus.flow import Flow
 from phicorpus.models.model import Modality
 from phicorpus.output.runs import write_start
-from phicorpus.output.write import Publisher
+from phicorpus.output.write import RunPublisher
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
 from phicorpus.workers.cluster import RemoteCrashLog, cluster
@@ -86,7 +86,7 @@ def run_deadly(config: RunConfig, strikes: Path) -> None:
     kills = ("Transcribe", "/1")  # each window of sound, and the second page of a deck
     backend = a_backend(kill_when=kills, strikes_path=str(strikes / "infer"))
     job = prepare(config, backend)
-    commit = Commit(Publisher(job.store, publication(job, "run")), assemble)
+    commit = Commit(RunPublisher(job.plan.output, publication(job, "run")), assemble)
     now = datetime.now(UTC)
     execution = Execution(run_id="run", started=now, work=job.plan, commit=commit)
     write_start(job.store, record(job, execution, "running"))

@@ -6,19 +6,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from phicorpus.commands.annotate import RunReport, annotate, prepare, with_new_generation
-from phicorpus.commands.retry import RetryPlan, RoundPublisher, choose, retry
+from phicorpus.commands.annotate import (
+    RunReport,
+    annotate,
+    prepare,
+    publication,
+    with_new_generation,
+)
+from phicorpus.commands.retry import RetryPlan, RetryPublisher, choose, retry
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import verify
 from phicorpus.config import RunConfig
 from phicorpus.errors import ConfigError
+from phicorpus.output.files import Output
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
 from phicorpus.storage.store import Store, open_store
@@ -113,8 +119,8 @@ class Driver:
 
     def __init__(self, config: RunConfig, name: str, *where: str) -> None:
         job = prepare(config, a_backend())
-        publisher = RoundPublisher(job, name)
-        plan = RetryPlan(job, publisher, choose("all", where))
+        publisher = RetryPublisher(job.plan.output, publication(job, name))
+        plan = RetryPlan(job.plan, job.plan.output, choose("all", where))
         plan.survey()
         self._commit = Commit(publisher, assemble)
         self.units = [unit for wave in plan.waves("vision", 8) for unit in wave]
@@ -155,7 +161,7 @@ def test_what_is_committed_is_read_several_files_at_a_time(tmp_path: Path) -> No
     a_finished_output(tmp_path, num_images=24, failed=["3", "17"])
     job = prepare(a_config(tmp_path, tasks=["ocr", "caption"]), a_backend())
     store = SlowStore(job.store)
-    plan = RetryPlan(job, RoundPublisher(replace(job, store=store), "retry"), choose("all"))
+    plan = RetryPlan(job.plan, Output(store), choose("all"))
 
     assert plan.survey().num_units == 2
     assert plan.count_rows() == {"ok": 44, "error": 4}

@@ -184,6 +184,22 @@ def test_rows_that_were_written_again_with_other_answers_are_found(output: Path)
     ]
 
 
+@pytest.mark.parametrize("pattern", ["annotations/task=ocr/*/*.parquet", "documents/*/*.parquet"])
+def test_a_file_whose_column_lost_its_name_is_torn(output: Path, pattern: str) -> None:
+    path = min(output.glob(pattern))
+    table = pq.ParquetFile(path).read()
+    names = ["stat5s" if name == "status" else name for name in table.column_names]
+    rewrite(path, table.rename_columns(names).replace_schema_metadata(table.schema.metadata))
+
+    found = check(output)
+    findings = gather(open_store(str(output)), "")
+
+    assert [(problem.kind, problem.path) for problem in found.problems] == [
+        ("torn", path.relative_to(output).as_posix())
+    ]
+    assert findings.torn == [p.path for p in found.problems if p.path.startswith("annotations")]
+
+
 def test_a_torn_file_costs_that_file_to_whoever_looks(output: Path) -> None:
     path = a_file(output)
     path.write_bytes(path.read_bytes()[:-20])

@@ -17,7 +17,7 @@ from phicorpus import flow
 from phicorpus.commands.annotate import prepare, publication
 from phicorpus.config import RunConfig
 from phicorpus.output.claims import ClaimedWork, Claims
-from phicorpus.output.write import Publisher
+from phicorpus.output.write import RunPublisher
 from phicorpus.planner import Plan
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
@@ -205,7 +205,7 @@ class Answers:
 
 def drive(config: RunConfig, claims: Claims, answers: Any, clock: Time) -> None:
     job = prepare(config, a_backend())
-    commit = Commit(Publisher(job.store, publication(job, "run")), assemble)
+    commit = Commit(RunPublisher(job.plan.output, publication(job, "run")), assemble)
     work = ClaimedWork(job.plan, claims, 60.0, clock.wait)
     flow.run({"vision": answers}, work, commit, lambda _: None)
 

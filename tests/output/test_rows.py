@@ -12,7 +12,8 @@ import pytest
 
 from phicorpus.commands.show import sample
 from phicorpus.commands.status import status
-from phicorpus.output.rows import Current
+from phicorpus.output.rows import CurrentRows
+from phicorpus.output.runs import read_runs
 from phicorpus.report import gather, render
 from phicorpus.storage.store import Store, open_store
 from tests.test_edits import Corpus, image, images, mend
@@ -141,7 +142,7 @@ def test_the_readme_s_query_gives_what_holds_and_nothing_else(tmp_path: Path) ->
 
     found = duckdb.execute(query).fetchall()
 
-    current = Current(corpus.store)
+    current = CurrentRows(corpus.store, read_runs(corpus.store))
     holding = [
         (row["task"], row["uri"], row["page_number"], row["text"])
         for _, rows in current.rows(current.files())

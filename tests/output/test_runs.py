@@ -15,10 +15,10 @@ from phicorpus.commands.annotate import annotate, prepare, with_new_generation
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import verify
 from phicorpus.output.runs import (
-    every,
     evidence_folder,
     name_run,
     next_generation,
+    read_runs,
     write_end,
     write_start,
 )
@@ -40,24 +40,24 @@ def a_run(
 
 def test_answering_everything_again_counts_on_from_every_earlier_time(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    assert next_generation(store) == 0
+    assert next_generation(read_runs(store)) == 0
     for number, generation in enumerate((0, 1, 0)):
         a_run(store, number, generation=generation)
 
-    assert next_generation(store) == 2
+    assert next_generation(read_runs(store)) == 2
     a_run(store, 3, "interrupted", generation=2)
     a_run(store, 4, generation=0)
 
-    assert next_generation(store) == 2
+    assert next_generation(read_runs(store)) == 2
     a_run(store, 5, generation=2)
-    assert next_generation(store) == 3
+    assert next_generation(read_runs(store)) == 3
 
 
 def test_a_new_output_s_run_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    a_run(store, 0, "running", generation=next_generation(store))
+    a_run(store, 0, "running", generation=next_generation(read_runs(store)))
 
-    assert next_generation(store) == 0
+    assert next_generation(read_runs(store)) == 0
 
 
 def test_a_run_with_more_errors_than_it_allows_is_gone_on_with(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_run_with_more_errors_than_it_allows_is_gone_on_with(tmp_path: Path) -
     a_run(store, 0, generation=None, num_ok=8)
     a_run(store, 1, generation=1, num_ok=3, num_error=5)
 
-    assert next_generation(store) == 1
+    assert next_generation(read_runs(store)) == 1
 
 
 def test_what_was_answered_anew_is_what_later_runs_go_on_with(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_run_sorts_behind_earlier_ones_whatever_its_clock_says(tmp_path: Path)
     third = name_run(store, config, now)
 
     assert first < second < third
-    assert [run["run_id"] for run in every(store)] == [second, first]
+    assert [run["run_id"] for run in read_runs(store)] == [second, first]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"run_id": "x", "config": null}', b"\xff"])
@@ -129,14 +129,14 @@ def test_lost_records_are_written_again_by_a_run_with_nothing_to_do(tmp_path: Pa
 
 def test_what_ended_processes_is_remembered_until_a_run_is_done(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    first = evidence_folder(store, ["f1", "f2"])
+    first = evidence_folder(read_runs(store), ["f1", "f2"])
     a_run(store, 1, "running")
     a_run(store, 2, "failed")
 
-    assert evidence_folder(store, ["f2", "f1"]) == first
-    assert evidence_folder(store, ["f3"]) != first
+    assert evidence_folder(read_runs(store), ["f2", "f1"]) == first
+    assert evidence_folder(read_runs(store), ["f3"]) != first
     a_run(store, 3)
-    assert evidence_folder(store, ["f1", "f2"]) != first
+    assert evidence_folder(read_runs(store), ["f1", "f2"]) != first
 
 
 def test_of_two_prompts_the_one_asked_for_last_holds_though_nothing_was_left_to_do(

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from phicorpus.config import FetchConfig
 from phicorpus.engine.engine import EngineStats
-from phicorpus.output.write import Publication, Publisher
+from phicorpus.output.files import Output
+from phicorpus.output.write import Publication, RunPublisher
 from phicorpus.report import gather, render
 from phicorpus.report.gather import ErrorGroup, Findings, Sample
 from phicorpus.stages.assemble import assemble
@@ -40,13 +41,11 @@ def an_output(folder: Path) -> Path:
     (folder / "a.png").write_bytes(an_image())
     output = folder / "output"
     publication = Publication(
-        fingerprints={("ocr", "image"): "f1"},
-        document_fingerprints={"image": "f2"},
         model="phi",
         passed_through=pa.schema([]),
         software_version="0",
     )
-    commit = Commit(Publisher(open_store(str(output)), publication), assemble)
+    commit = Commit(RunPublisher(Output(open_store(str(output))), publication), assemble)
     rows = [{"uri": str(folder / f"{name}.png"), "asset_id": name} for name in "ab"]
     missing = pa.nulls(2, pa.string())
     table = pa.Table.from_pylist(rows).append_column("media_type", missing)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from phicorpus.errors import Crashed
 from phicorpus.manifest.units import Unit
-from phicorpus.output.write import Publication, Publisher
+from phicorpus.output.files import Output
+from phicorpus.output.write import Publication, RunPublisher
 from phicorpus.schemas import ANNOTATION, ASSET, DOCUMENT
 from phicorpus.schemas.error import error_columns
 from phicorpus.stages.assemble import assemble
@@ -34,13 +35,11 @@ def a_unit(asked: dict[str, tuple[str, ...]], **columns: Any) -> Unit:
 
 def a_commit(folder: Path) -> Commit:
     publication = Publication(
-        fingerprints={(task, "image"): f"f-{task}" for task in ("ocr", "caption")},
-        document_fingerprints={"image": "f-doc"},
         model="phi@1",
         passed_through=OWNER,
         software_version="0",
     )
-    return Commit(Publisher(open_store(str(folder)), publication), assemble)
+    return Commit(RunPublisher(Output(open_store(str(folder))), publication), assemble)
 
 
 def row(

@@ -14,7 +14,7 @@ from phicorpus.commands.verify import verify
 from phicorpus.config import RunConfig
 from phicorpus.errors import StoreError
 from phicorpus.output.runs import write_start
-from phicorpus.output.write import Publisher
+from phicorpus.output.write import RunPublisher
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
 from phicorpus.storage.store import probe
@@ -29,7 +29,7 @@ def annotate(config: RunConfig) -> None:
     """Run a job as a driver does, with answers made here."""
     job = prepare(config, a_backend())
     probe(job.store)
-    commit = Commit(Publisher(job.store, publication(job, "run"), job.plan.rounds), assemble)
+    commit = Commit(RunPublisher(job.plan.output, publication(job, "run")), assemble)
     write_start(job.store, record(job, an_execution("run", job, commit), "running"))
     for unit in job.plan.units():
         commit.expect(unit)

@@ -31,10 +31,11 @@ from phicorpus.output.runs import (
     name_run,
     next_generation,
     note_settings,
+    read_runs,
     write_end,
     write_start,
 )
-from phicorpus.output.write import Publication, Publisher
+from phicorpus.output.write import Publication, RunPublisher
 from phicorpus.planner import PlanSummary, Work
 from phicorpus.schemas import RUN
 from phicorpus.stages.assemble import assemble
@@ -107,11 +108,11 @@ def annotate(
     job = prepare(config, backend)
     started = datetime.now(UTC)
     run_id = name_run(job.store, config, started)
-    publisher = Publisher(job.store, publication(job, run_id), job.plan.rounds)
+    publisher = RunPublisher(job.plan.output, publication(job, run_id))
     commit = Commit(publisher, assemble, shield=SIGNALS.shielded)
     execution = Execution(run_id=run_id, started=started, work=job.plan, commit=commit)
     if not job.pending.num_pending_units:
-        note_settings(job.store, record(job, execution, "done"))
+        note_settings(job.store, job.plan.runs, record(job, execution, "done"))
         return RunReport(run_id=run_id, status="nothing_to_do", planned=job.pending)
     probe(job.store)
     expiry_s = config.cluster.claim_expiry_s
@@ -126,7 +127,8 @@ def annotate(
 def with_new_generation(config: RunConfig) -> RunConfig:
     """Return the config of a run that answers all anew, or goes on with one that began to."""
     options, timeout_s = config.fetch.storage_options, config.output_store.timeout_s
-    number = next_generation(open_store(config.output, options, timeout_s=timeout_s))
+    store = open_store(config.output, options, timeout_s=timeout_s)
+    number = next_generation(read_runs(store))
     return config.model_copy(update={"generation": number})
 
 
@@ -152,7 +154,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     tally = run.commit.tally
     status = "failed"
     engine: Mapping[str, Use] = {}
-    evidence = evidence_folder(job.store, job.plan.fingerprints.values())
+    evidence = evidence_folder(job.plan.runs, job.plan.fingerprints.values())
     begins = record(job, run, "running")
     write_start(job.store, begins)
     watch = DriverWatch(job.config.cluster.driver_timeout_s, partial(_end_at_once, job, run))
@@ -171,15 +173,15 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             with cluster(job.config.cluster):
                 watch.waits_for("the crash log's actor")
                 crash_log = RemoteCrashLog(job.store, evidence)
-                watch.ask(crash_log.signs)
                 flows = flow.flows(job.config, job.backend, job.questions, crash_log)
-                watch.waits_for("replicas to load and rows to come")
-                tell(run.commit)
-                try:
-                    flow.run(flows, run.work, run.commit, tell)
-                finally:
-                    watch.waits_for("Ray to end")
-                    engine = crash_log.uses()
+                with watch.asking(crash_log.signs):
+                    watch.waits_for("replicas to load and rows to come")
+                    tell(run.commit)
+                    try:
+                        flow.run(flows, run.work, run.commit, tell)
+                    finally:
+                        watch.waits_for("Ray to end")
+                        engine = crash_log.uses()
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
@@ -230,8 +232,6 @@ def publication(job: Prepared, run_id: str) -> Publication:
     """Return what every file of a run has in common."""
     return Publication(
         run_id=run_id,
-        fingerprints=job.plan.fingerprints,
-        document_fingerprints=job.plan.document_fingerprints,
         model=job.backend.label,
         passed_through=job.manifest.passed_through,
         software_version=importlib.metadata.version("phicorpus"),

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from phicorpus.commands.verify import Verification
-from phicorpus.schemas.paths import OutputPath, parse_path
+from phicorpus.output.files import Output
+from phicorpus.schemas.paths import FileKey, parse_path
 from phicorpus.storage.store import Mendable
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def mend(store: Mendable, found: Verification) -> Mended:
     """Set aside what `verify` found torn, and what depends on it; take temporary files away.
 
     A file of annotations goes with its later rounds, whose rows are answers to its errors, and with
-    the documents that tell of them. The next `annotate` makes all of them again.
+    the documents that are made of them. The next `annotate` makes all of them again.
 
     Raises:
         StoreError: the store failed or refused.
@@ -58,15 +59,13 @@ def _set_aside(store: Mendable, path: str) -> None:
     log.info("a damaged file was set aside", extra={"path": path})
 
 
-def _dependent(store: Mendable, torn: Iterable[OutputPath]) -> Iterator[str]:
-    """List the files that mean nothing, or tell something else, without first rounds."""
-    first = {(file.task, file.fingerprint, file.unit_id) for file in torn if not file.round}
-    units = {unit_id for task, _, unit_id in first if task is not None}
-    for folder in ("annotations", "documents") if first else ():
-        for path in store.list_files(folder):
-            file = parse_path(path)
-            if file is None:
-                continue
-            key = (file.task, file.fingerprint, file.unit_id)
-            if key in first or (file.task is None and file.unit_id in units):
-                yield path
+def _dependent(store: Mendable, torn: Iterable[tuple[FileKey, int]]) -> Iterator[str]:
+    """List the files that mean nothing, or say something else, without torn first rounds."""
+    first = {key for key, number in torn if not number}
+    of_annotations = {key.file_id for key in first if key.table.task is not None}
+    if not first:
+        return
+    files = Output(store).files
+    for key in files:
+        if key in first or (key.table.task is None and key.file_id in of_annotations):
+            yield from map(key.path, files.rounds_of(key))

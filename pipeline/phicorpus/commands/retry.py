@@ -6,11 +6,8 @@ import fnmatch
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
-from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -23,29 +20,27 @@ from phicorpus.commands.annotate import (
     execute,
     publication,
 )
-from phicorpus.commands.prepare import Prepared, prepare
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import RunConfig, nearest
 from phicorpus.driver.signals import SIGNALS
 from phicorpus.engine.backend import Backend
 from phicorpus.errors import ChecksumMismatch, ConfigError, SegmentError
-from phicorpus.manifest.units import Share, Unit, in_waves
+from phicorpus.manifest.units import FileShare, Unit, in_waves
 from phicorpus.models.model import Modality
-from phicorpus.output.files import FileKey
+from phicorpus.output.files import Output, Row, read_each
+from phicorpus.output.rows import KEY_COLUMNS, count_statuses, merge, read_share
 from phicorpus.output.runs import name_run
-from phicorpus.output.write import Publisher, Row, merge, read_told, told
-from phicorpus.planner import PlanSummary
+from phicorpus.output.sink import SINK
+from phicorpus.output.write import Publication, TableWriter, read_committed
+from phicorpus.planner import Plan, PlanSummary
 from phicorpus.schemas import ANNOTATION
+from phicorpus.schemas.paths import FileKey, TableKey
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit, LostInFlight
 from phicorpus.storage.store import probe
 from phicorpus.storage.tables import TornFile
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_THREADS = 16
-_AT_ONCE = 64
 
 _KINDS = {cls.__name__: cls for cls in vars(errors).values() if isinstance(cls, type)}
 _KINDS = {n: c for n, c in _KINDS.items() if issubclass(c, SegmentError)} | {
@@ -125,87 +120,84 @@ def choose(kinds: str, where: Iterable[str] = ()) -> Choice:
     return Choice(named, conditions)
 
 
-class RoundPublisher(Publisher):
-    """Publishes what is better than before, as the next round of the files that hold it.
+class RetryPublisher:
+    """Publishes what is better than before, as the next rounds of the files that hold it.
 
     Each file's rounds are numbered one by one: of two retries that started from the same rounds,
     one creates the next, and the other adds nothing.
     """
 
-    def __init__(self, job: Prepared, run_id: str) -> None:
-        super().__init__(job.store, publication(job, run_id))
-        self._rounds: dict[FileKey, list[int]] = {k: list(v) for k, v in job.plan.rounds.items()}
+    def __init__(self, output: Output, publication: Publication) -> None:
+        """Write nothing yet.
 
-    def annotations(self, unit: Unit, task: str, rows: Sequence[Row]) -> Sequence[Row] | None:
-        """Create the next round of the files that hold a unit's task; gives what is better."""
-        changed = [row["uri"] for row in rows if row["error_type"] == ChecksumMismatch.__name__]
+        Args:
+            output: As it was listed: rounds that this retry publishes are added to the listing.
+            publication: What the files have in common.
+        """
+        self._output = output
+        self._writer = TableWriter(SINK(output.store), publication)
+
+    def publish(self, unit: Unit, table: TableKey, rows: Sequence[Row]) -> Sequence[Row] | None:
+        """Publish the next round of each file that holds a table of the unit.
+
+        Returns:
+            The rows that are better than before, and were published; None if there are none since
+            another driver was faster.
+        """
+        changed = [r["uri"] for r in rows if r.get("error_type") == ChecksumMismatch.__name__]
         if changed:
-            fields = {"unit_id": unit.unit_id, "task": task, "uris": changed}
+            fields = {"unit_id": unit.unit_id, "task": table.task, "uris": changed}
             log.warning("has other bytes by now: name its new etag in the manifest", extra=fields)
         published: list[Row] = []
         lost = False
-        for share in unit.done[task]:
-            known = merge(self.read(unit, task, share), ())
-            counts = {row["asset_id"]: row["segment_count"] for row in known.values()}
-            mine = [row for row in rows if row["asset_id"] in counts]
-            if better := [row for row in mine if _is_better(row, known, counts)]:
-                number = self._next_round((task, self.fingerprint(unit, task), share.file_id))
-                if self.write_annotations(unit, task, share, better, number):
+        for share in unit.done.get(table, ()):
+            key = FileKey(table, share.file_id)
+            if better := self._better(key, share, rows):
+                number = self._output.files.add_round(key)
+                if self._writer.write(unit, key, share, better, number):
                     published += better
                 else:
                     lost = True
         return published if published or not lost else None
 
-    def theirs(self, unit: Unit, task: str) -> list[Row]:
-        """Give nothing: another driver's round is read with the unit's others."""
-        del unit, task
+    def read_committed(self, unit: Unit, table: TableKey) -> list[Row]:
+        return read_committed(self._output, unit, table)
+
+    def read_winner(self, unit: Unit, table: TableKey) -> list[Row]:
+        """Read nothing: another driver's round is part of the file, and of what is committed."""
+        del unit, table
         return []
 
-    def documents(self, unit: Unit, documents: Sequence[Row]) -> None:
-        """Create the next round of the documents that tell of other answers than there are."""
-        for share in unit.documents_done:
-            before = self._told(unit, share)
-            mine = [row for row in documents if row["asset_id"] in share.assets]
-            if new := [row for row in mine if told(row) != before.get(row["asset_id"])]:
-                self.write_documents(unit, share, new, self._next_round(self._key(unit, share)))
+    def _better(self, key: FileKey, share: FileShare, rows: Iterable[Row]) -> list[Row]:
+        """Choose, of rows of a share, those that say more than the ones that are there.
 
-    def told(self, unit: Unit) -> dict[str, Counter[str]]:
-        """Give, of each asset that has a document, how many annotations it tells of by status."""
-        shares = (self._told(unit, share) for share in unit.documents_done)
-        return {asset_id: counts for told in shares for asset_id, counts in told.items()}
+        Documents do where they are of other annotations. All annotations of an asset are new where
+        it was not decoded before and is now. One that was decoded, and cannot even be read now,
+        says less than the error that is there.
+        """
+        known = merge(read_share(self._output, key.table, share, KEY_COLUMNS))
+        if key.table.task is None:
+            counts = {name: count_statuses([row]) for (name, *_), row in known.items()}
+            mine = (row for row in rows if row["asset_id"] in share.assets)
+            return [row for row in mine if count_statuses([row]) != counts.get(row["asset_id"])]
+        num_segments = {row["asset_id"]: row["segment_count"] for row in known.values()}
 
-    def _told(self, unit: Unit, share: Share) -> dict[str, Counter[str]]:
-        key = self._key(unit, share)
-        return read_told(self._store, key[1], share, self._rounds.get(key, ()))
+        def is_better(row: Row) -> bool:
+            before = known.get((row["asset_id"], row["segment_index"], row["task"]))
+            if before is None or before["status"] != "error":
+                return before is None
+            is_decoded = num_segments[row["asset_id"]] == 1 < row["segment_count"]
+            return row["status"] != "error" or is_decoded
 
-    def _key(self, unit: Unit, share: Share) -> FileKey:
-        return (None, self._publication.document_fingerprints[unit.kind], share.file_id)
-
-    def _next_round(self, key: FileKey) -> int:
-        """Number the next round of a file; from now on it counts as there, whoever creates it."""
-        rounds = self._rounds.setdefault(key, [])
-        rounds.append(1 + max(rounds, default=0))
-        return rounds[-1]
-
-
-def _is_better(row: Row, known: Mapping[Any, Row], counts: Mapping[str, int]) -> bool:
-    """Tell whether a new row says more than the one that is there, if one is.
-
-    All rows of an asset are new where it was not decoded before and is now. One that was decoded,
-    and cannot even be read now, says less than the error that is there.
-    """
-    before = known.get((row["asset_id"], row["segment_index"], row["task"]))
-    if before is None or before["status"] != "error":
-        return before is None
-    return row["status"] != "error" or counts[row["asset_id"]] == 1 < row["segment_count"]
+        return [row for row in rows if row["asset_id"] in num_segments and is_better(row)]
 
 
 class RetryPlan:
     """The units that hold chosen errors, each cut down to the assets and tasks that failed."""
 
-    def __init__(self, job: Prepared, publisher: RoundPublisher, choice: Choice) -> None:
-        self._plan = job.plan
-        self._publisher = publisher
+    def __init__(self, plan: Plan, output: Output, choice: Choice) -> None:
+        self._plan = plan
+        self._output = output
         self._choice = choice
         self.summary = PlanSummary()
 
@@ -216,7 +208,7 @@ class RetryPlan:
             self.summary.count(unit)
         return self.summary
 
-    def told(self, report: RunReport) -> RunReport:
+    def with_counts(self, report: RunReport) -> RunReport:
         """Add to a report what is committed of the manifest's assets, as it stands now."""
         errors: Counter[str] = Counter()
         left = self.count_rows(errors)
@@ -225,7 +217,7 @@ class RetryPlan:
     def count_rows(self, errors: Counter[str] | None = None) -> dict[str, int]:
         """Count what is committed of the manifest's assets, by status; errors by type too."""
         status: Counter[str] = Counter()
-        for counts in self._of_units(self._count):
+        for _, counts in read_each(self._count, self._plan.every_unit()):
             for (name, error), count in counts.items():
                 status[name] += count
                 if errors is not None and error is not None:
@@ -234,27 +226,21 @@ class RetryPlan:
 
     def _count(self, unit: Unit) -> Counter[tuple[str, str | None]]:
         try:
-            rows = [self._publisher.read_annotations(unit, task) for task in unit.done]
+            rows = [row for table in _committed(unit) for row in self._rows(unit, table)]
         except TornFile:
             return Counter()
-        return Counter((row["status"], row["error_type"]) for read in rows for row in read)
+        return Counter((row["status"], row["error_type"]) for row in rows)
+
+    def _rows(self, unit: Unit, table: TableKey) -> list[Row]:
+        return read_committed(self._output, unit, table)
 
     def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
         """Read what is committed, and give what has to be run again."""
         return in_waves((unit for unit in self._units() if unit.modality == modality), size)
 
     def _units(self) -> Iterator[Unit]:
-        return (cut for cut in self._of_units(self._cut) if cut is not None)
-
-    def _of_units(self, ask: Callable[[Unit], T]) -> Iterator[T]:
-        """Ask about what is committed of each unit, of several at a time: a store may be far away.
-
-        Nothing is being read while whoever gets the answers publishes rounds.
-        """
-        units = iter(self._plan.every_unit())
-        with ThreadPoolExecutor(_THREADS) as pool:
-            while taken := list(islice(units, _AT_ONCE)):
-                yield from list(pool.map(ask, taken))
+        units = read_each(self._cut, self._plan.every_unit())
+        return (chosen for _, chosen in units if chosen is not None)
 
     def _cut(self, unit: Unit) -> Unit | None:
         """Cut a unit down to what was chosen; one of which a file is torn is left alone."""
@@ -269,33 +255,51 @@ class RetryPlan:
         counted: dict[str, Counter[str]] = defaultdict(Counter)
         touched: set[str] = set()
         known: dict[str, str] = {}
-        for task in sorted(unit.done):
-            for row in self._publisher.read_annotations(unit, task):
-                counted[row["asset_id"]][row["status"]] += 1
-                if self._choice.takes(row) and task not in failed[row["asset_id"]]:
-                    failed[row["asset_id"]].append(task)
+        for table in _committed(unit):
+            for row in self._rows(unit, table):
+                name, task = row["asset_id"], row["task"]
+                counted[name][row["status"]] += 1
+                if self._choice.takes(row) and task not in failed[name]:
+                    failed[name].append(task)
                 if row.get("round"):
-                    touched.add(row["asset_id"])
+                    touched.add(name)
                 if row["sha256"] and (row["status"] != "error" or row["segment_count"] > 1):
-                    known.setdefault(row["asset_id"], row["sha256"])
+                    known.setdefault(name, row["sha256"])
         asked = {name: tuple(tasks) for name, tasks in failed.items() if tasks}
-        told = self._publisher.told(unit) if touched else {}
-        stale = {name for name in touched & told.keys() if told[name] != counted[name]}
+        described = self._described(unit) if touched else {}
+        stale = {name for name in touched & described.keys() if described[name] != counted[name]}
         if not asked and not stale:
             return None
         names: list[str] = unit.rows["asset_id"].to_pylist()
         chosen = tuple(name for name in names if name in asked or name in stale)
-        again = {
-            task: tuple(name for name in chosen if task in asked.get(name, ()))
-            for task in sorted({task for tasks in asked.values() for task in tasks})
-        }
+        again: dict[TableKey, FileShare] = {}
+        for table in unit.tables:
+            assets = tuple(
+                n for n in chosen if table.task is None or table.task in asked.get(n, ())
+            )
+            if assets:
+                again[table] = FileShare(file_id=unit.unit_id, assets=assets)
         return replace(
             unit,
             rows=_of_content(unit.rows, known).filter(pa.array([n in chosen for n in names])),
             asked={name: asked.get(name, ()) for name in chosen},
-            todo={task: Share(file_id=unit.unit_id, assets=a) for task, a in again.items()},
-            documents_todo=Share(file_id=unit.unit_id, assets=chosen),
+            todo=again,
         )
+
+    def _described(self, unit: Unit) -> dict[str, Counter[str]]:
+        """Count by asset the annotations, by status, that its document is made of."""
+        return {
+            row["asset_id"]: count_statuses([row])
+            for table, shares in unit.done.items()
+            if table.task is None
+            for share in shares
+            for row in read_share(self._output, table, share, KEY_COLUMNS)
+        }
+
+
+def _committed(unit: Unit) -> list[TableKey]:
+    """Return the tables of annotations of which something is committed, by task."""
+    return [table for table in unit.tables if table in unit.done and table.task is not None]
 
 
 def _of_content(rows: pa.Table, known: Mapping[str, str]) -> pa.Table:
@@ -329,12 +333,13 @@ def retry(
     choice.check(job.manifest.passed_through.names)
     started = datetime.now(UTC)
     run_id = name_run(job.store, config, started)
-    publisher = RoundPublisher(job, run_id)
-    plan = RetryPlan(job, publisher, choice)
+    output = job.plan.output
+    publisher = RetryPublisher(output, publication(job, run_id))
+    plan = RetryPlan(job.plan, output, choice)
     job = replace(job, pending=plan.survey())
     if not plan.summary.num_units:
         nothing: Status = "nothing_to_do"
-        return plan.told(RunReport(run_id=run_id, status=nothing, planned=plan.summary))
+        return plan.with_counts(RunReport(run_id=run_id, status=nothing, planned=plan.summary))
     probe(job.store)
     execution = Execution(
         run_id=run_id,
@@ -342,4 +347,4 @@ def retry(
         work=plan,
         commit=Commit(publisher, assemble, shield=SIGNALS.shielded),
     )
-    return plan.told(execute(job, execution, on_progress))
+    return plan.with_counts(execute(job, execution, on_progress))

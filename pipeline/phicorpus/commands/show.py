@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from phicorpus.output.files import FileKey
-from phicorpus.output.rows import Current
+from phicorpus.output.rows import CurrentRows
+from phicorpus.output.runs import read_runs
+from phicorpus.schemas.paths import FileKey
 from phicorpus.storage.store import Store
 
 _SAMPLED_FILES = 20
@@ -21,15 +22,15 @@ def sample(store: Store, per_task: int, *, outdated: bool = False) -> list[dict[
     Args:
         store: The output.
         per_task: How many rows of each.
-        outdated: Rows that do not hold any more too: their `outdated` says why.
+        outdated: Outdated rows too: their `outdated` says why.
     """
-    current = Current(store)
+    current = CurrentRows(store, read_runs(store))
     files: Counter[tuple[str, str]] = Counter()
     chosen: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     taken: list[FileKey] = []
     for key in current.files():
-        group = (key[0] or "", key[1])
-        if (outdated or current.is_of_settings(key)) and files[group] < _SAMPLED_FILES:
+        group = (str(key.table.task), key.table.fingerprint)
+        if (outdated or current.has_newest_settings(key)) and files[group] < _SAMPLED_FILES:
             files[group] += 1
             taken.append(key)
     for _, rows in current.rows(taken, _SAMPLED_COLUMNS):

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from phicorpus.engine.backend import Backend
 from phicorpus.engine.engine import Engine
 from phicorpus.errors import EngineDied
 from phicorpus.manifest.manifest import open_manifest
-from phicorpus.manifest.units import Share
+from phicorpus.manifest.units import Unit
 from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
-from phicorpus.output.files import FileKey
+from phicorpus.output.files import Output, read_each
+from phicorpus.output.rows import count_share
 from phicorpus.output.runs import Recorded, newest
-from phicorpus.output.write import read_share
 from phicorpus.planner import Plan
-from phicorpus.schemas.paths import OutputPath, parse_path, path_of
+from phicorpus.schemas.paths import TableKey
 from phicorpus.storage.store import Store
-from phicorpus.storage.tables import TornFile, read_metadata
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import questions
 from phicorpus.workers.metrics import Use, recorded_uses
-
-_THREADS = 16
 
 
 @dataclass(slots=True)
@@ -77,7 +74,7 @@ class OutputStatus:
 
 
 def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStatus:
-    """Tell per task what is committed, what is pending and what failed, of the newest run's plan.
+    """Count per task what is committed, what is pending and what failed, of the newest run's plan.
 
     Raises:
         ConfigError: no run is recorded there.
@@ -96,25 +93,29 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
     )
     plan = plan_again(recorded, store)
     found.fingerprints = {f"{task}/{kind}": f for (task, kind), f in plan.fingerprints.items()}
-    counts = _counts(store, set(plan.fingerprints.values()), found.torn)
-    for unit in plan.every_unit():
-        for task in sorted({*unit.todo, *unit.done}):
-            here = found.tasks.setdefault(task, TaskStatus())
+    for unit, counts in read_each(partial(_counts, plan.output), plan.every_unit()):
+        for table, counted in counts.items():
+            here = found.tasks.setdefault(str(table.task), TaskStatus())
             here.units += 1
-            here.units_committed += task not in unit.todo
-            here.assets += sum(task in names for names in unit.asked.values())
-            for share in unit.done.get(task, ()):
-                key = (task, plan.fingerprints[task, unit.kind], share.file_id)
-                is_simple = share.is_whole and not plan.rounds_of(key)
-                if is_simple:
-                    counted = counts[key]
-                else:
-                    counted = _counted(store, key, share, plan, found.torn)
-                here.assets_committed += len(share.assets)
-                here.ok += counted["ok"]
-                here.error += counted["error"]
-                here.skipped += counted["skipped"]
+            here.units_committed += table not in unit.todo
+            here.assets += sum(table.task in names for names in unit.asked.values())
+            here.assets_committed += sum(len(share.assets) for share in unit.done.get(table, ()))
+            here.ok += counted["ok"]
+            here.error += counted["error"]
+            here.skipped += counted["skipped"]
+    found.torn = sorted(plan.output.torn)
     return found
+
+
+def _counts(output: Output, unit: Unit) -> Mapping[TableKey, Counter[str]]:
+    """Count what is committed of each of a unit's tables of annotations, by status."""
+    counts: dict[TableKey, Counter[str]] = {}
+    for table in unit.tables:
+        if table.task is not None:
+            shares = unit.done.get(table, ())
+            parts = (count_share(output, table, share) for share in shares)
+            counts[table] = sum(parts, Counter[str]())
+    return counts
 
 
 def _rows_per_s(run: Mapping[str, Any]) -> float | None:
@@ -123,22 +124,12 @@ def _rows_per_s(run: Mapping[str, Any]) -> float | None:
     return round((run["num_ok"] + run["num_error"] + run["num_skipped"]) / run["elapsed_s"], 3)
 
 
-def _counted(store: Store, key: FileKey, share: Share, plan: Plan, torn: list[str]) -> Counter[str]:
-    """Count the rows of a share of a file, of which other rows do not count."""
-    try:
-        rows = read_share(store, key, share, plan.rounds_of(key))
-    except TornFile as error:
-        torn.append(error.path)
-        return Counter()
-    return Counter(row["status"] for row in rows)
-
-
 def plan_again(recorded: Recorded, store: Store) -> Plan:
     """Plan as the recorded run did; its model is known by the identity that was recorded."""
     config = recorded.config
     manifest = open_manifest(config.manifest, config.fetch.storage_options)
     asked = questions(config.tasks, TASKS)
-    return Plan(config, manifest, _as_recorded(recorded), asked, store)
+    return Plan(config, manifest, _as_recorded(recorded), asked, store, recorded.runs)
 
 
 def _as_recorded(recorded: Recorded) -> Backend:
@@ -154,28 +145,3 @@ def _as_recorded(recorded: Recorded) -> Backend:
 
 def _no_model(modality: Modality) -> Engine:
     raise EngineDied(f"a record of a run answers nothing ({modality})")
-
-
-def _counts(
-    store: Store, fingerprints: Set[str], torn: list[str]
-) -> Mapping[FileKey, Counter[str]]:
-    """Read what first rounds say of themselves; what later ones change is counted by row."""
-    keys: list[FileKey] = []
-    for path in store.list_files("annotations"):
-        parsed = parse_path(path)
-        if parsed is not None and parsed.fingerprint in fingerprints and not parsed.round:
-            keys.append((parsed.task, parsed.fingerprint, parsed.unit_id))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        counts = pool.map(lambda key: _described(store, key, torn), keys)
-        return dict(zip(keys, counts, strict=True))
-
-
-def _described(store: Store, key: FileKey, torn: list[str]) -> Counter[str]:
-    try:
-        said = read_metadata(store, path_of(OutputPath("annotations", *key)))
-    except TornFile as error:
-        torn.append(error.path)
-        return Counter()
-    return Counter(
-        {n: int(said.get(f"phicorpus.num_{n}", "0")) for n in ("ok", "error", "skipped")}
-    )

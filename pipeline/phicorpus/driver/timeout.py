@@ -41,6 +41,7 @@ class DriverWatch:
         self._last_s = time.monotonic()
         self._waits_for = "the job to begin"
         self._pulse: Pulse | None = None
+        self._asks = threading.Lock()
         self._is_over = threading.Event()
         self._reason: str | None = None
 
@@ -53,9 +54,19 @@ class DriverWatch:
         """Note that something came from a worker."""
         self._last_s = time.monotonic()
 
-    def ask(self, pulse: Pulse) -> None:
-        """Ask the workers from now on, so that what they begin counts before they reply."""
+    @contextmanager
+    def asking(self, pulse: Pulse) -> Iterator[None]:
+        """Ask the workers in this block, so that what they begin counts before they reply.
+
+        None is asked after it: Ray would start a cluster of its own to ask.
+        """
         self._pulse = pulse
+        try:
+            yield
+        finally:
+            self._pulse = None
+            if self._asks.acquire(timeout=GRACE_S):  # one that is being asked
+                self._asks.release()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -83,7 +94,9 @@ class DriverWatch:
         beat: int | None = None
         poll_s = min(_LONGEST_POLL_S, self._timeout_s / _POLLS_PER_TIMEOUT)
         while not self._is_over.wait(poll_s):
-            now = self._pulse() if self._pulse is not None else None
+            with self._asks:
+                pulse = self._pulse
+                now = pulse() if pulse is not None else None
             if now is not None and now != beat:
                 beat = now
                 self.alive()

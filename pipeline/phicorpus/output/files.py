@@ -1,300 +1,199 @@
-"""What an output holds: its files by name, and which assets the files of earlier manifests hold.
-
-A unit that the manifest still names needs no look: its name says what its file holds. A manifest
-that was edited names other units; then the files that it no longer names are read, once per plan,
-so that an asset they hold is not annotated a second time.
-"""
+"""An output: its files by table, each with its rounds, and what is read from them."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from phicorpus.schemas.paths import OutputPath, folder_of, parse_path, path_of
-from phicorpus.storage.assets import bare, is_local_etag
+from phicorpus.schemas import ANNOTATION, DOCUMENT
+from phicorpus.schemas.paths import FileKey, TableKey, parse_path
 from phicorpus.storage.store import Store
-from phicorpus.storage.tables import TornFile, read_table
+from phicorpus.storage.tables import TornFile, read_metadata, read_table, torn
 
 log = logging.getLogger(__name__)
 
-Folder = tuple[str, str | None, str]
-"""Folder, task, fingerprint."""
+Row = dict[str, Any]
 
-FileKey = tuple[str | None, str, str]
-"""Task (None: documents), fingerprint, file id."""
-
-AMENDED = "amended"
-"""In the name of every file that holds an asset's second content, or a later one."""
+STATUSES = ("ok", "error", "skipped")
 
 _THREADS = 16
-_COLUMNS = ("asset_id", "sha256", "etag", "asset_version")
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
 class Files:
-    """The listing of an output.
+    """The listing of an output, or of some of its folders.
 
     Attributes:
-        names: File ids by folder; those of first rounds.
-        rounds: Later rounds, where there are any.
+        first: Ids of the files of first rounds, by table.
+        later: The numbers of later rounds, of files that have any.
+        foreign: Paths that are not those of files which phicorpus writes.
     """
 
-    names: dict[Folder, set[str]] = field(default_factory=lambda: defaultdict(set))
-    rounds: dict[FileKey, list[int]] = field(default_factory=lambda: defaultdict(list))
+    first: dict[TableKey, set[str]] = field(default_factory=lambda: defaultdict(set))
+    later: dict[FileKey, list[int]] = field(default_factory=lambda: defaultdict(list))
+    foreign: list[str] = field(default_factory=list[str])
 
-    def holds(self, folder: Folder, file_id: str) -> bool:
-        """Tell whether a file is there."""
-        return file_id in self.names.get(folder, ())
+    def has(self, key: FileKey) -> bool:
+        """Check whether the first round of a file is there."""
+        return key.file_id in self.first.get(key.table, ())
 
-    def is_known(self, unit_id: str) -> bool:
-        """Tell whether annotations of a unit are there, of any task."""
-        return any(unit_id in ids for (name, *_), ids in self.names.items() if name != "documents")
+    def has_annotations(self, file_id: str) -> bool:
+        """Check whether annotations are there, of any task, in a file of this id."""
+        return any(file_id in ids for table, ids in self.first.items() if table.task is not None)
 
-    def rounds_of(self, key: FileKey) -> list[int]:
-        """Give the numbers of a file's later rounds, in order."""
-        return sorted(self.rounds.get(key, ()))
+    def rounds_of(self, key: FileKey) -> Sequence[int]:
+        """Return the numbers of a file's rounds, in order.
+
+        A file that was not listed has a first round: another driver has created it since.
+        """
+        later = sorted(self.later.get(key, ()))
+        return later if later and not self.has(key) else [0, *later]
+
+    def add_round(self, key: FileKey) -> int:
+        """Number the next round of a file; it counts as there from now on, whoever creates it."""
+        number = 1 + max(self.later[key], default=0)
+        self.later[key].append(number)
+        return number
+
+    def __iter__(self) -> Iterator[FileKey]:
+        """List the files, in the order of their paths."""
+        later: dict[TableKey, set[str]] = defaultdict(set)
+        for key in self.later:
+            later[key.table].add(key.file_id)
+        for table in sorted({*self.first, *later}, key=lambda table: table.folder):
+            for file_id in sorted(self.first.get(table, set()) | later[table]):
+                yield FileKey(table, file_id)
 
 
-def list_output(store: Store, folders: Iterable[Folder]) -> Files:
+def list_files(store: Store, folders: Iterable[str]) -> Files:
     """List some folders of an output.
 
     Raises:
         StoreError: they cannot be listed.
     """
     found = Files()
-    once: dict[str, str] = {}  # one unit is named in several folders: its name is kept once
-    for folder in folders:
-        for path in store.list_files(folder_of(*folder)):
-            parsed = parse_path(path)
-            if parsed is None:
-                continue
-            if parsed.round:
-                key = (parsed.task, parsed.fingerprint, parsed.unit_id)
-                found.rounds[key].append(parsed.round)
-            else:
-                found.names[folder].add(once.setdefault(parsed.unit_id, parsed.unit_id))
+    once: dict[str, str] = {}  # one id is in several tables: its text is kept once
+    for path in (path for folder in folders for path in store.list_files(folder)):
+        parsed = parse_path(path)
+        if parsed is None:
+            found.foreign.append(path)
+            continue
+        (table, file_id), number = parsed
+        if number:
+            found.later[FileKey(table, file_id)].append(number)
+        else:
+            found.first[table].add(once.setdefault(file_id, file_id))
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An asset, as a file of an earlier manifest's unit holds it."""
+class Output:
+    """An output, or some of its folders: the one listing and the one reader of its files.
 
-    file_id: str
-    version: int
-    sha256: int
-    etag: int
+    Attributes:
+        store: Where it lies.
+        files: Its listing.
+        torn: Paths of files that were left out, since they cannot be read.
+    """
 
-    def is_of(self, sha256: str | None, etag: str | None) -> bool:
-        """Tell whether this is the content that the manifest names now.
+    def __init__(self, store: Store, folders: Iterable[str] = ("annotations", "documents")) -> None:
+        """List the output.
 
-        Where both know a checksum, it alone decides: the file's is of the bytes that were read;
-        else the etags do, where both know one. What cannot be compared is not changed: else the
-        first checksums or etags of a manifest would have everything annotated again.
+        Raises:
+            StoreError: it cannot be listed.
         """
-        if sha256 is not None and self.sha256:
-            return self.sha256 == _number(sha256.lower())
-        if etag is not None and self.etag:
-            claimed = _etag_number(etag)
-            return self.etag == claimed or self.etag % 2 != claimed % 2
-        return True
+        self.store = store
+        self._folders = tuple(folders)
+        self.torn: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """List the output again, for what others have written since."""
+        self.files = list_files(self.store, self._folders)
+
+    def read(self, key: FileKey, columns: Collection[str] | None = None) -> Sequence[Row]:
+        """Read the rows of all rounds of a file, each with its `task`, earlier rounds first.
+
+        Raises:
+            TornFile: one of them cannot be read.
+            StoreError: the store failed or refused.
+        """
+        numbers = self.files.rounds_of(key)
+        return [row for number in numbers for row in self._rows(key, number, columns)]
+
+    def read_readable(self, key: FileKey, columns: Collection[str] | None = None) -> Sequence[Row]:
+        """Read the rows of a file as `read` does, but for those of rounds that are torn."""
+        rows: list[Row] = []
+        for number in self.files.rounds_of(key):
+            try:
+                rows += self._rows(key, number, columns)
+            except TornFile as error:
+                self.leave_out(error)
+        return rows
+
+    def _rows(self, key: FileKey, number: int, columns: Collection[str] | None) -> Iterator[Row]:
+        table = read_round(self.store, key, number, columns)
+        return ({**row, "task": key.table.task} for row in table.to_pylist())
+
+    def count(self, key: FileKey) -> Counter[str]:
+        """Count annotations of all rounds of a file by status, as the files describe themselves."""
+        counted: Counter[str] = Counter()
+        for number in self.files.rounds_of(key):
+            try:
+                described = read_metadata(self.store, key.path(number))
+            except TornFile as error:
+                self.leave_out(error)
+                continue
+            counted.update({s: int(described.get(f"phicorpus.num_{s}", "0")) for s in STATUSES})
+        return counted
+
+    def leave_out(self, error: TornFile) -> None:
+        """Note that a file cannot be read: the others are, all the same."""
+        if error.path not in self.torn:
+            log.warning("a torn file is left out", extra={"why": str(error)})
+        self.torn.add(error.path)
 
 
-class Holdings:
-    """Per folder, the newest version of each asset that some files hold. 40 bytes per asset."""
-
-    def __init__(self, entries: Mapping[Folder, np.ndarray], files: Sequence[str]) -> None:
-        self._entries = entries
-        self._files = files
-
-    def __bool__(self) -> bool:
-        return bool(self._entries)
-
-    def find(self, folder: Folder, assets: Sequence[str]) -> Mapping[str, Held]:
-        """Give what is held of these assets."""
-        entries = self._entries.get(folder)
-        if entries is None:
-            return {}
-        keys = _keys(assets)
-        found: dict[str, Held] = {}
-        starts: list[int] = np.searchsorted(entries["high"], keys["high"]).tolist()
-        for number, (asset_id, start) in enumerate(zip(assets, starts, strict=True)):
-            position = start
-            while position < len(entries) and entries["high"][position] == keys["high"][number]:
-                if entries["low"][position] == keys["low"][number]:
-                    file, *numbers = (
-                        int(entries[name][position])
-                        for name in ("file", "version", "sha256", "etag")
-                    )
-                    found[asset_id] = Held(self._files[file], *numbers)
-                position += 1
-        return found
-
-
-class Relevant:
-    """The assets whose holdings matter: those of units that are not committed whole."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray] = []
-
-    def add(self, assets: Sequence[str]) -> None:
-        """Note some assets."""
-        self._parts.append(_keys(assets)["high"].copy())
-
-    def __bool__(self) -> bool:
-        return bool(self._parts)
-
-    def sorted(self) -> np.ndarray:
-        """Give the upper halves of the assets' keys, in order."""
-        return np.sort(np.concatenate(self._parts)) if self._parts else np.empty(0, np.uint64)
-
-
-def read_holdings(store: Store, files: Mapping[Folder, Set[str]], relevant: Relevant) -> Holdings:
-    """Read what files hold that the manifest no longer names.
-
-    Args:
-        store: The output.
-        files: File ids by folder.
-        relevant: First contents of other assets are not looked for.
+def read_round(
+    store: Store, key: FileKey, number: int = 0, columns: Collection[str] | None = None
+) -> pa.Table:
+    """Read a round of a file, or those of its columns that it has.
 
     Raises:
-        StoreError: a file cannot be read. One that is torn or foreign holds nothing, and
-            `verify` names it.
+        TornFile: it is no Parquet file, not a whole one, or lacks a column that all of them have.
+        StoreError: the store failed or refused.
     """
-    wanted = relevant.sorted()
-    names = {
-        folder: sorted(n for n in ids if relevant or f"-{AMENDED}-" in n)
-        for folder, ids in files.items()
-    }
-    numbers = {name: i for i, name in enumerate(sorted({n for ids in names.values() for n in ids}))}
-    entries: dict[Folder, np.ndarray] = {}
+    table = read_table(store, key.path(number), columns)
+    for column in ANNOTATION if key.table.task is not None else DOCUMENT:
+        is_wanted = columns is None or column.name in columns
+        if is_wanted and not column.nullable and column.name not in table.column_names:
+            raise torn(key.path(number), f"it has no column {column.name}")
+    return table
+
+
+def read_each(
+    read: Callable[[Item], Answer], items: Iterable[Item], at_once: int = 64
+) -> Iterator[tuple[Item, Answer]]:
+    """Read several things at a time, since a store may be far away.
+
+    Args:
+        read: Called in threads.
+        items: What to read.
+        at_once: So many answers are held at most. Nothing is being read while the caller has one.
+
+    Yields:
+        (item, answer), in order.
+    """
+    waiting = iter(items)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for folder, ids in names.items():
-            # In slices: a pool holds the results of all that it was given.
-            read = (
-                part
-                for start in range(0, len(ids), 1024)
-                for part in pool.map(
-                    lambda name, folder=folder: _read(store, folder, name, numbers[name], wanted),
-                    ids[start : start + 1024],
-                )
-                if len(part)
-            )
-            if parts := list(read):
-                entries[folder] = _newest(np.concatenate(parts))
-    return Holdings(entries, list(numbers))
-
-
-_ENTRY = np.dtype(
-    [(name, np.uint64) for name in ("high", "low", "sha256", "etag")]
-    + [("version", np.int32), ("file", np.int32)]
-)
-
-
-def _read(store: Store, folder: Folder, name: str, number: int, wanted: np.ndarray) -> np.ndarray:
-    kind, task, fingerprint = folder
-    path = path_of(OutputPath(kind, task, fingerprint, name))
-    try:
-        table = read_table(store, path, _COLUMNS)
-    except TornFile as error:
-        log.warning("a torn file holds nothing", extra={"path": path, "why": str(error)})
-        return np.empty(0, _ENTRY)
-    described = (table.schema.metadata or {}).get(b"phicorpus.unit_id", b"")
-    if described.decode() != name:
-        return np.empty(0, _ENTRY)
-    rows = table.to_pylist()
-    assets = {row["asset_id"]: row for row in rows}
-    keys = _keys(list(assets))
-    entries = np.empty(len(assets), _ENTRY)
-    entries["high"], entries["low"], entries["file"] = keys["high"], keys["low"], number
-    for position, row in enumerate(assets.values()):
-        entries["version"][position] = row.get("asset_version") or 0
-        entries["sha256"][position] = _number((row["sha256"] or "").lower())
-        entries["etag"][position] = _etag_number(row.get("etag") or "")
-    return entries[(entries["version"] > 0) | np.isin(entries["high"], wanted)]
-
-
-def _newest(entries: np.ndarray) -> np.ndarray:
-    """Sort by asset, and keep of each the highest version; of twins the one named last."""
-    order = np.lexsort((entries["file"], entries["version"], entries["low"], entries["high"]))
-    entries = entries[order]
-    last = np.ones(len(entries), bool)
-    same = (entries["high"][1:] == entries["high"][:-1]) & (
-        entries["low"][1:] == entries["low"][:-1]
-    )
-    last[:-1] = ~same
-    return entries[last]
-
-
-def _keys(assets: Iterable[str]) -> np.ndarray:
-    """Name assets by 128 bits each: no two of any corpus have the same."""
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=16).digest() for name in assets)
-    return np.frombuffer(digests, np.dtype([("high", ">u8"), ("low", ">u8")])).astype(
-        np.dtype([("high", np.uint64), ("low", np.uint64)])
-    )
-
-
-def _number(text: str) -> int:
-    """Name a checksum or an etag by 64 bits; 0: there is none."""
-    if not text:
-        return 0
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1
-
-
-def _etag_number(etag: str) -> int:
-    """Name an etag by 64 bits, those of local files by odd ones: no store's can be compared."""
-    number = _number(bare(etag))
-    return (number & ~1 | is_local_etag(etag)) or 2 if number else 0
-
-
-def unnamed(files: Files, folders: Iterable[Folder], named: Set[str]) -> dict[Folder, Set[str]]:
-    """Give the files of some folders that no unit of the manifest is named by.
-
-    Example:
-        >>> files = Files({("annotations", "ocr", "f"): {"image-1", "image-2"}})
-        >>> unnamed(files, [("annotations", "ocr", "f")], {"image-1"})
-        {('annotations', 'ocr', 'f'): {'image-2'}}
-    """
-    return {folder: left for folder in folders if (left := files.names.get(folder, set()) - named)}
-
-
-def name_rest(kind: str, identities: Iterable[tuple[str, str | None, str | None, int]]) -> str:
-    """Name the file of what is left of a unit, by its assets, their contents and versions.
-
-    Example:
-        >>> name_rest("image", [("a", None, None, 0)]).count("-")
-        1
-        >>> name_rest("image", [("a", None, "etag", 1)]).startswith("image-amended-")
-        True
-    """
-    hashed = hashlib.blake2b(b"rest", digest_size=8)
-    amended = False
-    for identity in identities:
-        hashed.update(repr(identity).encode())
-        amended |= identity[3] > 0
-    return f"{kind}-{AMENDED + '-' if amended else ''}{hashed.hexdigest()}"
-
-
-def claims(rows: pa.Table) -> Mapping[str, tuple[str | None, str | None]]:
-    """Give what the manifest says of each asset's content: checksum and etag.
-
-    A text that lies in the manifest itself says its checksum.
-    """
-    columns: list[list[Any]] = [rows[n].to_pylist() for n in ("asset_id", "sha256", "etag")]
-    texts = rows["text"].to_pylist() if "text" in rows.column_names else [None] * len(rows)
-    return {
-        asset_id: (sha256 or _sha256(text), etag)
-        for asset_id, sha256, etag, text in zip(*columns, texts, strict=True)
-    }
-
-
-def _sha256(text: str | None) -> str | None:
-    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+        while taken := list(islice(waiting, at_once)):
+            yield from zip(taken, list(pool.map(read, taken)), strict=True)

@@ -1,19 +1,21 @@
-"""Who ran what: runs/started/<run_id>.json when a run begins, runs/<run_id>.json when it ends."""
+"""The records of runs: runs/started/<run_id>.json at the start, runs/<run_id>.json at the end."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from phicorpus.config import RunConfig, parse_config
 from phicorpus.errors import ConfigError, StoreError
 from phicorpus.fingerprint import combined
+from phicorpus.output.files import read_each
 from phicorpus.schemas import RUN
 from phicorpus.storage.store import Store
 
@@ -21,17 +23,16 @@ log = logging.getLogger(__name__)
 
 Fields = Mapping[str, Any]
 
-_THREADS = 16
 _START = "%Y%m%dT%H%M%S.%fZ"
 
 
 def write_start(store: Store, record: Fields) -> None:
-    """Say that a run begins: its config, model and fingerprints."""
+    """Write that a run begins: its config, model and fingerprints."""
     _create(store, f"runs/started/{record['run_id']}.json", record)
 
 
 def write_end(store: Store, record: Fields) -> None:
-    """Say how a run ended, with its counts."""
+    """Write how a run ended, with its counts."""
     _create(store, f"runs/{record['run_id']}.json", record)
 
 
@@ -47,14 +48,16 @@ class Recorded:
     Attributes:
         fields: RUN's fields; those of the start where the run has not ended.
         config: The run's config, with the storage options of whoever asks.
+        runs: All runs of the output, this one first.
     """
 
     fields: Fields
     config: RunConfig
+    runs: Sequence[Fields]
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run said how it ended; a killed one never does."""
+        """The run recorded its end; a killed one never does."""
         return self.fields["ended_at"] is not None
 
 
@@ -69,7 +72,7 @@ def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
         NothingRecorded: there is none.
         ConfigError: its config is not one of this version.
     """
-    runs = every(store)
+    runs = read_runs(store)
     if not runs:
         raise NothingRecorded(
             f"no run is recorded in {store}: not an output of phicorpus, or none began yet"
@@ -78,20 +81,21 @@ def newest(store: Store, options: Mapping[str, Any] | None = None) -> Recorded:
     values = json.loads(fields["config"])
     if options:
         values.setdefault("fetch", {})["storage_options"] = dict(options)
-    return Recorded(fields, parse_config(values, source=f"run {fields['run_id']}"))
+    config = parse_config(values, source=f"run {fields['run_id']}")
+    return Recorded(fields, config, runs)
 
 
-def every(store: Store) -> list[Fields]:
-    """Read all runs of an output, the newest first: each as it ended, or as it began.
+def read_runs(store: Store) -> list[Fields]:
+    """Read the records of all runs of an output, the newest first: each as it ended, or began.
 
-    A record that was damaged is left out, by name in the log; `verify` tells of it too.
+    A record that was damaged is left out, by name in the log; `verify` reports it too.
     """
     paths: dict[str, list[str]] = {}
     for path in sorted(store.list_files("runs"), key=lambda path: path.count("/") == 1):
         paths.setdefault(_run_id(path), []).append(path)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        records = list(pool.map(lambda name: _readable(store, paths[name]), sorted(paths)))
-    return [record for record in reversed(records) if record is not None]
+    newest_first = (paths[name] for name in sorted(paths, reverse=True))
+    records = (record for _, record in read_each(partial(_readable, store), newest_first))
+    return [record for record in records if record is not None]
 
 
 def _readable(store: Store, paths: Sequence[str]) -> Fields | None:
@@ -147,51 +151,82 @@ def _started(run_id: str) -> datetime | None:
         return None
 
 
-def evidence_folder(store: Store, fingerprints: Iterable[str]) -> str:
+def fingerprints_of(run: Fields) -> Mapping[tuple[str, str], str]:
+    """Return the fingerprints that a run recorded, by task and kind of asset."""
+    recorded: Mapping[str, str] = json.loads(run["fingerprints"] or "{}")
+    split = ((name.partition("/"), fingerprint) for name, fingerprint in recorded.items())
+    return {(task, kind): fingerprint for (task, _, kind), fingerprint in split}
+
+
+def newest_settings(runs: Iterable[Fields]) -> Mapping[tuple[str | None, str], str]:
+    """Return the fingerprint that the newest run which named a task and kind answered them with.
+
+    Args:
+        runs: The newest first.
+
+    Returns:
+        By task and kind of asset; under the task None, the fingerprint of the kind's documents.
+    """
+    found: dict[tuple[str | None, str], str] = {}
+    for run in runs:
+        of_kind: dict[str, list[str]] = defaultdict(list)
+        for (task, kind), fingerprint in fingerprints_of(run).items():
+            found.setdefault((task, kind), fingerprint)
+            of_kind[kind].append(fingerprint)
+        for kind, fingerprints in of_kind.items():
+            found.setdefault((None, kind), combined(fingerprints))
+    return found
+
+
+def evidence_folder(runs: Iterable[Fields], fingerprints: Iterable[str]) -> str:
     """Name the folder of what is known about rows that ended their process.
 
     It is that of all runs of these settings since the last run that was done: a driver that is
     started again goes on with it; a retry, or other settings, try every row again.
     """
-    last = next((run["run_id"] for run in every(store) if run["status"] == "done"), "none")
+    last = next((run["run_id"] for run in runs if run["status"] == "done"), "none")
     return f"attempts/after-{last}/{combined(fingerprints)}"
 
 
-def note_settings(store: Store, fields: Fields) -> None:
-    """Record a run that had nothing to do, if no other says what holds.
+def note_settings(store: Store, runs: Sequence[Fields], fields: Fields) -> None:
+    """Record a run that had nothing to do, if no other says which rows are current.
 
     The newest record says that: of two prompts that were tried, the one asked for last. So does
     this one where it is of other settings or another manifest, or where the records are lost.
     """
-    runs = every(store)
-    if not runs or _meant(runs[0]) != _meant(fields):
+    if not runs or _asked(runs[0]) != _asked(fields):
         write_start(store, {**fields, "status": "running"})
         write_end(store, {**fields, "ended_at": fields["started_at"], "elapsed_s": 0.0})
 
 
-def _meant(fields: Fields) -> tuple[str, str]:
+def _asked(fields: Fields) -> tuple[str, str]:
     return fields["fingerprints"], json.loads(fields["config"])["manifest"]
 
 
-def next_generation(store: Store) -> int:
+def next_generation(runs: Iterable[Fields]) -> int:
     """Number a run that answers everything anew, or goes on with one that began to.
 
     Every generation counts that a run of this output had, not the newest run's alone. One that was
     killed, or ended with more errors than it allows, is gone on with: whoever runs the same command
     again does not mean to answer all of it a third time.
     """
-    runs = [(_generation(run), run) for run in every(store)]
-    if not runs:
+    numbered = [(_generation(run), run) for run in runs]
+    if not numbered:
         return 0
-    highest = max(number or 0 for number, _ in runs)
-    last = next((run for number, run in runs if number == highest), None)  # the newest of these
+    highest = max(number or 0 for number, _ in numbered)
+    last = next((run for number, run in numbered if number == highest), None)  # the newest of these
     return highest if last is not None and not _went_well(last) else highest + 1
 
 
-def finished_generations(store: Store, tasks: Iterable[str]) -> Mapping[str, int]:
-    """Return the generation that the newest finished run which named one left each task in."""
+def finished_generations(runs: Iterable[Fields], tasks: Iterable[str]) -> Mapping[str, int]:
+    """Return the generation that the newest finished run which named one left each task in.
+
+    Args:
+        runs: The newest first.
+        tasks: Which ones.
+    """
     found: dict[str, int] = {}
-    for run in every(store):
+    for run in runs:
         number = _generation(run)
         if number is not None and run["status"] == "done":
             for name in json.loads(run["fingerprints"] or "{}"):

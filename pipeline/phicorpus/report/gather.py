@@ -12,9 +12,9 @@ from typing import Any
 from phicorpus.config import DeckConfig, FetchConfig, ImageConfig
 from phicorpus.errors import SegmentError
 from phicorpus.media.segment import Segment
-from phicorpus.output.files import FileKey
-from phicorpus.output.rows import MEANINGS, Counts, Current, Outdated
-from phicorpus.output.runs import DamagedRecord, read_record
+from phicorpus.output.rows import MEANINGS, Counts, CurrentRows, Outdated
+from phicorpus.output.runs import DamagedRecord, read_record, read_runs
+from phicorpus.schemas.paths import FileKey
 from phicorpus.storage.assets import read_asset
 from phicorpus.storage.store import Store
 
@@ -93,12 +93,12 @@ def gather(
             findings.runs.append(dict(read_record(store, path)))
         except DamagedRecord:
             findings.torn.append(path)
-    current = Current(store)
+    current = CurrentRows(store, read_runs(store))
     keys = current.files()
     counted = dict(current.counts(keys))
     _count(counted, findings)
-    wanted = _first_of_each_kind(key for key in keys if counted[key].holding.total())
-    failing = (key for key in keys if counted[key].holding["error"] or key in wanted)
+    wanted = _first_of_each_kind(key for key in keys if counted[key].current.total())
+    failing = (key for key in keys if counted[key].current["error"] or key in wanted)
     errors = _Errors()
     sampled: dict[tuple[str, int], dict[str, Row]] = defaultdict(dict)
     for key, rows in current.rows(failing):
@@ -109,16 +109,16 @@ def gather(
                 sampled[row["uri"], row["segment_index"]][row["task"]] = row
     findings.errors = errors.groups()
     findings.samples = _samples(sampled, samples_per_kind, fetch)
-    findings.torn += sorted(current.torn)
+    findings.torn += sorted(current.output.torn)
     return findings
 
 
 def _count(counted: Mapping[FileKey, Counts], findings: Findings) -> None:
     old: dict[tuple[str, str, Outdated], Counter[str]] = defaultdict(Counter)
-    for (task, fingerprint, _), counts in counted.items():
-        name = task or ""
-        if counts.holding.total():
-            findings.counts.setdefault(name, Counter()).update(counts.holding)
+    for key, counts in counted.items():
+        name, fingerprint = str(key.table.task), key.table.fingerprint
+        if counts.current.total():
+            findings.counts.setdefault(name, Counter()).update(counts.current)
         for (why, status), count in counts.outdated.items():
             old[name, fingerprint, why][status] += count
     findings.outdated = [
@@ -132,7 +132,7 @@ def _first_of_each_kind(keys: Iterable[FileKey]) -> set[FileKey]:
     chosen: set[FileKey] = set()
     taken: Counter[tuple[str | None, str]] = Counter()
     for key in keys:
-        group = (key[0], key[2].partition("-")[0])
+        group = (key.table.task, key.kind)
         if taken[group] < _SAMPLED_FILES:
             taken[group] += 1
             chosen.add(key)

@@ -1,82 +1,86 @@
-"""Paths of the output's files: a path is its key, and its existence is the commit."""
+"""Where a file of the output lies: its path is its key, and its existence is the commit."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 _PATH = re.compile(
-    r"^(?P<folder>annotations|documents)(?:/task=(?P<task>[^/]+))?"
-    r"/fingerprint=(?P<fingerprint>[^/]+)/(?P<unit_id>[^/.]+)(?:\.r(?P<round>[1-9]\d*))?\.parquet$"
+    r"^(?:annotations/task=(?P<task>[^/]+)|documents)"
+    r"/fingerprint=(?P<fingerprint>[^/]+)/(?P<file_id>[^/.]+)(?:\.r(?P<round>[1-9]\d*))?\.parquet$"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class OutputPath:
-    """A path, taken apart."""
+class TableKey(NamedTuple):
+    """A table of the output: a task's annotations, or documents, of one fingerprint.
 
-    folder: str
+    Attributes:
+        name: The table's schema and folder.
+        task: None for documents.
+        fingerprint: Of the task's answers; of documents, of all of a kind's tasks together.
+    """
+
+    name: Literal["annotations", "documents"]
     task: str | None
     fingerprint: str
-    unit_id: str
-    round: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Its files' folder.
+
+        Example:
+            >>> annotations_of("ocr", "f3a").folder, documents_of("f3a").folder
+            ('annotations/task=ocr/fingerprint=f3a', 'documents/fingerprint=f3a')
+        """
+        of_task = "" if self.task is None else f"task={self.task}/"
+        return f"{self.name}/{of_task}fingerprint={self.fingerprint}"
 
 
-def annotation_path(task: str, fingerprint: str, unit_id: str, number: int = 0) -> str:
-    """Return the path of one unit's annotations of one task, or of a later round of them.
+class FileKey(NamedTuple):
+    """A file of the output, together with its later rounds."""
+
+    table: TableKey
+    file_id: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of its assets.
+
+        Example:
+            >>> FileKey(documents_of("f3a"), "deck-07").kind
+            'deck'
+        """
+        return self.file_id.partition("-")[0]
+
+    def path(self, number: int = 0) -> str:
+        """Return the path of the file, or of one of its later rounds.
+
+        Example:
+            >>> FileKey(annotations_of("ocr", "f3a"), "image-07").path()
+            'annotations/task=ocr/fingerprint=f3a/image-07.parquet'
+            >>> FileKey(documents_of("f3a"), "deck-07").path(2)
+            'documents/fingerprint=f3a/deck-07.r2.parquet'
+        """
+        return f"{self.table.folder}/{self.file_id}{f'.r{number}' if number else ''}.parquet"
+
+
+def annotations_of(task: str, fingerprint: str) -> TableKey:
+    """Return the table of a task's annotations."""
+    return TableKey("annotations", task, fingerprint)
+
+
+def documents_of(fingerprint: str) -> TableKey:
+    """Return the table of documents that are assembled from the answers of some fingerprints."""
+    return TableKey("documents", None, fingerprint)
+
+
+def parse_path(path: str) -> tuple[FileKey, int] | None:
+    """Take a path of the output apart into file and round; None for any other file.
 
     Example:
-        >>> annotation_path("ocr", "f3a", "image-07")
-        'annotations/task=ocr/fingerprint=f3a/image-07.parquet'
-        >>> annotation_path("ocr", "f3a", "image-07", 2)
-        'annotations/task=ocr/fingerprint=f3a/image-07.r2.parquet'
-    """
-    return f"annotations/task={task}/fingerprint={fingerprint}/{unit_id}{_round(number)}.parquet"
-
-
-def document_path(fingerprint: str, unit_id: str, number: int = 0) -> str:
-    """Return the path of one unit's documents, or of a later round of them.
-
-    Example:
-        >>> document_path("f3a", "deck-07")
-        'documents/fingerprint=f3a/deck-07.parquet'
-    """
-    return f"documents/fingerprint={fingerprint}/{unit_id}{_round(number)}.parquet"
-
-
-def folder_of(folder: str, task: str | None, fingerprint: str) -> str:
-    """Return the folder of one fingerprint's files.
-
-    Example:
-        >>> folder_of("annotations", "ocr", "f3a"), folder_of("documents", None, "f3a")
-        ('annotations/task=ocr/fingerprint=f3a', 'documents/fingerprint=f3a')
-    """
-    return f"{folder}/{f'task={task}/' if task else ''}fingerprint={fingerprint}"
-
-
-def path_of(parsed: OutputPath) -> str:
-    """Put a path together again.
-
-    Example:
-        >>> path_of(OutputPath("annotations", "ocr", "f3a", "image-07", 2))
-        'annotations/task=ocr/fingerprint=f3a/image-07.r2.parquet'
-    """
-    if parsed.task is None:
-        return document_path(parsed.fingerprint, parsed.unit_id, parsed.round)
-    return annotation_path(parsed.task, parsed.fingerprint, parsed.unit_id, parsed.round)
-
-
-def _round(number: int) -> str:
-    return f".r{number}" if number else ""
-
-
-def parse_path(path: str) -> OutputPath | None:
-    """Take a path of the output apart; None for any other file.
-
-    Example:
-        >>> parse_path("documents/fingerprint=f3a/deck-07.parquet").unit_id
+        >>> parse_path("documents/fingerprint=f3a/deck-07.parquet")[0].file_id
         'deck-07'
-        >>> parse_path("documents/fingerprint=f3a/deck-07.r2.parquet").round
+        >>> parse_path("annotations/task=ocr/fingerprint=f3a/deck-07.r2.parquet")[1]
         2
         >>> parse_path("annotations/readme.txt") is None
         True
@@ -84,5 +88,6 @@ def parse_path(path: str) -> OutputPath | None:
     match = _PATH.match(path)
     if match is None:
         return None
-    folder, task, fingerprint, unit_id, number = match.groups()
-    return OutputPath(folder, task, fingerprint, unit_id, int(number or 0))
+    task, fingerprint, file_id, number = match.groups()
+    table = documents_of(fingerprint) if task is None else annotations_of(task, fingerprint)
+    return FileKey(table, file_id), int(number or 0)

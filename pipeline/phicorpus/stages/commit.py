@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from phicorpus.errors import AccountingError, SegmentError
 from phicorpus.manifest.units import Unit
-from phicorpus.output.write import Publisher, merge
+from phicorpus.output.rows import merge
+from phicorpus.output.write import Publisher
 from phicorpus.schemas import ANNOTATION, ASSET
 from phicorpus.schemas.error import error_columns
+from phicorpus.schemas.paths import TableKey
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class _OpenAsset:
 
     Attributes:
         tasks: Asked of it.
-        count: Its segments, once a row has told.
+        count: Its segments, once a row says so.
         sha256: Of the bytes that its rows are of.
         has_changed: Rows of other bytes came too: it was overwritten while the run was going on.
         failure: What ended the decoding, or the reading, of the segments that are missing.
@@ -80,7 +82,7 @@ class _OpenAsset:
         return self.count is not None and len(self.rows) == self.count * len(self.tasks)
 
     def missing(self) -> list[str]:
-        """Give the tasks that not every segment has answered."""
+        """Return the tasks that not every segment has answered."""
         kept = Counter(task for _, task in self.rows)
         return [task for task in self.tasks if self.count is None or kept[task] < self.count]
 
@@ -95,13 +97,13 @@ class _OpenUnit:
     assets: dict[str, _OpenAsset] = field(default_factory=dict)
 
     def asset(self, name: str) -> _OpenAsset:
-        """Give an asset of the unit."""
+        """Return an asset of the unit."""
         if name not in self.assets:
             self.assets[name] = _OpenAsset(self.wanted[name])
         return self.assets[name]
 
     def missing(self) -> pa.Table:
-        """Give the assets that are not whole, each with the tasks that it misses.
+        """Return the assets that are not whole, each with the tasks that it misses.
 
         One that was overwritten is read anew from its first segment: no asset's rows are of two
         contents.
@@ -152,7 +154,7 @@ class Commit:
         """Start with nothing open.
 
         Args:
-            publisher: Writes the files.
+            publisher: Writes the files, as a first run does or as a retry.
             assemble: Annotations to documents.
             shield: Keeps signals away while a unit is published.
         """
@@ -187,7 +189,7 @@ class Commit:
         return [opened.unit for opened in self._open.values()]
 
     def missing(self) -> list[pa.Table]:
-        """Give what open units still miss, as ASSET rows with the missing tasks only."""
+        """Return what open units still miss, as ASSET rows with the missing tasks only."""
         return [opened.missing() for opened in self._open.values()]
 
     @property
@@ -205,7 +207,7 @@ class Commit:
         return closed
 
     def _keep(self, opened: _OpenUnit, row: dict[str, Any]) -> bool:
-        """Keep one row; tell whether its unit is complete now."""
+        """Keep one row; return whether its unit is complete now."""
         asset = opened.asset(row["asset_id"])
         key = (row["segment_index"], row["task"])
         is_other = _is_of_other_bytes(row, asset)
@@ -226,42 +228,45 @@ class Commit:
         return opened.num_open == 0
 
     def _close(self, opened: _OpenUnit) -> None:
-        with self._shield():
-            self._publish_unit(opened)
-
-    def _publish_unit(self, opened: _OpenUnit) -> None:
         """Publish a complete unit: its annotations task by task, then its documents."""
         unit = opened.unit
         fresh = [
-            _annotation(row, asset, self._publisher.model)
+            {**row, "segment_count": asset.count}
             for asset_id in unit.rows["asset_id"].to_pylist()
             if (asset := opened.assets.get(asset_id)) is not None
             for _, row in sorted(asset.rows.items())
         ]
-        ours = {task: self._publish(opened, task, fresh) for task in sorted(unit.todo)}
-        if not all(ours.values()):
-            self.tally.num_units_elsewhere += 1
-        self._publish_documents(unit, [row for row in fresh if ours[row["task"]]], ours)
+        with self._shield():
+            lost = [
+                table
+                for table in unit.tables
+                if table.task is not None
+                and table in unit.todo
+                and not self._publish(opened, table, fresh)
+            ]
+            self._publish_documents(unit, fresh, lost)
         self.tally.num_units += 1
+        self.tally.num_units_elsewhere += bool(lost)
         self.tally.num_assets += len(opened.assets)
         self.tally.num_segments += sum(asset.count or 0 for asset in opened.assets.values())
         counts = {"num_assets": unit.rows.num_rows, "num_rows": len(fresh)}
         log.info("unit committed", extra={"unit_id": unit.unit_id, **counts})
 
-    def _publish(self, opened: _OpenUnit, task: str, fresh: Sequence[dict[str, Any]]) -> bool:
-        """Create one (unit, task) file; False if another driver had created it.
+    def _publish(self, opened: _OpenUnit, table: TableKey, fresh: Sequence[dict[str, Any]]) -> bool:
+        """Publish a unit's annotations of one task; False if another driver was faster.
 
         Checks the accounting identity first: announced = ok + error + skipped.
         """
         unit = opened.unit
-        rows = [row for row in fresh if row["task"] == task]
+        rows = [row for row in fresh if row["task"] == table.task]
         status = Counter(row["status"] for row in rows)
-        announced = sum(a.count or 0 for a in opened.assets.values() if task in a.tasks)
+        announced = sum(a.count or 0 for a in opened.assets.values() if table.task in a.tasks)
         if announced != status["ok"] + status["error"] + status["skipped"]:
             raise AccountingError(
-                f"unit {unit.unit_id}, task {task}: {announced} rows announced, but {dict(status)}"
+                f"unit {unit.unit_id}, task {table.task}: {announced} rows announced, "
+                f"but {dict(status)}"
             )
-        published = self._publisher.annotations(unit, task, rows)
+        published = self._publisher.publish(unit, table, rows)
         if published is None:
             return False
         status = Counter(row["status"] for row in published)
@@ -274,43 +279,41 @@ class Commit:
         return True
 
     def _publish_documents(
-        self, unit: Unit, fresh: Sequence[dict[str, Any]], ours: Mapping[str, bool]
+        self, unit: Unit, fresh: Sequence[dict[str, Any]], lost: Sequence[TableKey]
     ) -> None:
-        """Assemble documents of what is published: by us now, by another driver, or before."""
-        if unit.documents_todo is None:
+        """Publish documents of what is published: before, by another driver, or by us now."""
+        table = next((table for table in unit.todo if table.task is None), None)
+        if table is None:
             return
-        rows = [r for t in sorted(unit.done) for r in self._publisher.read_annotations(unit, t)]
-        for task in (task for task, is_ours in ours.items() if not is_ours):
-            rows += self._publisher.theirs(unit, task)
-        wanted = set(unit.documents_todo.assets)
-        chosen = (row for row in merge(rows, fresh).values() if row["asset_id"] in wanted)
-        self._publisher.documents(unit, self._assemble(unit.kind, chosen))
+        committed = (done for done in unit.tables if done in unit.done and done.task is not None)
+        rows = [row for done in committed for row in self._publisher.read_committed(unit, done)]
+        rows += [row for of in lost for row in self._publisher.read_winner(unit, of)]
+        tasks_lost = {table.task for table in lost}
+        rows += [row for row in fresh if row["task"] not in tasks_lost]
+        wanted = set(unit.todo[table].assets)
+        chosen = (row for row in merge(rows).values() if row["asset_id"] in wanted)
+        self._publisher.publish(unit, table, self._assemble(unit.kind, chosen))
 
 
 def _contradicts(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
-    """Tell whether a second run of an asset found another number of segments than the first."""
+    """Check whether a second run of an asset found another number of segments than the first."""
     if asset.count is None:
         return False
     return row["segment_count"] not in {None, asset.count} or row["segment_index"] >= asset.count
 
 
 def _is_of_the_rest(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
-    """Tell whether an error is that of an asset of which several segments are expected.
+    """Check whether an error is that of an asset of which several segments are expected.
 
-    A decoder that ends its process after some windows is told of as an error of the whole asset.
+    A decoder that ends its process after some windows leaves an error of the whole asset.
     """
     is_whole = row["segment_kind"] == "asset" and row["status"] == "error"
     return is_whole and bool(asset.rows) and asset.count != 1
 
 
 def _is_of_other_bytes(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
-    """Tell whether a later attempt read other bytes than the rows that are kept are of."""
+    """Check whether a later attempt read other bytes than the rows that are kept are of."""
     return asset.sha256 is not None and row["sha256"] not in {None, asset.sha256}
-
-
-def _annotation(row: dict[str, Any], asset: _OpenAsset, model: str) -> dict[str, Any]:
-    answered = model if row["source"] == "model" else None
-    return {**row, "segment_count": asset.count, "model": answered}
 
 
 def _fill(opened: _OpenUnit, attempts: int) -> None:
@@ -324,9 +327,9 @@ def _fill(opened: _OpenUnit, attempts: int) -> None:
 
 
 def _fill_asset(asset: _OpenAsset, known: dict[str, Any], lost: LostInFlight) -> None:
-    """Do so for an asset; `known` tells of it what the manifest does.
+    """Put errors in the place of an asset's missing rows; `known` is what the manifest says of it.
 
-    Of one that never said how many segments it has, at least the one after the last did not come.
+    Where no row said how many segments there are, at least the one after the last did not come.
     """
     seen = {index for index, _ in asset.rows}
     count = asset.count if asset.count is not None else max(seen, default=-1) + 2

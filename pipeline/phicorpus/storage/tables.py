@@ -39,7 +39,7 @@ def read_table(store: Store, path: str, columns: Collection[str] | None = None) 
         wanted = None if columns is None else [name for name in names if name in columns]
         return file.read(columns=wanted, use_threads=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _torn(path, error) from error
+        raise torn(path, error) from error
 
 
 def rows_hash(table: pa.Table) -> str:
@@ -64,7 +64,7 @@ def read_metadata(store: Store, path: str) -> dict[str, str]:
     try:
         return {name.decode(): value.decode() for name, value in metadata.items()}
     except UnicodeDecodeError as error:
-        raise _torn(path, error) from error
+        raise torn(path, error) from error
 
 
 def read_schema(store: Store, path: str) -> pa.Schema:
@@ -77,9 +77,10 @@ def read_schema(store: Store, path: str) -> pa.Schema:
     try:
         return pq.read_schema(pa.BufferReader(content))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _torn(path, error) from error
+        raise torn(path, error) from error
 
 
-def _torn(path: str, error: Exception) -> TornFile:
+def torn(path: str, error: Exception | str) -> TornFile:
+    """Return the error that names a file which is torn, and what helps."""
     why = " ".join(str(error).split())
     return TornFile(f"{path} is torn: {why}; `phicorpus verify --mend` sets it aside", path)
