@@ -61,7 +61,7 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell what this machine has, what is missing, what then stops working, how to install it.
+    """Show what this machine has, what is missing, what then stops working, how to install it.
 
     With --model: what a checkpoint is, what would be loaded of it, the memory that takes, and what
     is wrong with it. Exit code 2 if something is wrong, or something required is missing here.

@@ -80,7 +80,7 @@ def _in_place(column: pa.ChunkedArray) -> Iterator[memoryview]:
 
 
 def _failed_asset(asset: Mapping[str, Any], error: Mapping[str, Any]) -> Row:
-    """Give the one segment of an asset that has none: its error."""
+    """Return the one segment of an asset that has none: its error."""
     segment = Segment(index=0, count=1, kind="asset")
     return _row(asset, segment) | {name: error[name] for name in _ERROR}
 
