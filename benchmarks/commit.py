@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from phicorpus.commands.annotate import prepare, publication
+from phicorpus.commands.annotate import publication
+from phicorpus.commands.prepare import prepare
 from phicorpus.manifest.units import Unit
 from phicorpus.output.write import RunPublisher
 from phicorpus.schemas import REPLY

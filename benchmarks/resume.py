@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phicorpus.commands.annotate import prepare
+from phicorpus.commands.prepare import prepare
 from phicorpus.schemas.paths import FileKey
 from phicorpus.storage.store import open_store
 from tests.builders import a_backend, a_config

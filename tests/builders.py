@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import soundfile
 from PIL import Image, ImageDraw
 
-from phicorpus.commands.annotate import Execution, Prepared, prepare, publication, record
+from phicorpus.commands.annotate import Execution, publication, record
+from phicorpus.commands.prepare import Prepared, prepare
 from phicorpus.config import RunConfig, parse_config
 from phicorpus.engine.backend import Backend, scripted_backend
 from phicorpus.engine.engine import Engine

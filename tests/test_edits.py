@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phicorpus.commands.annotate import prepare, publication, record
+from phicorpus.commands.annotate import publication, record
+from phicorpus.commands.prepare import prepare
 from phicorpus.commands.retry import RetryPlan, RetryPublisher, choose
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import verify

@@ -17,7 +17,8 @@ import ray
 from ray.exceptions import WorkerCrashedError
 
 from phicorpus import flow
-from phicorpus.commands.annotate import RunReport, annotate, prepare, publication
+from phicorpus.commands.annotate import RunReport, annotate, publication
+from phicorpus.commands.prepare import prepare
 from phicorpus.commands.status import status
 from phicorpus.config import RunConfig
 from phicorpus.errors import ConfigError, CredentialsRefused, StoreError, WorkersLost

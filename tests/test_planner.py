@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.commands.annotate import prepare
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import RunConfig
 from phicorpus.errors import ConfigError, ManifestChanged
 from phicorpus.manifest.manifest import open_manifest

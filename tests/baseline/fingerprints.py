@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from phicorpus.commands.annotate import prepare
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import parse_config
 from tests.builders import write_manifest
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 
 from phicorpus import flow
-from phicorpus.commands.annotate import Execution, annotate, prepare, publication, record
+from phicorpus.commands.annotate import Execution, annotate, publication, record
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import RunConfig
 from phicorpus.flow import Flow
 from phicorpus.models.model import Modality

@@ -11,13 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from phicorpus.commands.annotate import (
-    RunReport,
-    annotate,
-    prepare,
-    publication,
-    with_new_generation,
-)
+from phicorpus.commands.annotate import RunReport, annotate, publication, with_new_generation
+from phicorpus.commands.prepare import prepare
 from phicorpus.commands.retry import RetryPlan, RetryPublisher, choose, retry
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import verify

@@ -20,7 +20,8 @@ from transformers.generation.continuous_batching.initialization import (
 
 from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL
 from phicorpus.cli.tables import show_plan
-from phicorpus.commands.annotate import annotate, prepare
+from phicorpus.commands.annotate import annotate
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import EngineSettings, RunConfig
 from phicorpus.engine import attention, library_loop
 from phicorpus.engine.backend import phi_backend

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phicorpus.commands.annotate import prepare
+from phicorpus.commands.prepare import prepare
 from phicorpus.errors import ManifestError
 from phicorpus.manifest.build import build
 from phicorpus.manifest.check import check

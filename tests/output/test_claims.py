@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from phicorpus import flow
-from phicorpus.commands.annotate import prepare, publication
+from phicorpus.commands.annotate import publication
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import RunConfig
 from phicorpus.output.claims import ClaimedWork, Claims
 from phicorpus.output.write import RunPublisher
@@ -129,14 +130,22 @@ def test_a_driver_that_fails_gives_its_claims_up(config: RunConfig) -> None:
 
 def test_a_driver_that_lives_is_believed_for_as_long_as_it_takes(config: RunConfig) -> None:
     store = prepare(config, a_backend()).store
-    living, other = Claims(store, "living", 0.3), Claims(store, "other", 0.3)
+    living = Claims(store, "living", 0.3)
     units = list(a_plan(config).units())
 
     with living.kept():
         living.take(units[:1])
-        time.sleep(1.0)
+        claimed = newest_entry(store)
+        while (renewed := newest_entry(store))["renewed"] <= claimed["expires"]:
+            pass
+        other = Claims(store, "other", 0.3, clock=lambda: renewed["renewed"])
         other.mark()
         assert other.take(units[:1]) == []
+
+
+def newest_entry(store: Store) -> dict[str, Any]:
+    """The entry that was written last to the log of claims."""
+    return json.loads(store.read(max(store.list_files("claims"))))
 
 
 def test_who_joins_reads_two_hours_of_the_log_however_long_it_is(config: RunConfig) -> None:

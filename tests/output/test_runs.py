@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from phicorpus.commands.annotate import annotate, prepare, with_new_generation
+from phicorpus.commands.annotate import annotate, with_new_generation
+from phicorpus.commands.prepare import prepare
 from phicorpus.commands.status import status
 from phicorpus.commands.verify import verify
 from phicorpus.output.runs import (

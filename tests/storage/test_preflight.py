@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from phicorpus.commands.annotate import annotate, prepare
+from phicorpus.commands.annotate import annotate
+from phicorpus.commands.prepare import prepare
 from phicorpus.config import FetchConfig
 from phicorpus.errors import ConfigError, CredentialsRefused, StoreError
 from phicorpus.storage.preflight import Places, check_stores

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from phicorpus.commands.annotate import prepare, publication, record
+from phicorpus.commands.annotate import publication, record
+from phicorpus.commands.prepare import prepare
 from phicorpus.commands.verify import verify
 from phicorpus.config import RunConfig
 from phicorpus.errors import StoreError
