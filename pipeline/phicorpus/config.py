@@ -332,15 +332,15 @@ def _task_sections(value: object) -> object:
         value = [value]
     if isinstance(value, Mapping):
         sections = cast("Mapping[str, object]", value)
-        return {name: _given(section) for name, section in sections.items()}
+        return {name: _section_or_empty(section) for name, section in sections.items()}
     if isinstance(value, Sequence):
         names = cast("Sequence[str]", value)
-        return {name: _given(None) for name in names}
+        return {name: _section_or_empty(None) for name in names}
     return value
 
 
-def _given(section: object) -> object:
-    """Give a section as it is, or a new empty one: overrides write into it."""
+def _section_or_empty(section: object) -> object:
+    """Return a section as it is, or a new empty one: overrides write into it."""
     return dict[str, object]() if section is None else section
 
 

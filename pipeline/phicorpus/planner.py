@@ -12,7 +12,7 @@ import numpy as np
 from phicorpus.config import RunConfig
 from phicorpus.engine.backend import Backend
 from phicorpus.errors import ConfigError, ManifestChanged
-from phicorpus.fingerprint import combined, fingerprint
+from phicorpus.fingerprint import answer_settings, combined, digest
 from phicorpus.manifest.check import checked
 from phicorpus.manifest.columns import held_types
 from phicorpus.manifest.ids import hash64
@@ -38,7 +38,7 @@ from phicorpus.tasks.question import Question
 
 @dataclass(slots=True)
 class PlanSummary:
-    """What a plan found.
+    """Counts of a plan.
 
     Attributes:
         num_changed_assets: Of those that are pending, annotated before with another content.
@@ -92,7 +92,7 @@ class Work(Protocol):
 
 
 class Plan:
-    """What a job has to do, as units, given what its output already holds."""
+    """The units that a job has to do, given what its output already holds."""
 
     def __init__(
         self,
@@ -121,12 +121,14 @@ class Plan:
         self._store = store
         self.runs = read_runs(store) if runs is None else runs
         generations = self._generations(config)
-        self.fingerprints: Mapping[tuple[str, str], str] = {
-            (name, kind): fingerprint(question, kind, generations[name], backend.identity)
+        settings = {
+            (name, kind): answer_settings(question, kind, generations[name], backend.identity)
             for name, question in questions.items()
             for kind in KINDS
             if fits(question.task, kind)
         }
+        self.fingerprints = {asked: digest(answers) for asked, answers in settings.items()}
+        self.answers = {digest(answers): answers for answers in settings.values()}
         self.document_fingerprints: Mapping[str, str] = {
             kind: combined(f for (_, k), f in self.fingerprints.items() if k == kind)
             for kind in KINDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,12 +132,13 @@ class Driver:
                 self._commit.add(replies(*rows))
 
 
-class SlowStore:
-    """Another store, far away; knows how many files were once read at the same time."""
+class BusyStore:
+    """Another store, whose first reads last until several go on at the same time."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, wanted: int) -> None:
         self._store = store
-        self._lock = threading.Lock()
+        self._wanted = wanted
+        self._changed = threading.Condition()
         self._reading = self.most = 0
 
     def create(self, path: str, data: bytes) -> bool:
@@ -148,19 +148,22 @@ class SlowStore:
         return self._store.list_files(folder)
 
     def read(self, path: str) -> bytes:
-        with self._lock:
+        with self._changed:
             self._reading += 1
             self.most = max(self.most, self._reading)
-        time.sleep(0.02)
-        with self._lock:
-            self._reading -= 1
-        return self._store.read(path)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.most >= self._wanted, timeout=20)
+        try:
+            return self._store.read(path)
+        finally:
+            with self._changed:
+                self._reading -= 1
 
 
 def test_what_is_committed_is_read_several_files_at_a_time(tmp_path: Path) -> None:
     a_finished_output(tmp_path, num_images=24, failed=["3", "17"])
     job = prepare(a_config(tmp_path, tasks=["ocr", "caption"]), a_backend())
-    store = SlowStore(job.store)
+    store = BusyStore(job.store, wanted=5)
     plan = RetryPlan(job.plan, Output(store), choose("all"))
 
     assert plan.survey().num_units == 2

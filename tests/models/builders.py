@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from phicorpus.models.phi4_multimodal.transformers_layout import native_name
+from phicorpus.models.phi4_multimodal.transformers_layout import transformers_name
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -99,7 +99,7 @@ def write_native(source: Path, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(native_config(config)))
     (folder / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
     base, adapters = split_adapters(all_tensors(source))
-    save_file({native_name(k): v for k, v in base.items()}, folder / "model.safetensors")
+    save_file({transformers_name(k): v for k, v in base.items()}, folder / "model.safetensors")
     for name, tensors in adapters.items():
         section = config[f"{name}_lora"]
         write_adapter(

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from phicorpus.cli import app
 from phicorpus.models.checkpoint import Resolved, load
-from phicorpus.models.inspection import examine, in_words
+from phicorpus.models.inspection import describe_examination, examine
 from tests.models.builders import all_tensors, write_native
 
 SECOND = "model-00002-of-00002.safetensors"
@@ -33,7 +33,7 @@ def as_one_file(folder: Path, **changes: object) -> None:
 
 
 def test_a_checkpoint_is_told_in_words(tiny_folder: Path, tiny: Resolved) -> None:
-    words = "\n".join(in_words(examine(str(tiny_folder))))
+    words = "\n".join(describe_examination(examine(str(tiny_folder))))
 
     assert "phi4_multimodal, in the layout of the hub" in words
     assert tiny.digest in words
@@ -164,4 +164,4 @@ def test_the_model_of_the_package_is_looked_at_whole_and_told_in_millions() -> N
 
     assert (found.notes, found.problems) == ([], [])
     assert found.num_parameters is not None
-    assert "million parameters" in "\n".join(in_words(found))
+    assert "million parameters" in "\n".join(describe_examination(found))

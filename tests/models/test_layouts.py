@@ -21,7 +21,7 @@ from phicorpus.models.model import Model
 from phicorpus.models.phi3_vision.layout import EMBEDDING, SECOND_NAME
 from phicorpus.models.phi3_vision.model import Phi3Vision
 from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
-from phicorpus.models.phi4_multimodal.transformers_layout import hub_name, native_name
+from phicorpus.models.phi4_multimodal.transformers_layout import hub_name, transformers_name
 from phicorpus.parity.pack import Pack
 from tests.builders import a_config
 from tests.models.builders import (
@@ -71,7 +71,7 @@ def test_a_checkpoint_in_the_native_layout_is_the_same_model(
 def test_names_of_both_layouts_map_onto_each_other(tiny_folder: Path) -> None:
     base, _ = split_adapters(all_tensors(tiny_folder))
 
-    natives = {name: native_name(name) for name in base}
+    natives = {name: transformers_name(name) for name in base}
 
     assert len(set(natives.values())) == len(base)
     assert sum(name != native for name, native in natives.items()) > 40
@@ -187,7 +187,9 @@ def test_an_adapter_trained_on_the_native_classes_fits_too(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     halves = adapter_halves(QUERY, (64, 64))
-    native = {native_name(f"{k}.weight").removesuffix(".weight"): v for k, v in halves.items()}
+    native = {
+        transformers_name(f"{k}.weight").removesuffix(".weight"): v for k, v in halves.items()
+    }
     ours = write_adapter(tmp_path / "ours", halves)
     theirs = write_adapter(tmp_path / "theirs", native)
 

@@ -18,7 +18,7 @@ from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
 
 from phicorpus.models.model import Canvas, Clip, Slot
 from phicorpus.models.phi4_multimodal.audio import log_mel
-from phicorpus.models.phi4_multimodal.transformers_layout import native_name
+from phicorpus.models.phi4_multimodal.transformers_layout import transformers_name
 from phicorpus.parity.compare import projection
 from phicorpus.parity.forward import NUM_GREEDY, PackRun, opened
 from phicorpus.parity.media import ROWS, TOWER_SUMS
@@ -45,7 +45,7 @@ def native(run: PackRun, tmp_path_factory: pytest.TempPathFactory) -> Phi4Multim
     model = Phi4MultimodalForCausalLM(Phi4MultimodalConfig(**config)).eval()
     weights = load_file(folder / "model.safetensors")
     named = {
-        native_name(name.replace(".base_layer.", ".")): value
+        transformers_name(name.replace(".base_layer.", ".")): value
         for name, value in weights.items()
         if ".lora_" not in name
     }

@@ -40,16 +40,16 @@ def test_a_title_is_said_once(title: str | None, text: tuple[str, ...], written:
 
 
 def test_a_row_of_the_files_own_content_has_text_tables_and_charts() -> None:
-    answer = native.from_native(PAGE)
+    answer = native.read_native(PAGE)
 
     assert answer is not None
     assert answer.text == f"News\n\nUp.\n\n{TABLE_TEXT}\n\n{CHART_TEXT}"
 
 
 def test_text_alone_has_no_chart_and_a_chart_has_no_text() -> None:
-    charts = chart.from_native(PAGE)
+    charts = chart.read_native(PAGE)
 
-    assert ocr.from_native(PAGE).text == f"News\n\nUp.\n\n{TABLE_TEXT}"
+    assert ocr.read_native(PAGE).text == f"News\n\nUp.\n\n{TABLE_TEXT}"
     assert charts is not None
     assert charts.text == CHART_TEXT
     assert charts.value["charts"][0]["columns"] == ["Region", "Sales"]

@@ -51,7 +51,7 @@ def test_a_decks_own_charts_become_tables_with_gaps() -> None:
         kind="line", title="T", categories=("x", "y"), series=(("s", (1.0, None)), ("t", (2.5,)))
     )
 
-    answer = chart.from_native(Native(charts=(own,)))
+    answer = chart.read_native(Native(charts=(own,)))
 
     assert answer is not None
     assert answer.value["charts"][0]["rows"] == [["x", "1", "2.5"], ["y", "", ""]]
@@ -61,7 +61,7 @@ def test_a_decks_own_numbers_keep_all_of_their_digits() -> None:
     sales = (1234567.0, 1234.5678, 0.1, 2e9)
     own = Chart(kind="bar", title=None, categories=tuple("abcd"), series=(("s", sales),))
 
-    answer = chart.from_native(Native(charts=(own,)))
+    answer = chart.read_native(Native(charts=(own,)))
 
     assert answer is not None
     cells = [cell for _, cell in answer.value["charts"][0]["rows"]]
@@ -71,25 +71,25 @@ def test_a_decks_own_numbers_keep_all_of_their_digits() -> None:
 def test_a_decks_own_points_need_no_labels() -> None:
     own = Chart(kind="bar", title=None, categories=("x",), series=(("s", (1.0, 2.0)),))
 
-    answer = chart.from_native(Native(charts=(own,)))
+    answer = chart.read_native(Native(charts=(own,)))
 
     assert answer is not None
     assert answer.value["charts"][0]["rows"] == [["x", "1"], ["", "2"]]
 
 
 def test_a_page_without_charts_gives_no_chart() -> None:
-    assert chart.from_native(Native(text=("words",))) is None
+    assert chart.read_native(Native(text=("words",))) is None
 
 
 def test_a_title_that_is_among_the_text_is_written_once() -> None:
-    answer = native.from_native(Native(title="News", text=("Kicker", "News", "Tea is up.")))
+    answer = native.read_native(Native(title="News", text=("Kicker", "News", "Tea is up.")))
 
     assert answer is not None
     assert answer.text == "Kicker\n\nNews\n\nTea is up."
 
 
 def test_an_empty_page_is_flagged() -> None:
-    answer = native.from_native(Native())
+    answer = native.read_native(Native())
 
     assert answer is not None
     assert answer.flags == ("empty",)

@@ -61,7 +61,7 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell what this machine has, what is missing, what then stops working, how to install it.
+    """Show what this machine has, what is missing, what then stops working, how to install it.
 
     With --model: what a checkpoint is, what would be loaded of it, the memory that takes, and what
     is wrong with it. Exit code 2 if something is wrong, or something required is missing here.
@@ -71,13 +71,16 @@ def doctor(
     if model is not None:
         from phicorpus.engine.replica import least_memory  # noqa: PLC0415  (with the rest)
         from phicorpus.models.checkpoint import resolve  # noqa: PLC0415  (hub)
-        from phicorpus.models.inspection import examine, in_words  # noqa: PLC0415  (hub)
+        from phicorpus.models.inspection import describe_examination, examine  # noqa: PLC0415  (hub)
 
         found = examine(model)
         if as_json:
             typer.echo(json.dumps(asdict(found)))
         else:
-            lines = [*in_words(found), *([] if found.problems else least_memory(resolve(model)))]
+            lines = [
+                *describe_examination(found),
+                *([] if found.problems else least_memory(resolve(model))),
+            ]
             typer.echo("\n".join(lines))
         raise typer.Exit(EXIT_BROKEN if found.problems else 0)
     from phicorpus.doctor import diagnose, render_findings  # noqa: PLC0415

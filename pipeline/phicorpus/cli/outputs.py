@@ -85,6 +85,9 @@ def show(
     outdated: Annotated[
         bool, typer.Option("--outdated", help="Also rows that do not hold any more, and why.")
     ] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="What each fingerprint stands for, and its rows.")
+    ] = False,
     storage_options: StorageOptions = "{}",
     as_json: JsonFlag = False,
 ) -> None:
@@ -93,12 +96,22 @@ def show(
     Rows of an earlier prompt, model or setting, of an asset's earlier content, and errors that a
     retry answered stay in the output; `--outdated` shows them too.
 
+    `--settings` prints what each fingerprint of the output stands for, those of the newest run
+    marked with a star.
+
     Example: phicorpus show demo/output --per-task 5
     """
-    from phicorpus.commands.show import sample  # noqa: PLC0415  (pyarrow)
+    from phicorpus.commands.show import sample, used_settings  # noqa: PLC0415  (pyarrow)
     from phicorpus.storage.store import open_store  # noqa: PLC0415  (fsspec)
 
     store = open_store(output, storage_options_of(storage_options))
+    if settings:
+        used = used_settings(store)
+        if as_json:
+            typer.echo(json.dumps([asdict(one) for one in used]))
+        else:
+            tables.show_settings(used, title=f"settings in {output}")
+        return
     rows = sample(store, per_task, outdated=outdated)
     if as_json:
         typer.echo(json.dumps(rows))

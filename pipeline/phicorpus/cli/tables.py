@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from phicorpus.commands.annotate import RunReport
     from phicorpus.commands.mend import Mended
     from phicorpus.commands.prepare import Prepared
+    from phicorpus.commands.show import UsedSettings
     from phicorpus.commands.status import OutputStatus
     from phicorpus.commands.verify import Verification
     from phicorpus.planner import PlanSummary
@@ -181,6 +182,23 @@ def show_annotations(rows: Iterable[Mapping[str, Any]], *, title: str) -> None:
             f"{row['status']} (no longer: {row['outdated']})" if row["outdated"] else row["status"]
         )
         table.add_row(_printable(name), str(part), row["task"], status, shown, style=style)
+    out.print(table)
+
+
+def show_settings(used: Iterable[UsedSettings], *, title: str) -> None:
+    """Print what fingerprints stand for, one line each, long prompts cut."""
+    table = Table(title=title, title_justify="left", expand=True)
+    for heading in ("fingerprint", "table", "kind", "model", "first used"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
+    for heading in ("current", "outdated"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
+    for one in used:
+        star = " *" if one.is_of_newest_run else ""
+        prompt = _printable(" ".join((one.prompt or "").split())[:_SHOWN_CHARACTERS])
+        first_used = (one.first_used_at or "")[:10]
+        names = (one.fingerprint + star, one.table, one.kind or "", one.model or "", first_used)
+        table.add_row(*names, str(one.num_current), str(one.num_outdated), prompt)
     out.print(table)
 
 

@@ -35,6 +35,7 @@ from phicorpus.output.runs import (
     write_end,
     write_start,
 )
+from phicorpus.output.settings import settings_of_run, write_settings
 from phicorpus.output.write import Publication, RunPublisher
 from phicorpus.planner import PlanSummary, Work
 from phicorpus.schemas import RUN
@@ -157,6 +158,9 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     evidence = evidence_folder(job.plan.runs, job.plan.fingerprints.values())
     begins = record(job, run, "running")
     write_start(job.store, begins)
+    kinds = job.pending.pending_by_kind
+    used = (s for s in settings_of_run(begins, job.plan.answers) if s.kind in kinds)
+    write_settings(job.store, used, job.plan.runs, job.config.fetch.storage_options)
     watch = DriverWatch(job.config.cluster.driver_timeout_s, partial(_end_at_once, job, run))
     PARENT.run_begins(job.config.output, job.config.fetch.storage_options, begins)
 

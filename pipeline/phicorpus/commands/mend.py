@@ -15,12 +15,12 @@ from phicorpus.storage.store import Mendable
 log = logging.getLogger(__name__)
 
 FOLDER = "damaged"
-"""Where damaged files go: nothing that a run paid for is thrown away."""
+"""The folder of damaged files: nothing that a run paid for is thrown away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mended:
-    """What was done.
+    """Files that were set aside or removed.
 
     Attributes:
         set_aside: Files that lie in `damaged/` now, by their names of before.

@@ -69,7 +69,7 @@ class Choice:
     where: Mapping[str, str]
 
     def takes(self, row: Row) -> bool:
-        """Tell whether a row is an error that was chosen."""
+        """Check whether a row is an error that was chosen."""
         if row["status"] != "error" or not any(_GROUPS[kind](row) for kind in self.kinds):
             return False
         return all(
@@ -169,7 +169,7 @@ class RetryPublisher:
         return []
 
     def _better(self, key: FileKey, share: FileShare, rows: Iterable[Row]) -> list[Row]:
-        """Choose, of rows of a share, those that say more than the ones that are there.
+        """Return those rows of a share that say more than the ones that are there.
 
         Documents do where they are of other annotations. All annotations of an asset are new where
         it was not decoded before and is now. One that was decoded, and cannot even be read now,

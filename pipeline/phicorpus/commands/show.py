@@ -1,13 +1,15 @@
-"""Some rows of an output, for `phicorpus show` and the demo."""
+"""Some rows and all settings of an output, for `phicorpus show` and the demo."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from phicorpus.output.rows import CurrentRows
 from phicorpus.output.runs import read_runs
+from phicorpus.output.settings import Settings, all_settings, settings_of_run
 from phicorpus.schemas.paths import FileKey
 from phicorpus.storage.store import Store
 
@@ -48,3 +50,64 @@ def sample(store: Store, per_task: int, *, outdated: bool = False) -> list[dict[
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row.get(name) for name in ("task", "fingerprint", "asset_version", "outdated")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedSettings:
+    """The settings behind one fingerprint of an output, and its rows.
+
+    Attributes:
+        table: The task, or "documents".
+        kind: Of asset.
+        prompt: None where no model is asked, for documents, and where no record tells.
+        model: Its label; None as for the prompt.
+        first_used_at: None where no record tells.
+        is_of_newest_run: The newest run used them.
+        settings: Everything that is known of them.
+    """
+
+    fingerprint: str
+    table: str
+    kind: str | None
+    prompt: str | None
+    model: str | None
+    first_used_at: str | None
+    num_current: int
+    num_outdated: int
+    is_of_newest_run: bool
+    settings: Settings | None
+
+
+def used_settings(store: Store) -> list[UsedSettings]:
+    """Return what an output has rows of, or a run used, by fingerprint; the newest run's first.
+
+    Raises:
+        StoreError: the output cannot be read.
+    """
+    runs = read_runs(store)
+    known = all_settings(store, runs)
+    newest = {settings.fingerprint for settings in settings_of_run(runs[0])} if runs else set()
+    current = CurrentRows(store, runs, ("annotations", "documents"))
+    tables = {key.table.fingerprint: key.table.task for key in current.files()}
+    tables |= {fingerprint: settings.task for fingerprint, settings in known.items()}
+    counted: dict[str, Counter[str]] = defaultdict(Counter)
+    for key, counts in current.counts(current.files()):
+        counted[key.table.fingerprint]["current"] += counts.current.total()
+        counted[key.table.fingerprint]["outdated"] += counts.outdated.total()
+    found = [
+        UsedSettings(
+            fingerprint=fingerprint,
+            table=task or "documents",
+            kind=settings.kind if (settings := known.get(fingerprint)) is not None else None,
+            prompt=settings.prompt if settings is not None else None,
+            model=settings.model["label"] if settings is not None and settings.model else None,
+            first_used_at=settings.first_used_at if settings is not None else None,
+            num_current=counted[fingerprint]["current"],
+            num_outdated=counted[fingerprint]["outdated"],
+            is_of_newest_run=fingerprint in newest,
+            settings=settings,
+        )
+        for fingerprint, task in tables.items()
+    ]
+    found.sort(key=lambda one: (one.table == "documents", one.table, one.kind or ""))
+    return sorted(found, key=lambda one: one.is_of_newest_run, reverse=True)

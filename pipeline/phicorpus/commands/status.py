@@ -1,4 +1,4 @@
-"""How far an output is, by its newest run's record, its manifest and its files."""
+"""The progress of an output, by its newest run's record, its manifest and its files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from phicorpus.workers.metrics import Use, recorded_uses
 
 @dataclass(slots=True)
 class TaskStatus:
-    """How far one task is."""
+    """The progress of one task."""
 
     units: int = 0
     units_committed: int = 0
@@ -42,7 +42,7 @@ class TaskStatus:
 
 @dataclass(slots=True)
 class OutputStatus:
-    """How far the newest run of an output is.
+    """The progress of the newest run of an output.
 
     Attributes:
         rows_per_s: That the run committed, from its start to its end; None before that.

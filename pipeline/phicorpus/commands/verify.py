@@ -16,6 +16,7 @@ from phicorpus.manifest.units import FileShare, Unit
 from phicorpus.output.files import STATUSES, Output, Row, read_round
 from phicorpus.output.rows import KEY_COLUMNS, count_statuses, merge, read_share
 from phicorpus.output.runs import DamagedRecord, newest, read_record
+from phicorpus.output.settings import FOLDER, read_settings
 from phicorpus.schemas.paths import FileKey, TableKey
 from phicorpus.storage.store import Store
 from phicorpus.storage.tables import TornFile, rows_hash
@@ -41,7 +42,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Verification:
-    """What `verify` found. The identity: announced = ok + error + skipped.
+    """The findings of `verify`. The identity: announced = ok + error + skipped.
 
     Attributes:
         problems: The first thousand.
@@ -85,6 +86,11 @@ def verify(store: Store, options: Mapping[str, Any] | None = None) -> Verificati
     for path in store.list_files("runs"):
         try:
             read_record(store, path)
+        except DamagedRecord as error:
+            found.note("torn", path, str(error))
+    for path in store.list_files(FOLDER):
+        try:
+            read_settings(store, path)
         except DamagedRecord as error:
             found.note("torn", path, str(error))
     output = Output(store)

@@ -49,7 +49,7 @@ def checked(manifest: Manifest, tasks: Sequence[str]) -> Iterator[ManifestPart]:
 
 
 def _names(part: ManifestPart) -> list[str]:
-    """Give the ids of a part's assets; `./a.wav` has that of `a.wav`, which is the same file."""
+    """Return the ids of a part's assets; `./a.wav` has that of `a.wav`, which is the same file."""
     names: list[str] = part.rows["asset_id"].to_pylist()
     for row, alias in part.aliases.items():
         names[row] = alias

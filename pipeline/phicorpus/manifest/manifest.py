@@ -200,7 +200,7 @@ def _default_id(uri: str | None) -> str | None:
 
 
 def _aliases(written: Sequence[str | None], ids: Sequence[str | None]) -> dict[int, str]:
-    """Give the ids that oddly spelled local paths would have, if they were simply spelled.
+    """Return the ids that oddly spelled local paths would have, if they were simply spelled.
 
     The ids themselves stay as they are: rows that are published have them.
 
@@ -283,7 +283,7 @@ def _without(schema: pa.Schema, hive: pa.Schema) -> pa.Schema:
 
 
 def _conversion(uri: str) -> str:
-    """Tell how another format becomes a manifest.
+    """Describe how another format becomes a manifest.
 
     Example:
         >>> _conversion("m.parquet"), "COPY 'm.csv'" in _conversion("m.csv")
@@ -318,14 +318,14 @@ def _parquet_files(
 
 
 def _base(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
-    """Give the folder below which `column=value` in a file's path is a column."""
+    """Return the folder below which `column=value` in a file's path is a column."""
     if "*" in path:
         return path[: path.index("*")].rpartition("/")[0]
     return path if filesystem.isdir(path) else path.rpartition("/")[0]
 
 
 def _is_hidden(name: str) -> bool:
-    """Tell what a table's writers keep beside it from its files: _temporary, _delta_log, .tmp.
+    """Check for what a table's writers keep beside it from its files: _temporary, _delta_log, .tmp.
 
     Example:
         >>> _is_hidden("/day=1/a.parquet"), _is_hidden("/_temporary/0/a.parquet")

@@ -135,11 +135,11 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """How to cut.
+    """Cuts manifests into units.
 
     Attributes:
         sizes: Assets per unit.
-        is_known: Tells whether a unit was committed before: a partial one is then cut again.
+        is_known: Returns whether a unit was committed before: a partial one is then cut again.
     """
 
     sizes: UnitConfig
@@ -178,7 +178,7 @@ class Cutter:
                 yield cut
 
     def _cut(self, kind: str, rows: pa.Table) -> Cut:
-        """Take these rows, or as many of the first as were once committed as a unit."""
+        """Cut off these rows, or as many of the first as were once committed as a unit."""
         names = _unit_ids(kind, rows)
         length = next(
             (n for n in range(len(names), 0, -1) if self.is_known(names[n - 1])), len(names)

@@ -16,6 +16,7 @@ from phicorpus.config import DecodeConfig
 from phicorpus.errors import SegmentError, UnsupportedMedia
 from phicorpus.media import sniff, text
 from phicorpus.media.decks import libreoffice
+from phicorpus.media.kinds import KINDS
 from phicorpus.media.media_types import MEDIA_TYPES, ODP, PLAIN_TEXT, PPT, PPTX, asset_kind
 from phicorpus.media.office import office_zip
 from phicorpus.media.office.office_zip import Package
@@ -63,13 +64,13 @@ def decode_batch(
         timeout_s=config.decks.render_timeout_s, max_memory_bytes=config.decks.max_memory_bytes
     )
     with Sandbox(limits) as sandbox:
-        sources = [_identified(asset, config, sandbox) for asset in assets]
+        sources = [_identify(asset, config, sandbox) for asset in assets]
         for position in range(len(sources)):
             source = sources[position]
             if isinstance(source, Source) and source.package and source.rendered is None:
                 _render_next(sources, position, config)
                 source = sources[position]
-            for segment in _decoded(source, config, sandbox):
+            for segment in _run_decoder(source, config, sandbox):
                 yield position, segment
             sources[position] = UnsupportedMedia("done")  # lets go of its bytes
 
@@ -81,13 +82,18 @@ def found_type(asset: Undecoded) -> str:
     as anything does.
     """
     found, _ = sniff.locate(asset.content, asset.media_type)
-    if asset_kind(asset.media_type) == "text":
-        other = asset_kind(found) not in {None, "text"}
+    if _is_read_as_text(asset.media_type):
+        other = asset_kind(found) is not None and not _is_read_as_text(found)
         return str(found if other and not text.is_text(bytes(asset.content)) else asset.media_type)
     return found or "an unknown type"
 
 
-def _identified(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Source | SegmentError:
+def _is_read_as_text(media_type: str | None) -> bool:
+    kind = asset_kind(media_type)
+    return kind is not None and KINDS[kind].modality == "text"
+
+
+def _identify(asset: Undecoded, config: DecodeConfig, sandbox: Sandbox) -> Source | SegmentError:
     found = found_type(asset)
     undeclared = found == PLAIN_TEXT and found != asset.media_type
     if found not in MEDIA_TYPES or undeclared:
@@ -129,7 +135,7 @@ def _render_next(sources: list[Source | SegmentError], start: int, config: Decod
         sources[position] = dataclasses.replace(source, rendered=rendered)
 
 
-def _decoded(
+def _run_decoder(
     source: Source | SegmentError, config: DecodeConfig, sandbox: Sandbox
 ) -> Iterator[Segment | SegmentError]:
     """Run a source's decoder; an error after the first segment becomes the remaining segments."""
@@ -145,15 +151,15 @@ def _decoded(
         if last is None:
             yield error
         else:
-            yield from _lost(last, error)
+            yield from _fill_with_error(last, error)
 
 
 def _decoder(media_type: str) -> Decoder:
     return pkgutil.resolve_name(MEDIA_TYPES[media_type].decoder)
 
 
-def _lost(last: Segment, error: SegmentError) -> Iterator[Segment]:
-    """Give an error for every announced segment after the last one; at least for the next one."""
+def _fill_with_error(last: Segment, error: SegmentError) -> Iterator[Segment]:
+    """Yield an error for every announced segment after the last one; at least for the next one."""
     count = last.count if last.count is not None else last.index + 2
     for index in range(last.index + 1, count):
         yield Segment(

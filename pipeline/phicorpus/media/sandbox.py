@@ -136,7 +136,7 @@ class Sandbox:
     def stream(
         self, function: Callable[..., object], *arguments: object, limits: Limits | None = None
     ) -> Iterator[object]:
-        """Give what `function(*arguments)` yields, from the child.
+        """Yield what `function(*arguments)` yields in the child.
 
         Both have to be picklable, and the function importable by name. `limits` are this stream's
         own.
@@ -302,7 +302,7 @@ def _tail(log: BinaryIO) -> str:
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """The child's life: read a request, stream its items, until the parent closes the pipe."""
+    """Run the child: read a request, stream its items, until the parent closes the pipe."""
     while header := requests.read(_HEADER_BYTES):
         function, arguments = pickle.loads(  # noqa: S301 - our own parent's
             requests.read(int.from_bytes(header, "little"))

@@ -1,4 +1,4 @@
-"""What decoding yields: the segments of an asset, before any model's own preparation."""
+"""The segments of an asset as decoding yields them, before a model's own preparation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bytes are: the media type by content, and by name where nothing better is known.
+"""The media type of bytes, by content; by name where nothing better is known.
 
 The content wins everywhere: a file's name and the manifest's declared type are only hints, and a
 wrong one is common in real corpora and deliberate in hostile ones.
@@ -180,7 +180,7 @@ def guess(uri: str) -> str | None:
 
 
 def _sniff_container(content: Bytes, head: bytes) -> str | None:
-    """Tell container formats, whose type stands inside."""
+    """Recognise container formats, whose type is inside."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
     if head[4:8] == b"ftyp":
@@ -197,7 +197,7 @@ def _sniff_container(content: Bytes, head: bytes) -> str | None:
 
 
 def _sniff_zip(content: Bytes) -> str:
-    """Tell the office formats apart; a damaged archive is judged by the names still in it."""
+    """Distinguish the office formats; a damaged archive is judged by the names still in it."""
     head = bytes(content[:_ZIP_HEAD_BYTES])
     stored = re.match(
         rb"PK\x03\x04.{22}\x08\x00..mimetype([ -~]{1,200}?)(?:PK|$)", head[:300], re.DOTALL
@@ -236,7 +236,7 @@ def _read_zip(content: Bytes) -> tuple[bytes, list[str] | None]:
 
 
 def _sniff_ole(content: Bytes) -> str:
-    """Tell what an OLE compound file holds, by the stream names in its directory."""
+    """Recognise what an OLE compound file holds, by the stream names in its directory."""
     whole = bytes(content)
     for stream, media_type in (
         ("EncryptedPackage", ENCRYPTED_OFFICE),
@@ -250,7 +250,7 @@ def _sniff_ole(content: Bytes) -> str:
 
 
 def _sniff_loose(content: Bytes, head: bytes) -> str | None:
-    """Tell formats without a clear signature; ordered from the stricter to the looser test."""
+    """Recognise formats without a clear signature, from the stricter to the looser test."""
     if b"%PDF-" in bytes(content[:1024]):  # Implementation note 13 of the PDF reference 1.7
         return PDF
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BITMAP_HEADER_BYTES:
@@ -261,7 +261,7 @@ def _sniff_loose(content: Bytes, head: bytes) -> str | None:
 
 
 def _sniff_portable(head: bytes) -> str | None:
-    """Tell the portable maps; two of them are not read."""
+    """Distinguish the portable maps; two of them are not read."""
     if head[1:2] == b"7":
         return "image/x-portable-arbitrarymap"
     if head[1:2] in b"Ff":
@@ -271,7 +271,7 @@ def _sniff_portable(head: bytes) -> str | None:
 
 
 def _sniff_unread(content: Bytes, head: bytes) -> str | None:
-    """Tell images that are not read and whose signatures are short, or not at the start."""
+    """Recognise images that are not read, with signatures that are short or not at the start."""
     if head.startswith(b"\xff\x0a"):
         return "image/jxl"
     if bytes(content[128:132]) == b"DICM":
@@ -286,14 +286,14 @@ def _sniff_unread(content: Bytes, head: bytes) -> str | None:
 
 
 def _is_icon(head: bytes) -> bool:
-    """Tell whether an icon's first entry is one: its data lie behind all entries."""
+    """Return whether an icon's first entry is one: its data lie behind all entries."""
     count, reserved = int.from_bytes(head[4:6], "little"), head[9:10]
     start = int.from_bytes(head[18:22], "little")
     return count > 0 and reserved == b"\0" and start >= 6 + 16 * count
 
 
 def _sniff_text(content: Bytes) -> str | None:
-    """Tell text from bytes, and the markup languages from other text."""
+    """Distinguish text from bytes, and the markup languages from other text."""
     sample = bytes(content[:4096])
     if not sample or b"\x00" in sample:
         return None

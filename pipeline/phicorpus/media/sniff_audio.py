@@ -1,4 +1,4 @@
-"""Tell recordings by their content: signatures, frames in a row, what tags stand before them."""
+"""Recognise recordings by their content: containers, frames in a row, tags before them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _GSM_LEAST_FRAMES = 10  # 0.2 s: by chance one file in 16 ** 10 begins so
 
 
 def sniff_container(head: bytes) -> str | None:
-    """Tell containers whose type stands inside, by their first bytes."""
+    """Recognise containers whose type is inside, by their first bytes."""
     if head[:4] in {b"RIFF", b"RF64", b"BW64", b"RIFX"}:
         return _RIFF_FORMS.get(head[8:12])
     if head[:4] == b"FORM":
@@ -53,7 +53,7 @@ def sniff_container(head: bytes) -> str | None:
 
 
 def sniff_frames(content: Bytes) -> str | None:
-    """Tell what has no signature: frames or packets that begin here and follow one another."""
+    """Recognise what has no signature: frames or packets that follow one another from here on."""
     head = bytes(content[:4])
     if head[:2] in {b"\xff\xf1", b"\xff\xf9"}:
         return "audio/aac"

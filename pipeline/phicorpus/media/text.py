@@ -85,7 +85,7 @@ def decoded(content: bytes) -> str:
 
 
 def is_text(content: bytes) -> bool:
-    r"""Tell whether bytes are a text that `segments` reads.
+    r"""Return whether bytes are a text that `segments` reads.
 
     Example:
         >>> is_text(b"%PDF- is how it begins"), is_text(b"\xff\xd8\xff")
@@ -99,7 +99,7 @@ def is_text(content: bytes) -> bool:
 
 
 def _ends(text: str, max_bytes: int) -> Iterator[int]:
-    """Give the passages' ends; at least one."""
+    """Yield the passages' ends; at least one."""
     start = 0
     while (rest := _reach(text, start, max_bytes)) < len(text):
         start = _best_end(text, start, rest)
@@ -125,5 +125,5 @@ def _best_end(text: str, start: int, reach: int) -> int:
 
 
 def _joins(pair: str) -> bool:
-    """Tell whether two code points are parts of one character, as one reads it."""
+    """Return whether two code points are parts of one character, as one reads it."""
     return _JOINER in pair or unicodedata.category(pair[-1]).startswith("M")

@@ -1,1 +1,1 @@
-"""What a model is: encoders that turn media into feature rows, and one decoder that reads ids."""
+"""The models: encoders that turn media into feature rows, and one decoder that reads ids."""

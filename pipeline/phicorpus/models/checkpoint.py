@@ -1,4 +1,4 @@
-"""From a name to a checkpoint, and from a checkpoint to a model.
+"""Find a checkpoint by its name, and load it.
 
 `resolve` is light: the driver and CPU workers call it, and send the result on. `load` brings torch.
 """
@@ -112,9 +112,9 @@ def _resolve(name: str, revision: str | None) -> Resolved:
     if revision is None and name in CATALOG:
         revision = CATALOG[name].commit
     # The hub's cache keeps each file in a folder named after its commit.
-    folder = _download(name, "config.json", revision).parent
+    folder = _download_file(name, "config.json", revision).parent
     if _architecture(name, folder).preparation is not None:
-        _download(name, "preprocessor_config.json", folder.name)
+        _download_file(name, "preprocessor_config.json", folder.name)
     return describe(name, folder, digest=folder.name, is_local=False)
 
 
@@ -125,7 +125,7 @@ def _resolve_adapter(name: str) -> ResolvedAdapter:
         peft.read_low_rank(name, folder)  # a broken one is found before any worker starts
         digest = shards.digest_of([folder / peft.CONFIG, folder / peft.WEIGHTS])
         return ResolvedAdapter(name=name, path=folder, digest=digest)
-    commit = _download(name, peft.CONFIG, None).parent.name
+    commit = _download_file(name, peft.CONFIG, None).parent.name
     return ResolvedAdapter(name=name, path=None, digest=commit)
 
 
@@ -163,7 +163,7 @@ def load(
     adapters = tuple(
         peft.read_low_rank(adapter.name, _adapter_folder(adapter)) for adapter in resolved.adapters
     )
-    source = Source.from_folder(resolved.name, _folder(resolved), adapters)
+    source = Source.from_folder(resolved.name, _checkpoint_folder(resolved), adapters)
     return ARCHITECTURES[resolved.architecture].load(source, modality, placement)
 
 
@@ -206,7 +206,7 @@ def descriptions(resolved: Resolved) -> Path:
     Raises:
         CheckpointError: it cannot be downloaded.
     """
-    return resolved.path or _download(resolved.name, "config.json", resolved.revision).parent
+    return resolved.path or _download_file(resolved.name, "config.json", resolved.revision).parent
 
 
 def _architecture(name: str, folder: Path) -> Architecture:
@@ -223,24 +223,24 @@ def hub_config(resolved: Resolved) -> dict[str, Any]:
     return ARCHITECTURES[resolved.architecture].hub_config(config)
 
 
-def _folder(resolved: Resolved) -> Path:
+def _checkpoint_folder(resolved: Resolved) -> Path:
     """Find the checkpoint's files on this disk, downloading those that are not there."""
     if resolved.path is not None:
         return resolved.path
-    folder = _snapshot(resolved.name, resolved.revision, WANTED_FILES, UNWANTED_FILES)
+    folder = _download_files(resolved.name, resolved.revision, WANTED_FILES, UNWANTED_FILES)
     config = shards.read_json(folder / "config.json")
     if ARCHITECTURES[resolved.architecture].layout(config) == "transformers":
-        _snapshot(resolved.name, resolved.revision, (shards.ADAPTER_FILES,))
+        _download_files(resolved.name, resolved.revision, (shards.ADAPTER_FILES,))
     return folder
 
 
 def _adapter_folder(adapter: ResolvedAdapter) -> Path:
     if adapter.path is not None:
         return adapter.path
-    return _snapshot(adapter.name, adapter.digest, (peft.CONFIG, peft.WEIGHTS))
+    return _download_files(adapter.name, adapter.digest, (peft.CONFIG, peft.WEIGHTS))
 
 
-def _snapshot(
+def _download_files(
     name: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str] = ()
 ) -> Path:
     """Download files of a hub repository, from the cache where they are there already."""
@@ -257,21 +257,21 @@ def _snapshot(
         raise CheckpointError(f"cannot download {name}: {error}") from error
 
 
-def _download(name: str, file: str, revision: str | None) -> Path:
+def _download_file(name: str, file: str, revision: str | None) -> Path:
     """Get one file of a hub checkpoint, from the cache where the hub cannot be reached."""
     has_hub = _has_hub()
     try:
         return Path(hf_hub_download(name, file, revision=revision, local_files_only=not has_hub))
     except HFValidationError as error:
         raise CheckpointError(
-            f"{name} is neither a folder nor a hub name{_meant(name)}; {_WAYS}"
+            f"{name} is neither a folder nor a hub name{_suggest_name(name)}; {_WAYS}"
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         at = f" at {revision}" if revision else ""
         why = str(error).partition("\n")[0] if has_hub else "its name server does not know it"
         raise CheckpointError(
             f"cannot get {file} of {name}{at}, which is neither a folder nor in the cache, from "
-            f"the hub ({why}){_meant(name)}; {_WAYS}"
+            f"the hub ({why}){_suggest_name(name)}; {_WAYS}"
         ) from error
 
 
@@ -281,7 +281,7 @@ _WAYS = (
 )
 
 
-def _meant(name: str) -> str:
+def _suggest_name(name: str) -> str:
     """Suggest the known model whose name is nearest to a wrong one."""
     near = difflib.get_close_matches(name, [*CATALOG, *SHIPPED], n=1, cutoff=0.8)
     return f"; did you mean {near[0]}?" if near and near[0] != name else ""

@@ -1,4 +1,4 @@
-"""What a checkpoint's JSON files may say: every value that is read, its type and range. No torch.
+"""The schema of a checkpoint's JSON files: type and range of each value read. No torch.
 
 A value outside of this would fail somewhere deep in a worker, never end, or load and answer
 nonsense; here it is named before anything starts.

@@ -73,7 +73,7 @@ def tied(config: Phi3Config) -> frozenset[str]:
 
 
 def regime_length(config: Phi3Config) -> int:
-    """Tell up to which length the short factors serve; 0: the model has one set of factors."""
+    """Return up to which length the short factors serve; 0: the model has one set of factors."""
     return int(_rope(config).get("original_max_position_embeddings") or 0)
 
 
@@ -138,7 +138,7 @@ def _rope(config: Phi3Config) -> dict[str, Any]:
 
 
 def _attention_scaling(config: Phi3Config) -> float:
-    """LongRoPE's sqrt(1 + ln(stretch) / ln(original length)); 1 without LongRoPE or stretch."""
+    """Compute LongRoPE's sqrt(1 + ln(stretch) / ln(original length)); without LongRoPE 1."""
     original = regime_length(config)
     stretch = config.max_position_embeddings / original if original else 1.0
     return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0

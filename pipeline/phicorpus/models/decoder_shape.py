@@ -1,4 +1,4 @@
-"""What config.json says of the decoder: sizes, activation, rotary embedding. No torch."""
+"""The decoder by config.json: sizes, activation, rotary embedding. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the expected tensors of all architectures share. No torch.
+"""The expected tensors that all architectures share, by their config alone. No torch.
 
 Names are those of the hub's layout. What no answer depends on (the last layer of a vision tower,
 its pooling) is not listed.

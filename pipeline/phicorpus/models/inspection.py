@@ -1,4 +1,4 @@
-"""What a checkpoint is, what would be loaded of it, what that costs, what is wrong. No torch.
+"""Inspect a checkpoint: its parts, its cost in memory, its faults. No torch.
 
 Only descriptions and the headers of weights are read; nothing is downloaded but descriptions.
 """
@@ -106,8 +106,8 @@ def examine(name: str, revision: str | None = None) -> Examination:
     return found
 
 
-def in_words(found: Examination) -> Iterator[str]:
-    """Tell what was found, line by line."""
+def describe_examination(found: Examination) -> Iterator[str]:
+    """Describe what was found, line by line."""
     if found.architecture is not None:
         yield f"{found.name}: {found.architecture}, in the layout of the {found.layout}"
         yield f"version: {found.revision or found.digest or 'unknown'}"

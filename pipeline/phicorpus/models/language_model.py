@@ -1,4 +1,4 @@
-"""What every loaded model is: a decoder, its tokenizer and its chat format."""
+"""The base of every loaded model: a decoder, its tokenizer and its chat format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every architecture's loader gets: a checkpoint's parts, and where the model is to run."""
+"""The arguments of every loader: a checkpoint's parts, and where the model is to run."""
 
 from __future__ import annotations
 

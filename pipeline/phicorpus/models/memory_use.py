@@ -1,4 +1,4 @@
-"""What a model takes of a device's memory, by its config alone. No torch.
+"""Estimate a model's use of a device's memory, by its config alone. No torch.
 
 Weights are counted; what the computation holds for a moment is estimated from above, by what the
 forward passes keep at their widest place.

@@ -1,4 +1,4 @@
-"""What the engine and the stages know of a model: its media, prompts, encoders and decoder.
+"""The interface to a model: its media, prompts, encoders and decoder.
 
 One idea serves every Phi model: encoders turn media into feature rows, one decoder reads token ids.
 This module is light: no torch on import, so that CPU workers can prepare media without it.
@@ -102,7 +102,7 @@ class Slot:
 
     @property
     def key(self) -> Hashable:
-        """What decides the rows: slots of equal keys are encoded once."""
+        """The key of its rows: slots of equal keys are encoded once."""
         return self.media.key, self.projection, self.num_rows, self.attends_filling
 
 
@@ -110,7 +110,7 @@ class Tokenizer(Protocol):
     """What is needed of a tokenizer."""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `token_ids`."""
+        """Return the text of `token_ids`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How a model wants its images: PIL image in, uint8 canvas out. No torch: CPU workers use it."""
+"""The preparation of images: PIL image in, uint8 canvas out. No torch: CPU workers use it."""
 
 from __future__ import annotations
 

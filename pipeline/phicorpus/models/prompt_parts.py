@@ -1,4 +1,4 @@
-"""What a prompt is made of: special tokens, text and media, in order; and how that becomes ids.
+"""The parts of a prompt (special tokens, text and media, in order), and their token ids.
 
 Every chat format writes its turns as parts, and so does the notation of the original processors
 (`<|user|><|image_1|>What is shown?<|end|>`). One function makes ids of both.

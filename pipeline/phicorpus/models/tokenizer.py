@@ -65,7 +65,7 @@ class PromptTokenizer:
         return tokenizer
 
     def has(self, name: str) -> bool:
-        """Tell whether the vocabulary has a token of this name."""
+        """Return whether the vocabulary has a token of this name."""
         return self.backend.token_to_id(name) is not None
 
     def special_id(self, *names: str) -> int:
@@ -113,7 +113,7 @@ class PromptTokenizer:
         return self._text.encode(text, add_special_tokens=False).ids if text else []
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `token_ids`; bytes that are not UTF-8 become U+FFFD."""
+        """Return the text of `token_ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
 

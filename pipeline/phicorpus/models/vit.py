@@ -93,10 +93,10 @@ class Layers(nn.Module):
 
 
 def gelu_tanh(values: torch.Tensor) -> torch.Tensor:
-    """The tanh approximation of GELU: SigLIP's."""
+    """Compute the tanh approximation of GELU: SigLIP's."""
     return functional.gelu(values, approximate="tanh")
 
 
 def quick_gelu(values: torch.Tensor) -> torch.Tensor:
-    """The sigmoid approximation of GELU: CLIP's."""
+    """Compute the sigmoid approximation of GELU: CLIP's."""
     return values * torch.sigmoid(1.702 * values)

@@ -1,4 +1,4 @@
-"""Claims: drivers that share an output leave each other's units alone. They decide nothing else.
+"""Claims, by which drivers that share an output leave each other's units alone; no more than that.
 
 Whoever publishes a unit first has published it, claimed or not; a claim only saves the work of
 doing it twice. Claims are a log in the output, `claims/<hour>/<number>.json`, each entry created if
@@ -123,7 +123,7 @@ class Claims:
                 log.warning("claims were not renewed", extra={"why": str(error)})
 
     def renew(self) -> None:
-        """Say that this driver lives; once an hour, also what it claims, for who joins."""
+        """Renew this driver's claims; once an hour, list them again, for drivers that join."""
         with self._lock:
             now = self._clock()
             hour = _hour(now)
@@ -184,7 +184,7 @@ def _path(hour: str, number: int) -> str:
 
 
 class PlannedUnits(Protocol):
-    """What is left to do: the planner's `Plan`."""
+    """The units that are left to do: the planner's `Plan`."""
 
     def units(self, modality: Modality | None = None) -> Iterator[Unit]:
         """Return the units of a modality that have something left to do, in order."""
@@ -211,7 +211,7 @@ class ClaimedWork:
         self._wait = wait
 
     def waves(self, modality: Modality, size: int) -> Iterator[list[Unit]]:
-        """Give claimed units, so many at a time, until everything of a modality is published.
+        """Return claimed units, so many at a time, until everything of a modality is published.
 
         What others hold is looked at again when this driver has nothing else to do: then it is
         published, or its holder is dead and its claim expires.

@@ -1,4 +1,4 @@
-"""Which assets the files of an output hold, in which content and version, whatever their names.
+"""The assets that the files of an output hold, in which content and version, whatever their names.
 
 A unit that the manifest still names needs no look: its name says what its file holds. A manifest
 that was edited names other units; then the files that it no longer names are read, once per plan,

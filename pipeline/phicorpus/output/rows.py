@@ -1,4 +1,4 @@
-"""Which rows of an output are current, and why the others are outdated. No row is ever taken away.
+"""The current rows of an output, and why the others are outdated. No row is ever taken away.
 
 A row is current if it was made with the newest settings of its task and kind of asset, is of its
 asset's newest content, and is not an error that a retry answered. The settings are those of the

@@ -1,4 +1,4 @@
-"""Where the tables of an output are written: the seam for sinks, and the one that writes Parquet.
+"""Sinks, which write the tables of an output; and the one that writes Parquet.
 
 A file that is created if absent is the commit, and what a plan looks for. A sink for another table
 format lies beside this module, keeps that promise, and has an entry in SINKS.

@@ -47,7 +47,7 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """What every file of a run has in common.
+    """The fields that all files of a run have in common.
 
     Attributes:
         model: Name and revision, for the rows that a model answered.
@@ -114,7 +114,7 @@ class TableWriter:
         return self._sink.create(key, number, table, description)
 
     def _documents(self, unit: Unit, rows: Sequence[Row]) -> pa.Table:
-        """Put documents in the manifest's order."""
+        """Build a table of documents, in the manifest's order."""
         position = _positions(unit)
         ordered = sorted(rows, key=lambda row: position[row["asset_id"]])
         return pa.Table.from_pylist(ordered, schema=DOCUMENT)

@@ -37,7 +37,7 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutdatedGroup:
-    """Rows of a task and fingerprint that do not hold any more."""
+    """Outdated rows of a task and fingerprint."""
 
     task: str
     fingerprint: str
@@ -62,7 +62,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Findings:
-    """What a report shows: rows that hold, how many others there are, and torn files."""
+    """The contents of a report: current rows, counts of the others, and torn files."""
 
     output: str
     runs: list[Row] = field(default_factory=list[Row])
@@ -85,7 +85,7 @@ def gather(
         fetch: How assets may be read for thumbnails; None: no thumbnails.
 
     Returns:
-        Counts of what holds and of what does not; errors that hold, in groups; samples.
+        Counts of current and outdated rows; current errors, in groups; samples.
     """
     findings = Findings(output=output)
     for path in sorted(store.list_files("runs")):

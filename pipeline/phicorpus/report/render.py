@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 2000
 
 
 def render(findings: Findings) -> str:
-    """Give the page. Everything from assets and models is escaped: it is data."""
+    """Render the page. Everything from assets and models is escaped: it is data."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"table": read_table, "shown": _shown, "name": _name}
     template = environment.from_string(
@@ -54,7 +54,7 @@ def _name(uri: str) -> str:
 
 
 def _runs(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Give each run once, newest first; one whose end is not recorded goes on or was killed."""
+    """Return each run once, newest first; one whose end is not recorded goes on or was killed."""
     by_id: dict[str, Mapping[str, Any]] = {}
     for record in records:
         if record["ended_at"] is not None or record["run_id"] not in by_id:

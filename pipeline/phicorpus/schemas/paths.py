@@ -1,4 +1,4 @@
-"""Where a file of the output lies: its path is its key, and its existence is the commit."""
+"""The paths of an output's files: a path is its file's key, and its existence is the commit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def documents_of(fingerprint: str) -> TableKey:
 
 
 def parse_path(path: str) -> tuple[FileKey, int] | None:
-    """Take a path of the output apart into file and round; None for any other file.
+    """Parse a path of the output into file and round; None for any other file.
 
     Example:
         >>> parse_path("documents/fingerprint=f3a/deck-07.parquet")[0].file_id

@@ -60,7 +60,7 @@ class Tally:
 
 @dataclass(slots=True)
 class _OpenAsset:
-    """What has come of one asset so far.
+    """The rows of one asset that have come so far.
 
     Attributes:
         tasks: Asked of it.
@@ -317,7 +317,7 @@ def _is_of_other_bytes(row: Mapping[str, Any], asset: _OpenAsset) -> bool:
 
 
 def _fill(opened: _OpenUnit, attempts: int) -> None:
-    """Put an error in the place of every row of a unit that did not come."""
+    """Add an error in the place of every row of a unit that did not come."""
     lost = LostInFlight(f"did not come back in {attempts} attempts")
     for known in opened.unit.rows.select(_NAMING).to_pylist():
         if known["asset_id"] in opened.wanted:
@@ -327,7 +327,7 @@ def _fill(opened: _OpenUnit, attempts: int) -> None:
 
 
 def _fill_asset(asset: _OpenAsset, known: dict[str, Any], lost: LostInFlight) -> None:
-    """Put errors in the place of an asset's missing rows; `known` is what the manifest says of it.
+    """Add errors in the place of an asset's missing rows; `known` is what the manifest says of it.
 
     Where no row said how many segments there are, at least the one after the last did not come.
     """

@@ -55,7 +55,7 @@ def _segments(
     assets = batch.drop_columns(["content"]).to_pylist()
     for asset, content in zip(assets, _in_place(batch["content"]), strict=True):
         if asset["error_type"] is not None:
-            yield _whole(asset, asset)
+            yield _failed_asset(asset, asset)
             continue
         bytes_ = Undecoded(content=content, media_type=asset["media_type"])
         found = found_type(bytes_)
@@ -64,7 +64,7 @@ def _segments(
     for position, segment in decode_batch(undecoded, config):
         asset = readable[position]
         if isinstance(segment, SegmentError):
-            yield _whole(asset, error_columns(segment))
+            yield _failed_asset(asset, error_columns(segment))
         else:
             yield _segment(asset, segment, preparation)
 
@@ -79,8 +79,8 @@ def _in_place(column: pa.ChunkedArray) -> Iterator[memoryview]:
             yield content[start:end]
 
 
-def _whole(asset: Mapping[str, Any], error: Mapping[str, Any]) -> Row:
-    """Give the one segment of an asset that has none: its error."""
+def _failed_asset(asset: Mapping[str, Any], error: Mapping[str, Any]) -> Row:
+    """Return the one segment of an asset that has none: its error."""
     segment = Segment(index=0, count=1, kind="asset")
     return _row(asset, segment) | {name: error[name] for name in _ERROR}
 

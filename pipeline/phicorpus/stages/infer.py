@@ -104,10 +104,10 @@ def _segments(batch: pa.Table) -> list[dict[str, Any]]:
 
 
 def _native_answer(segment: dict[str, Any], question: Question) -> Answer | None:
-    from_native = question.task.from_native
-    if from_native is None or segment["native"] is None:
+    read_native = question.task.read_native
+    if read_native is None or segment["native"] is None:
         return None
-    return from_native(Native.from_json(segment["native"]))
+    return read_native(Native.from_json(segment["native"]))
 
 
 def _request(segment: dict[str, Any], question: Question, prompt: str) -> Request:

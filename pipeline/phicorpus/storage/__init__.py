@@ -1,1 +1,1 @@
-"""Where bytes come from and where tables go: open a URI safely, create a file if absent."""
+"""Storage: open an asset's URI safely, create a file of the output if it is absent."""

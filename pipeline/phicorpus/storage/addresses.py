@@ -1,4 +1,4 @@
-"""Which addresses are of the public internet: by IANA's registries, not by Python's version.
+"""The addresses of the public internet, by IANA's registries, not by Python's version.
 
 Python's `is_global` changes with its patch releases, and knows nothing of the addresses behind
 which clouds keep their own services.

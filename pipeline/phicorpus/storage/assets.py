@@ -153,7 +153,7 @@ def _contradicts(claimed: str, found: str) -> bool:
 
 
 def bare(etag: str) -> str:
-    """Give an etag without what some listings write around it.
+    """Return an etag without what some listings write around it.
 
     Example:
         >>> bare('W/"0x8D"'), bare("0x8D")
@@ -245,7 +245,7 @@ class _Reading:
 
 
 def _place(uri: str, config: FetchConfig) -> str:
-    """Name what fails together: a host, a bucket at an endpoint, a disk's top folder."""
+    """Return what fails together: a host, a bucket at an endpoint, a disk's top folder."""
     scheme, path = split_uri(uri)
     endpoint = config.storage_options.get(scheme, {}).get("endpoint_url", "")
     return f"{scheme}://{path.lstrip('/').partition('/')[0]} {endpoint}"

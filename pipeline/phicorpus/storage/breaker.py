@@ -42,12 +42,12 @@ class Breaker:
 
     @property
     def is_down(self) -> bool:
-        """Whether the place has not answered for long."""
+        """Return whether the place has not answered for long."""
         return self._in_vain >= MAX_IN_VAIN
 
     @property
     def allows_retry(self) -> bool:
-        """Whether a wait that was in vain may be tried again."""
+        """Return whether a wait that was in vain may be tried again."""
         return not self.is_down and self._retries >= 1
 
     def wait_s(self, timeout_s: float) -> float:

@@ -1,4 +1,4 @@
-"""How stores are reached, decided once: from storage options, environment, profiles and files.
+"""The settings of stores, decided once: storage options, environment, profiles and files.
 
 s3fs, gcsfs and adlfs look into the environment and into files by themselves; obstore looks into
 other variables, and into no file. Here what they would find becomes storage options, which all of

@@ -1,4 +1,4 @@
-"""What a failing store means: try again, or give up and say why."""
+"""The failures of a store: which are worth another attempt, and what helps with the others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _UNAUTHORIZED = 401  # HTTP
 
 
 def foreign_errors(protocol: str) -> tuple[type[Exception], ...]:
-    """Give the exceptions that a protocol's library raises beside OSError.
+    """Return the exceptions that a protocol's library raises beside OSError.
 
     Example:
         >>> foreign_errors("file")
@@ -81,7 +81,7 @@ def translated(error: Exception, doing: str) -> StoreError:
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether the same request may succeed a moment later."""
+    """Return whether the same request may succeed a moment later."""
     status = _status(error)
     if status is not None:
         return status in _AGAIN_STATUS or status >= 500  # noqa: PLR2004  (HTTP: the server's fault)
@@ -106,7 +106,7 @@ def cannot_connect(error: BaseException) -> bool:
 
 
 def lacks_credentials(error: Exception) -> bool:
-    """Tell whether a store wants credentials, or other ones: then every asset there fails.
+    """Return whether a store wants credentials, or other ones: then every asset there fails.
 
     Example:
         >>> lacks_credentials(OSError("connection reset"))
@@ -117,7 +117,7 @@ def lacks_credentials(error: Exception) -> bool:
 
 
 def says_exists(error: Exception) -> bool:
-    """Tell whether a refusal means that the file was there: HTTP 412, however it is dressed."""
+    """Return whether a refusal means that the file was there: HTTP 412, in any library's error."""
     return isinstance(error, FileExistsError) or _status(error) == 412  # noqa: PLR2004  (HTTP)
 
 

@@ -78,7 +78,7 @@ class Opened:
 
 
 def reads(uri: str) -> bool:
-    """Tell whether obstore can name this object: S3 allows keys that it does not.
+    """Return whether obstore can name this object: S3 allows keys that it does not.
 
     Example:
         >>> reads("s3://bucket/a b/100%.png"), reads("s3://bucket/a//b"), reads("http://host/a")
@@ -174,7 +174,7 @@ def _wants_credentials(error: Exception, text: str, status: int | None) -> bool:
 
 
 def _unanswered(error: Exception, uri: str, text: str, line: str) -> FetchError:
-    """Name what went wrong before the store answered, by the client's own notes."""
+    """Describe what went wrong before the store answered, by the client's own notes."""
     if isinstance(error, ValueError | InvalidPathError):
         return UriRefused(f"cannot open {uri}: {line}")
     if why := _NO_CONNECTION.search(text):
@@ -190,7 +190,7 @@ def _cause(text: str, kind: re.Match[str]) -> str:
 
 
 def _missing(error: FileNotFoundError, uri: str) -> Exception:
-    """Tell a bucket that is not there from an object that is not."""
+    """Distinguish a missing bucket from a missing object."""
     if _NO_BUCKET.search(str(error)):
         return BucketMissing(f"{uri}: the store has no such bucket")
     return error
@@ -224,7 +224,7 @@ def _of(provider: object | None) -> dict[str, Any]:
 
 
 def _aws_config(asked: Connection, bucket: str) -> Any:  # noqa: ANN401 - obstore's types name every key
-    """Give the settings of one bucket; credentials come from a provider, never from two places."""
+    """Return one bucket's settings; credentials come from a provider, never from two places."""
     config = {"region": "us-east-1", **asked.config}
     if _aws_provider(asked) is not None:
         config = {name: value for name, value in config.items() if name not in _AWS_KEYS}
@@ -249,7 +249,7 @@ class _NobodyToAsk(Exception):
 
 
 def _aws_provider(asked: Connection) -> Callable[[], dict[str, Any]] | None:
-    """Give the options' own keys, else look where botocore looks.
+    """Return the options' own keys, else those that botocore finds.
 
     That is environment, files, profiles, SSO, processes, web identity, metadata. The options' keys
     go this way too: with them as settings, a session token of the environment would be sent.

@@ -1,4 +1,4 @@
-"""What `fetch.storage_options` mean for obstore: the names are those of s3fs, gcsfs and adlfs."""
+"""The meaning of `fetch.storage_options` for obstore: names are s3fs's, gcsfs's, adlfs's."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Connection:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether the options say who is asking, so that nobody else need be asked."""
+        """Return whether the options have credentials, so that nothing else is asked for any."""
         own = {"access_key_id", "skip_signature", "account_key", "sas_key", "client_secret"}
         return bool(
             own & set(self.config) or {"service_account", "service_account_key"} & set(self.config)

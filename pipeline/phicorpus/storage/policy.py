@@ -1,4 +1,4 @@
-"""Which URIs a job may read: allowed schemes and prefixes, and no way out of them."""
+"""The URIs that a job may read: allowed schemes and prefixes, and no way out of them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def uri_of(path: str, place: str) -> str:
-    """Name by its URI what fsspec found at a place: its paths leave out scheme and Azure's account.
+    """Return the URI of what fsspec found: its paths leave out scheme and Azure's account.
 
     Example:
         >>> uri_of("bucket/a.png", "s3://bucket"), uri_of("/data/a.png", "/data")

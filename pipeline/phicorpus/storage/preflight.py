@@ -100,7 +100,7 @@ class Places:
 
     @property
     def warning(self) -> str | None:
-        """What a reader of the plan should know, if anything."""
+        """A warning for the reader of the plan; None where all is well."""
         if not self.num_refused:
             return None
         return (

@@ -1,4 +1,4 @@
-"""What can be done with a store, whichever it is."""
+"""The interface of a store, whichever it is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Store(Protocol):
         ...
 
     def list_files(self, folder: str) -> Iterator[str]:
-        """Give the paths of all published files under a folder, relative to the store's root.
+        """Yield the paths of all published files under a folder, relative to the store's root.
 
         Raises:
             StoreError: not all of them can be listed.
@@ -42,7 +42,7 @@ class Mendable(Store, Protocol):
     """A store in which damaged files can be mended; nothing else ever takes a file away."""
 
     def remove(self, path: str) -> None:
-        """Take a file away; one that is gone already is no error.
+        """Remove a file; one that is gone already is no error.
 
         Raises:
             StoreError: the store failed or refused.

@@ -77,7 +77,7 @@ def _in_value(value: object, *, hidden: bool) -> Iterator[str]:
 
 
 def _in_text(value: str, *, hidden: bool) -> Iterator[str]:
-    """Give a secret whole, and the parts in which a library may repeat it."""
+    """Yield a secret whole, and the parts in which a library may repeat it."""
     if hidden and len(value) >= _SHORTEST:
         yield value
         for part in re.split(r"[;&?]", value):  # a connection string, a signature

@@ -103,27 +103,27 @@ class SteadyStore:
         """See `Store.create`; True also if the file that is there holds these very bytes."""
         clock = _Clock(self._timeout_s)
         what = f"write {self}/{path}"
-        if self._again(lambda: self._store.create(path, data), what, clock):
+        if self._retry(lambda: self._store.create(path, data), what, clock):
             return True
-        return self._again(lambda: self._store.read(path), f"read {self}/{path}", clock) == data
+        return self._retry(lambda: self._store.read(path), f"read {self}/{path}", clock) == data
 
     def read(self, path: str) -> bytes:
         """See `Store.read`."""
         clock = _Clock(self._timeout_s)
-        return self._again(lambda: self._store.read(path), f"read {self}/{path}", clock)
+        return self._retry(lambda: self._store.read(path), f"read {self}/{path}", clock)
 
     def remove(self, path: str) -> None:
         """See `Mendable.remove`."""
         clock = _Clock(self._timeout_s)
         store = cast("Mendable", self._store)
-        self._again(lambda: store.remove(path), f"remove {self}/{path}", clock)
+        self._retry(lambda: store.remove(path), f"remove {self}/{path}", clock)
 
     def list_leftovers(self) -> Iterator[str]:
         """See `Mendable.list_leftovers`."""
         clock = _ListingClock(self._timeout_s)
         what = f"list {self}"
         store = cast("Mendable", self._store)
-        yield from self._again(lambda: list(store.list_leftovers()), what, clock)
+        yield from self._retry(lambda: list(store.list_leftovers()), what, clock)
 
     def list_files(self, folder: str) -> Iterator[str]:
         """See `Store.list_files`; complete, or an error.
@@ -132,9 +132,9 @@ class SteadyStore:
         """
         clock = _ListingClock(self._timeout_s)
         what = f"list {self}/{folder}"
-        yield from self._again(lambda: list(self._store.list_files(folder)), what, clock)
+        yield from self._retry(lambda: list(self._store.list_files(folder)), what, clock)
 
-    def _again(self, ask: Callable[[], T], what: str, clock: _Clock) -> T:
+    def _retry(self, ask: Callable[[], T], what: str, clock: _Clock) -> T:
         retrying = Retrying(
             stop=lambda state: state.attempt_number >= self._attempts or clock.is_over(state),
             wait=wait_random_exponential(multiplier=self._first_wait_s, max=_LONGEST_WAIT_S),
@@ -144,10 +144,12 @@ class SteadyStore:
         )
         for attempt in retrying:
             with attempt:
-                return self._noted(attempt.retry_state, lambda: _bounded(ask, what, clock))
+                return self._count_success(
+                    attempt.retry_state, lambda: _ask_within(ask, what, clock)
+                )
         raise AssertionError  # reraise: the loop returns or raises
 
-    def _noted(self, state: RetryCallState, ask: Callable[[], T]) -> T:
+    def _count_success(self, state: RetryCallState, ask: Callable[[], T]) -> T:
         answer = ask()
         self._budget.give_back(state.attempt_number)
         return answer
@@ -199,7 +201,7 @@ class _ListingClock(_Clock):
         return super().is_over(state)
 
 
-def _bounded(ask: Callable[[], T], what: str, clock: _Clock) -> T:
+def _ask_within(ask: Callable[[], T], what: str, clock: _Clock) -> T:
     """Ask in a thread, which is left behind when it hangs; warn of a long silence.
 
     Raises:

@@ -124,7 +124,7 @@ class LocalStore:
         return True
 
     def _publish(self, temporary: Path, target: Path) -> None:
-        """Give a whole file its name: of what every disk offers, only a link refuses a name taken.
+        """Link a whole file to its name: only a link refuses, on every disk, a name that is taken.
 
         Writing under the name itself would leave half a file there after a crash.
         """

@@ -1,4 +1,4 @@
-"""What we ask of a segment: one file per task, with its prompt, answer type and parser."""
+"""The tasks: one file each, with its prompt, answer type and parser."""
 
 from collections.abc import Mapping
 

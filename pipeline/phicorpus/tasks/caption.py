@@ -1,4 +1,4 @@
-"""Say in a sentence what an image shows."""
+"""Describe in a sentence what an image shows."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def parse_json(text: str) -> Answer:
     return Answer(text=markdown.table(columns, rows), value=value)
 
 
-def from_native(native: Native) -> Answer | None:
+def read_native(native: Native) -> Answer | None:
     """Return the charts that the deck defines itself; None where the page has none."""
     if not native.charts:
         return None
@@ -88,7 +88,7 @@ _FREE = Task(
     prompt="Convert the chart into a Markdown table.",
     max_new_tokens=512,
     parse=parse,
-    from_native=from_native,
+    read_native=read_native,
     may_be_empty=False,
     demo_tokens=64,
 )

@@ -9,7 +9,7 @@ from phicorpus.tasks import page_text
 from phicorpus.tasks.task import Answer, Task, parse_text
 
 
-def from_native(native: Native) -> Answer | None:
+def read_native(native: Native) -> Answer | None:
     """Return the page's text, tables and charts as text, and all that is native as the value."""
     parts = page_text.parts(native)
     return Answer(
@@ -27,5 +27,5 @@ NATIVE = Task(
     prompt=None,
     max_new_tokens=0,
     parse=parse_text,
-    from_native=from_native,
+    read_native=read_native,
 )

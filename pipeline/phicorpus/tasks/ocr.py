@@ -7,11 +7,11 @@ from phicorpus.tasks import page_text
 from phicorpus.tasks.task import Answer, Task, parse_text
 
 
-def from_native(native: Native) -> Answer:
+def read_native(native: Native) -> Answer:
     r"""Return the page's own text: title, paragraphs, tables. A title among the text stays there.
 
     Example:
-        >>> from_native(Native(title="Q3", text=("Sales rose.",))).text
+        >>> read_native(Native(title="Q3", text=("Sales rose.",))).text
         'Q3\n\nSales rose.'
     """
     parts = [*page_text.paragraphs(native), *page_text.tables(native)]
@@ -26,6 +26,6 @@ OCR = Task(
     prompt="Extract all text from the image in reading order.",
     max_new_tokens=768,
     parse=parse_text,
-    from_native=from_native,
+    read_native=read_native,
     demo_tokens=64,
 )

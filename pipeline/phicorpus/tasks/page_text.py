@@ -1,4 +1,4 @@
-"""What a page's own file says of it, as text: the one way for rows and documents alike."""
+"""Write a page's native content as text, for rows and documents alike."""
 
 from __future__ import annotations
 

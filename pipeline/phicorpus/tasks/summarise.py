@@ -1,4 +1,4 @@
-"""Say in a few sentences what a passage of text says."""
+"""Summarise a passage of text in a few sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is: a question for a kind of segment, and what its answer means."""
+"""The task: a question for a kind of segment, and the parser of its answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Task:
         prompt: The question; "" where the job has to give it; None for a task that asks no model.
         max_new_tokens: Upper bound of the answer, tokens.
         parse: The model's text to an answer.
-        from_native: The answer that the file itself gives, or None where it gives none; used for
+        read_native: The answer that the file itself gives, or None where it gives none; used for
             pages that have no pixels, and by tasks without a prompt.
         may_be_empty: Whether no words can be the right answer; if not, the model is asked again.
         json_schema: What the model may write, and nothing else; None: anything.
@@ -57,7 +57,7 @@ class Task:
     prompt: str | None
     max_new_tokens: int
     parse: Callable[[str], Answer]
-    from_native: Callable[[Native], Answer | None] | None = None
+    read_native: Callable[[Native], Answer | None] | None = None
     may_be_empty: bool = True
     json_schema: str | None = None
     guided: Task | None = None

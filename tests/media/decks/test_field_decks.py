@@ -142,7 +142,7 @@ def test_what_is_rendered_says_each_title_once_and_names_a_chart_that_is_not_dra
 
     for segment in (broken[0], lines[0]):
         assert segment.native is not None
-        answer = native.from_native(segment.native)
+        answer = native.read_native(segment.native)
         assert answer is not None
         assert answer.text.count("Annual") == 1
         assert answer.text.startswith("Annual Report\n\n")

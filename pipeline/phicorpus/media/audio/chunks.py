@@ -57,7 +57,7 @@ class Sound:
 
     @property
     def missing_share(self) -> float:
-        """What is announced and missing, as a share of what was found."""
+        """The missing part of what is announced, as a share of what was found."""
         if self.num_announced is None or not self.num_found:
             return 0.0
         return max(0.0, (self.num_announced - self.num_found) / self.num_found)
@@ -425,7 +425,7 @@ def _family(view: memoryview, demuxer: str) -> _Family | None:
 
 
 def _au(view: memoryview) -> list[Sound]:
-    """FFmpeg reads an AU to its end, whatever it announces."""
+    """Measure an AU; FFmpeg reads it to its end, whatever it announces."""
     if len(view) < 24:  # noqa: PLR2004 - its header
         return []
     start, announced, encoding = struct.unpack_from(">III", view, 4)

@@ -84,7 +84,7 @@ class Converter:
         yield self._resampled(self._mixer.add(channels, mix))
 
     def end(self) -> Iterator[Samples]:
-        """Give what is left when no frame of this kind follows."""
+        """Return what is left when no frame of this kind follows."""
         if self._mixer is not None:
             yield self._resampled(self._mixer.end())
         if self._resampler is not None:

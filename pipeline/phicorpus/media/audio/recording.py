@@ -139,7 +139,7 @@ class _Cutter:
             yield from self._full_windows()
 
     def finish(self, noted: Iterable[str], *, last: bool) -> Iterator[Segment]:
-        """Give the rest; what is left at the very end is a window, whatever its length.
+        """Yield the rest; what is left at the very end is a window, whatever its length.
 
         `last`: no other channel has windows after it.
         """

@@ -91,7 +91,7 @@ class Doubler:
         self._past = np.zeros(_DOUBLING_TAPS - 1, np.float32)
 
     def doubled(self, samples: Samples) -> Samples:
-        """Give twice as many samples, shape (2 n,), for the recording's next (n,)."""
+        """Return twice as many samples, shape (2 n,), for the recording's next (n,)."""
         if not samples.size:
             return samples
         past = np.concatenate([self._past, samples])

@@ -1,4 +1,4 @@
-"""What is plotted, whatever the format of its file, as `Chart`s."""
+"""The data of charts, whatever the format of their file."""
 
 from __future__ import annotations
 

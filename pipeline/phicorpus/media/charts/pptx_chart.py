@@ -174,7 +174,7 @@ class _Reader:
         is_number = _is(cache, "numCache", "numLit")
         read_ = [_level(level, code if is_number else None) for level in levels]
         last = max((at for level in read_ for at in level), default=-1)
-        count = max(_whole(_value(cache, "c:ptCount")), last + 1)
+        count = max(_read_integer(_value(cache, "c:ptCount")), last + 1)
         return Points(levels=read_, count=count)
 
     def _category_axis(self, plot: Any) -> Any:  # noqa: ANN401 - lxml's elements
@@ -246,7 +246,7 @@ def _level(element: Any, code: str | None) -> Level:  # noqa: ANN401 - lxml's el
         text = unescaped(point.findtext(tag("c:v")) or "").strip()
         if text:
             own = point.get("formatCode") if code is not None else None
-            found[_whole(point.get("idx"))] = Cell(text, own or code)
+            found[_read_integer(point.get("idx"))] = Cell(text, own or code)
     return found
 
 
@@ -266,11 +266,11 @@ def _flag(element: Any, name: str, *, missing: bool) -> bool:  # noqa: ANN401 - 
     return missing if found is None else is_true(found.get("val", "1"))
 
 
-def _whole(text: str | None) -> int:
+def _read_integer(text: str | None) -> int:
     digits = (text or "").strip()
     is_whole = digits.isascii() and digits.isdigit()
     return min(int(digits[:10]), 10**9) if is_whole else 0
 
 
 def _order(series: Any) -> int:  # noqa: ANN401 - lxml's element
-    return _whole(_value(series, "c:order"))
+    return _read_integer(_value(series, "c:order"))

@@ -1,4 +1,4 @@
-"""Where a chart's points come from: its caches, or the workbook inside."""
+"""The points of a chart: from its caches, or from the workbook inside."""
 
 from __future__ import annotations
 

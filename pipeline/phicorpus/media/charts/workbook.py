@@ -153,7 +153,7 @@ class Workbook:
             for event, element in events:
                 is_row = element.tag.endswith("}row")
                 if is_row and event == "start":
-                    row, column = _whole(element.get("r"), row + 2) - 1, -1
+                    row, column = _read_integer(element.get("r"), row + 2) - 1, -1
                 elif not is_row and event == "end":
                     place = _AREA.fullmatch(element.get("r") or "")
                     column = column_index(place[1]) if place and place[1] else column + 1
@@ -175,13 +175,13 @@ class Workbook:
         if value is None:
             return None
         if kind == "s":
-            strings, at = self._shared(), _whole(value, -1)
+            strings, at = self._shared(), _read_integer(value, -1)
             return Cell(strings[at]) if 0 <= at < len(strings) else None
         if kind in {"str", "e"}:
             return Cell(unescaped(value))
         if kind == "b":
             return Cell(("FALSE", "TRUE")[is_true(value)])
-        codes, at = self._formats(), _whole(element.get("s"), 0)
+        codes, at = self._formats(), _read_integer(element.get("s"), 0)
         return Cell(value, (codes[at] if 0 <= at < len(codes) else None) or "General")
 
     def _shared(self) -> list[str]:
@@ -200,9 +200,9 @@ class Workbook:
             numbers: list[int] = []
             if root is not None:
                 for form in root.iterfind(f"{tag('s:numFmts')}/{tag('s:numFmt')}"):
-                    own[_whole(form.get("numFmtId"), -1)] = form.get("formatCode") or ""
+                    own[_read_integer(form.get("numFmtId"), -1)] = form.get("formatCode") or ""
                 styles = root.iterfind(f"{tag('s:cellXfs')}/{tag('s:xf')}")
-                numbers = [_whole(style.get("numFmtId"), 0) for style in styles]
+                numbers = [_read_integer(style.get("numFmtId"), 0) for style in styles]
             self._codes = [own.get(number, _BUILT_IN.get(number)) for number in numbers]
         return self._codes
 
@@ -273,6 +273,6 @@ def _string(item: Any) -> str:  # noqa: ANN401 - lxml's element
     return unescaped("".join(run.findtext(tag("s:t")) or "" for run in runs))
 
 
-def _whole(text: str | None, default: int) -> int:
+def _read_integer(text: str | None, default: int) -> int:
     digits = (text or "").strip()
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else default  # noqa: PLR2004

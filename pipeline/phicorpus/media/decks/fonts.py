@@ -1,4 +1,4 @@
-"""Tell whether a renderer had the fonts that a document asks for."""
+"""Check whether a renderer had the fonts that a document asks for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STYLE = re.compile(r"(bold|italic|oblique|regular|light|semibold|medium|black|m
 
 
 def substituted(used: Iterable[str], named: Iterable[str]) -> bool:
-    """Tell whether text is set in a font that is neither named nor as wide as a named one.
+    """Return whether text is set in a font that is neither named nor as wide as a named one.
 
     Args:
         used: PostScript names from a PDF, such as "Carlito-Bold".

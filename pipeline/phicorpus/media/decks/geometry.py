@@ -1,4 +1,4 @@
-"""Where a shape stands on its slide; a place that cannot be read costs the place alone."""
+"""The place of a shape on its slide; one that cannot be read costs the place alone."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _ATTACHED: Final = "Original."
 
 
 def deck(rendered: bytes, document: pdf.Document) -> bytes:
-    """Give the ODP inside a PDF.
+    """Read the ODP inside a PDF.
 
     Args:
         rendered: The PDF.

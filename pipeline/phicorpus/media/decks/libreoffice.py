@@ -83,7 +83,7 @@ def find_soffice() -> Path | None:
 
 @cache
 def isolation() -> str:
-    """Name how LibreOffice is cut off from the network on this machine, the best that works.
+    """Return the best way that works here to cut LibreOffice off from the network.
 
     One of "bwrap" (no network, and no files but the system's and its own), "unshare -rn" or
     "unshare -n" (no network), and "none": in unprivileged containers, and on macOS. PPTX and ODP

@@ -96,12 +96,12 @@ class Document:
         self.close()
 
     def close(self) -> None:
-        """Give the document's memory back."""
+        """Close the document, which frees its memory."""
         with _PDFIUM:
             self._document.close()
 
     def attachment(self, prefix: str) -> bytes | None:
-        """Give the first attached file whose name begins so; None if there is none."""
+        """Return the first attached file whose name begins so; None if there is none."""
         with _PDFIUM:
             for index in range(self._document.count_attachments()):
                 attached = self._document.get_attachment(index)
@@ -237,7 +237,7 @@ def _flattened(page: pdfium.PdfPage, *, has_form: bool) -> bool:
 
 
 def _is_seen(textpage: pdfium.PdfTextPage, page: tuple[float, float, float, float]) -> bool:
-    """Tell whether all text touches the page; boxes are left, bottom, right, top."""
+    """Return whether all text touches the page; boxes are left, bottom, right, top."""
     boxes = (textpage.get_rect(number) for number in range(textpage.count_rects()))
     return all(
         box[0] <= page[2] and box[1] <= page[3] and box[2] >= page[0] and box[3] >= page[1]
@@ -253,7 +253,7 @@ def _fonts(page: pdfium.PdfPage) -> frozenset[str]:
 
 
 def is_garbled(text: str) -> bool:
-    r"""Say whether a text layer is not what the page says: its fonts name their signs wrongly.
+    r"""Return whether a text layer differs from the page: its fonts name their signs wrongly.
 
     Many of its characters are of no alphabet (private use, or replaced), or are Latin letters with
     their two bytes swapped, or a long text has neither letters nor digits.

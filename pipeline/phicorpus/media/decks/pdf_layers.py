@@ -28,7 +28,7 @@ Layer = tuple[str, ...]
 
 
 def may_be_in(content: bytes) -> bool:
-    """Say whether a file names optional content anywhere but within its pages' own streams."""
+    """Return whether a file names optional content outside its pages' own streams."""
     return b"/OC" in content or any(b"/OC" in stream for stream in _object_streams(content))
 
 
@@ -82,7 +82,7 @@ def _layers(page: pdfium.PdfPage, *, with_forms: bool) -> dict[Layer, list[pdfiu
 
 
 def _marks(item: pdfium.PdfObject) -> Iterator[str]:
-    """Give the names of the layers that an object is marked with."""
+    """Return the names of the layers that an object is marked with."""
     for number in range(max(pdfium_c.FPDFPageObj_CountMarks(item), 0)):
         mark = pdfium_c.FPDFPageObj_GetMark(item, number)
         buffer, length = (ctypes.c_ushort * _NAME_BYTES)(), ctypes.c_ulong()

@@ -77,7 +77,7 @@ def eight_bits(values: Values, colours: int) -> npt.NDArray[np.uint8]:
 
 @lru_cache(maxsize=64)
 def _is_srgb(profile: bytes) -> bool:
-    """Say whether a profile leaves colours as they are in sRGB, whatever it is called."""
+    """Return whether a profile leaves colours as they are in sRGB, whatever it is called."""
     steps = np.linspace(0, 255, _GRID_STEPS).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -1,4 +1,4 @@
-"""Tell which images are decoded at a cost that their size bounds, and which need a clock."""
+"""Check whether an image's size bounds the cost of decoding it, or a time limit has to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GIF_EXTENSION, _GIF_FRAME = 0x21, 0x2C
 
 
 def is_bounded(content: bytes, media_type: str) -> bool:
-    """Say whether an image's pixels and bytes bound what decoding it takes.
+    """Return whether an image's pixels and bytes bound what decoding it takes.
 
     Not of JPEG 2000, AVIF and HEIC: their streams may hold other pictures than their headers
     announce. Nor of files in very many small parts.

@@ -110,7 +110,7 @@ def segments(content: bytes, config: ImageConfig) -> Iterator[Segment]:
         if media_type == "image/heic"
         else _open(content, media_type) as image
     ):
-        yield _only(image, config, content)
+        yield _decode_single(image, config, content)
 
 
 def _open(content: bytes, media_type: str) -> Image.Image:
@@ -157,13 +157,13 @@ def _open_heif(content: bytes, config: ImageConfig) -> Image.Image:
         raise DecodeError(f"broken HEIC: {_words(error)}") from error
 
 
-def _only(image: Image.Image, config: ImageConfig, content: bytes) -> Segment:
+def _decode_single(image: Image.Image, config: ImageConfig, content: bytes) -> Segment:
     _check_size(image.size, image.format, config)
     animation = _animation(image, content)
     try:
         picture, flags = _finish(image)
     except DecodeError as error:
-        again = _again(image.format, content)
+        again = _reopen(image.format, content)
         if again is None:
             refused = unsupported.reason_for_failure(content, sniff.sniff(content) or "")
             raise error if refused is None else UnsupportedMedia(refused) from error
@@ -174,7 +174,7 @@ def _only(image: Image.Image, config: ImageConfig, content: bytes) -> Segment:
     return Segment(index=0, count=1, kind="image", image=picture, flags=(*animation, *flags))
 
 
-def _again(kind: str | None, content: bytes) -> Image.Image | None:
+def _reopen(kind: str | None, content: bytes) -> Image.Image | None:
     """Open a file anew without what damaged it beside its pixels; None where that is not all."""
     if kind == "JPEG":
         return jpeg.ended(content)
@@ -196,7 +196,7 @@ def _animation(image: Image.Image, content: bytes) -> tuple[str, ...]:
 
 
 def _pages(content: bytes, config: ImageConfig) -> Iterator[Segment]:
-    """Give each page of a TIFF, but no reduced copies (thumbnails, pyramids)."""
+    """Yield each page of a TIFF, but no reduced copies (thumbnails, pyramids)."""
     found = list(tiff.directories(content, config.max_frames))
     if isinstance(found[0], SegmentError):
         raise found[0]

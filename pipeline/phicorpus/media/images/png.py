@@ -54,7 +54,7 @@ def without_metadata(content: bytes) -> bytes | None:
 
 
 def is_animated(content: bytes) -> bool:
-    """Say whether a PNG announces further frames."""
+    """Return whether a PNG announces further frames."""
     return any(name == b"acTL" for name, _, _ in chunks(content))
 
 

@@ -130,12 +130,12 @@ class Directory:
 
     @property
     def is_reduced(self) -> bool:
-        """Say whether it is a smaller copy of another picture: bit 0 of NewSubfileType."""
+        """Return whether it is a smaller copy of another picture: bit 0 of NewSubfileType."""
         return bool(self.one(NEW_SUBFILE_TYPE, 0) & 1)
 
     @property
     def is_raw(self) -> bool:
-        """Say whether it holds, or belongs to, what a camera's sensor saw."""
+        """Return whether it holds, or belongs to, a camera's sensor data."""
         return DNG_VERSION in self.fields or self.one(PHOTOMETRIC, 0) in _RAW_PHOTOMETRICS
 
     @cached_property
@@ -167,10 +167,10 @@ class Directory:
         return Layout(
             width_px=size[0],
             height_px=size[1],
-            bits=_each(self.few(BITS, 1), num_samples),
+            bits=_per_sample(self.few(BITS, 1), num_samples),
             photometric=photometric,
             planar=self.one(PLANAR, 1) == 2 and num_samples > 1,  # noqa: PLR2004 - TIFF 6.0
-            formats=_each(self.few(SAMPLE_FORMAT, UINT), num_samples),
+            formats=_per_sample(self.few(SAMPLE_FORMAT, UINT), num_samples),
             extra=self.few(EXTRA_SAMPLES),
             compression=compression,
             predictor=self.one(PREDICTOR, 1) if compression != NONE else 1,
@@ -274,8 +274,8 @@ _DECIDING = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, EXT
 _DECIDING |= {ROWS_PER_STRIP, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, STRIP_OFFSETS, SAMPLE_FORMAT}
 
 
-def _each(values: tuple[int, ...], num_samples: int) -> tuple[int, ...]:
-    """Give each sample its value: some writers say one for all of them."""
+def _per_sample(values: tuple[int, ...], num_samples: int) -> tuple[int, ...]:
+    """Return one value per sample: some writers store one for all of them."""
     return values * num_samples if len(values) == 1 else values[:num_samples]
 
 

@@ -1,4 +1,4 @@
-"""How the samples of a TIFF page are arranged, and who reads such an arrangement rightly."""
+"""The layout of a TIFF page's samples, and the reader that reads it correctly."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Layout:
 
     @property
     def reader(self) -> Reader | None:
-        """Name who reads this layout rightly; None where no one here does."""
+        """Return the reader that reads this layout correctly; None where no one here does."""
         if _for_pillow(self):
             return "pillow"
         return "samples" if _for_samples(self) else None
@@ -138,7 +138,7 @@ _NUM_COLOURS = {**COLOURS, PALETTE: 1, YCBCR: 3, LAB: 3}
 
 
 def _for_pillow(layout: Layout) -> bool:
-    """Say whether Pillow reads a layout rightly."""
+    """Return whether Pillow reads a layout correctly."""
     read = _PILLOW.get((layout.photometric, layout.bits))
     if read is None or set(layout.formats) != {UINT} or len(layout.formats) != layout.num_samples:
         return False
@@ -163,7 +163,7 @@ def _for_pillow(layout: Layout) -> bool:
 
 
 def _for_samples(layout: Layout) -> bool:
-    """Say whether `tiff_samples` reads a layout."""
+    """Return whether `tiff_samples` reads a layout."""
     colours = COLOURS.get(layout.photometric, 0)
     kind = set(zip(layout.bits, layout.formats, strict=False))
     return (

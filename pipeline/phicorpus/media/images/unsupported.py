@@ -1,4 +1,4 @@
-"""Tell an image that is valid and not read from one that is damaged: the first can be converted."""
+"""Distinguish valid images that are not read, which can be converted, from damaged ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _JP2_TILE_PIXELS: Final = 2**28
 
 
 def reason(content: bytes, media_type: str) -> str | None:
-    """Say why an image is not read, where its header tells it; None where it should be."""
+    """Return why an image is not read, where its header shows it; None where it should be."""
     if media_type == "image/jpeg":
         return _jpeg(content)
     if asset_kind(media_type) is None and media_type.startswith("image/"):
@@ -56,7 +56,7 @@ def reason(content: bytes, media_type: str) -> str | None:
 
 
 def reason_for_failure(content: bytes, media_type: str) -> str | None:
-    """Say what is unusual about an image that could not be decoded; None where nothing is."""
+    """Return what is unusual about an image that could not be decoded; None where nothing is."""
     if media_type == "image/bmp":
         return _bmp(content)
     if media_type == "image/jp2":

@@ -50,7 +50,7 @@ _ESCAPE: Final = re.compile(r"\\([0-9a-f]{1,6})\s?|\\(.)", re.IGNORECASE | re.DO
 
 
 def is_drawing(head: bytes) -> bool:
-    """Say whether markup that begins so may be SVG."""
+    """Return whether markup that begins so may be SVG."""
     return _DRAWING.search(head[:_HEAD_BYTES].replace(b"\x00", b"")) is not None
 
 

@@ -126,7 +126,7 @@ def check(content: bytes, media_type: str, config: DeckConfig) -> Package:
 
 
 def checked(content: bytes, media_type: str, config: DeckConfig) -> Iterator[Package]:
-    """Give `check`'s one answer; a generator, so that it can run in a sandbox."""
+    """Yield `check`'s one result; a generator, so that it can run in a sandbox."""
     yield check(content, media_type, config)
 
 

@@ -1,4 +1,4 @@
-"""Where a Phi-3-vision checkpoint keeps its tensors. No torch.
+"""The names of a Phi-3-vision checkpoint's tensors. No torch.
 
 The hub's checkpoints are of one form. Fine-tuned ones differ from it in two names, by the program
 that saved them.
@@ -21,7 +21,7 @@ _FLAT = re.compile(r"\A(model\.vision_embed_tokens\.img_processor\.)(?!vision_mo
 
 
 def hub_name(name: str) -> str:
-    """Give a tensor's name as the hub has it.
+    """Return a tensor's name as the hub has it.
 
     Example:
         >>> hub_name("model.vision_embed_tokens.img_processor.pre_layrnorm.bias")

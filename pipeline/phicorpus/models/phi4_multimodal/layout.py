@@ -1,4 +1,4 @@
-"""Where a Phi-4-multimodal checkpoint keeps its tensors and adapters. No torch."""
+"""The names of a Phi-4-multimodal checkpoint's tensors and adapters. No torch."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ AUDIO_DEFAULTS = {
 
 
 def hub_name(name: str) -> str:
-    """Give a tensor's name in the hub's layout; names that are the same, or the hub's, stay.
+    """Return a tensor's name in the hub's layout; names that are the same, or the hub's, stay.
 
     Example:
         >>> hub_name("model.embed_tokens_extend.audio_embed.up_proj_for_speech.bias")
@@ -80,11 +80,11 @@ def hub_name(name: str) -> str:
     return name
 
 
-def native_name(name: str) -> str:
-    """Give a tensor's name in transformers' layout, the opposite of `hub_name`.
+def transformers_name(name: str) -> str:
+    """Return a tensor's name in transformers' layout, the opposite of `hub_name`.
 
     Example:
-        >>> native_name("model.embed_tokens_extend.image_embed.glb_GN")
+        >>> transformers_name("model.embed_tokens_extend.image_embed.glb_GN")
         'model.embed_tokens_extend.image_embed.global_img_feature_extensor'
     """
     for _, _, pattern, form in _RULES:
@@ -92,8 +92,8 @@ def native_name(name: str) -> str:
     return name
 
 
-def is_native(config: Mapping[str, Any]) -> bool:
-    """Tell whether a config.json is of transformers' layout."""
+def is_transformers_layout(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json is of transformers' layout."""
     return config.get("model_type") == MODEL_TYPE
 
 
@@ -103,7 +103,7 @@ def hub_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: a section is not one.
     """
-    if not is_native(config):
+    if not is_transformers_layout(config):
         return dict(config)
     check_native_sections(config)
     vision = VISION_DEFAULTS | (config.get("vision_config") or {})
