@@ -1,7 +1,7 @@
-"""Sinks, which write the tables of an output; and the one that writes Parquet.
+"""Sinks, which write the tables of an output.
 
-A file that is created if absent is the commit, and what a plan looks for. A sink for another table
-format lies beside this module, keeps that promise, and has an entry in SINKS.
+A Parquet file that is created if absent is the commit, and what a plan looks for. A sink that
+writes more lies beside this module, keeps that promise, and has an entry in SINKS.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from phicorpus.output.parquet import ParquetSink
 from phicorpus.schemas.paths import FileKey
 from phicorpus.storage.store import Store
 
@@ -37,22 +37,6 @@ class Sink(Protocol):
             StoreError: the store failed or refused.
         """
         ...
-
-
-class ParquetSink:
-    """One Parquet file per round, its description in the metadata of its schema."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def create(
-        self, key: FileKey, number: int, rows: pa.Table, description: Mapping[str, str]
-    ) -> bool:
-        described = {f"phicorpus.{name}": value for name, value in description.items()}
-        whole = rows.replace_schema_metadata({**(rows.schema.metadata or {}), **described})
-        content = pa.BufferOutputStream()
-        pq.write_table(whole, content, compression="zstd", write_page_checksum=True)
-        return self._store.create(key.path(number), content.getvalue().to_pybytes())
 
 
 SINKS: Mapping[str, Callable[[Store], Sink]] = {"parquet": ParquetSink}
