@@ -52,7 +52,7 @@ class Soak:
     num_clusters_lost: int = 0
     num_segments: int = 0
     kills: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("driver", "worker", "crash_log"), 0)
+        default_factory=lambda: dict.fromkeys(("driver", "worker", "witness"), 0)
     )
     rows_lost: int = 0
     rows_twice: int = 0
@@ -105,7 +105,7 @@ def workers() -> Iterator[tuple[int, str]]:
     for pid, parent, name in _processes():
         agent = "Agent" in name  # a node does not outlive its agents: that would be node loss
         if parent in raylets and name.startswith("ray::") and "IDLE" not in name and not agent:
-            yield pid, "crash_log" if "CrashLog" in name else "worker"
+            yield pid, "witness" if "CrashLog" in name else "worker"
 
 
 def _processes() -> Iterator[tuple[int, int, str]]:

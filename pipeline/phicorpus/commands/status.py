@@ -46,7 +46,7 @@ class OutputStatus:
 
     Attributes:
         rows_per_s: That the run committed, from its start to its end; None before that.
-        engine: What its replicas did, by flow, see `workers.metrics.summed`; None before its end.
+        engine: What its replicas did, by flow, by `metrics.sum_stats`; None before its end.
         fingerprints: Those of the run, by task and kind of asset: `ocr/image`.
         torn: Files that cannot be read: their rows are not counted.
     """
