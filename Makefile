@@ -5,8 +5,10 @@ BIN    := $(VENV)/bin
 DEMO   ?= demo
 # vLLM pins other versions of what this project pins: it gets an environment of its own.
 VLLM   ?= .venv-vllm
+# Two processes, file by file: fixtures of a module are made once, and one waits for Ray while the other works.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-vllm lint fuzz chaos clean
+.PHONY: help demo test test-fast test-vllm lint fuzz chaos clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,7 +30,10 @@ lint: $(VENV)/installed  ## Format, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: lint  ## Everything that CI runs
-	$(BIN)/pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/installed  ## What needs no Ray and takes no seconds: while you work
+	$(PYTEST) -m 'not gpu and not chaos and not ray and not slow'
 
 $(VLLM)/installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -46,6 +51,7 @@ fuzz: $(VENV)/installed  ## Decode 10,000 damaged files; fails on an error witho
 	$(BIN)/python -m tests.hostile.fuzz
 
 chaos: $(VENV)/installed  ## Kill drivers and workers at random, over 200 times, and count what is lost
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest tests/test_edits.py tests/engine tests/media tests/storage
 	$(BIN)/pytest -m chaos tests/chaos
 	$(BIN)/python -m tests.chaos.soak --runs 21 --kills 10 --output benchmarks/results/chaos.json
 

@@ -12,6 +12,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.undisturbed import Undisturbed, undisturbed
 
+# Two processes on two cores: a thread each. Before torch is imported, and for all that is started.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # of the terminal that a test process does not have
+
 # A busy machine is slow, not wrong: how long an example takes is not what these tests are about.
 _SLOW_IS_FINE = [HealthCheck.too_slow]
 settings.register_profile(

@@ -75,7 +75,7 @@ def test_out_of_memory_halves_the_passes_and_answers_all_as_before(
     model = FakeModel()
     sizes = limit_memory(model, 130, error)
     engine = start(model, a_config(batch_tokens=512))
-    requests = some_requests(14)
+    requests = [a_request("q" * 300, new=12), *some_requests(14)]  # one fills a pass by itself
 
     with logged() as records:
         replies = ask(engine, requests)

@@ -89,6 +89,7 @@ def _pdfs() -> Iterator[Attack]:
         a_raw_pdf(stream=b"0 0 m 500 500 l S " * 3_000_000),
         *("ok", "SandboxTimeout", "LimitExceeded"),
         says=r"within .* s|max_memory_bytes",
+        is_endless=True,
     )
     yield attack("a PDF form that calls itself", a_looping_pdf(), "ok", "SandboxCrashed")
     yield attack(

@@ -63,9 +63,9 @@ def test_an_error_of_the_function_arrives_as_itself() -> None:
 
 
 def test_what_hangs_is_killed_and_the_next_stream_gets_a_new_child() -> None:
-    with Sandbox(TIGHT) as sandbox:
+    with Sandbox(LIMITS) as sandbox:
         with pytest.raises(SandboxTimeout, match=r"0\.5 s"):
-            list(sandbox.stream(time.sleep, 60))
+            list(sandbox.stream(time.sleep, 60, limits=TIGHT))
         assert list(sandbox.stream(range, 1)) == [0]
 
 
