@@ -41,6 +41,8 @@ from tests.builders import (
     write_manifest,
 )
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 TASKS = ("caption", "ocr")
 

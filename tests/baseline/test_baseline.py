@@ -24,6 +24,8 @@ from tests.baseline.rows import differences, rows_of
 from tests.baseline.write import read_rows, read_values
 from tests.builders import a_config, a_finished_output, a_pdf, write_files, write_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")

@@ -17,6 +17,8 @@ from phicorpus.report import gather, render
 from phicorpus.storage.store import open_store
 from tests.builders import a_finished_output
 
+pytestmark = pytest.mark.slow
+
 
 def kinds(found: Verification) -> set[str]:
     return {problem.kind for problem in found.problems}

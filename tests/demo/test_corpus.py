@@ -17,6 +17,8 @@ from phicorpus.demo.corpus import CorpusSummary, write_corpus
 from phicorpus.demo.recordings import load_clips
 from phicorpus.demo.truth import TRUTH
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 
 

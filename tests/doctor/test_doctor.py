@@ -10,6 +10,8 @@ from rich.console import Console
 
 from phicorpus.doctor import Finding, Machine, diagnose, render_findings
 
+pytestmark = pytest.mark.slow
+
 
 def a_machine(
     tmp_path: Path,

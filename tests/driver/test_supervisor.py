@@ -21,7 +21,7 @@ import pytest
 from phicorpus.config import RunConfig
 from tests.builders import a_config, a_corpus
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 _ROOT = Path(__file__).parent.parent.parent
 _PATIENCE_S = 240.0

@@ -21,6 +21,8 @@ from tests.engine.builders import (
 )
 from tests.engine.test_frontend import Gated
 
+pytestmark = pytest.mark.slow
+
 Load = Callable[[Model, EngineConfig], Engine]
 Reply = Completion | BaseException
 

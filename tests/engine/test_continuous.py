@@ -32,6 +32,8 @@ from tests.engine.builders import (
 from tests.engine.test_contract import SlowEyes
 from tests.engine.test_frontend import Gated
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
 
 

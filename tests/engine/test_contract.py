@@ -25,6 +25,8 @@ from tests.engine.builders import (
     reference,
 )
 
+pytestmark = pytest.mark.slow
+
 Load = Callable[[Model, EngineConfig], Engine]
 
 

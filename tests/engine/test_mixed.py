@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.mixed_requests import compare_all
+
+pytestmark = pytest.mark.slow
 
 
 def test_mixed_requests_in_disorder_answer_as_each_alone(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from tests.engine.builders import (
     reference,
 )
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[[FakeModel, EngineConfig], ContinuousEngine]
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -21,6 +21,8 @@ from phicorpus.models.phi4_multimodal.image import ImagePreparation as Phi4Image
 from phicorpus.models.random_checkpoint import write_tiny
 from tests.engine.test_memory import PHI3, PHI4
 
+pytestmark = pytest.mark.slow
+
 GB = 1_000_000_000
 LONG = SecondDecoder(why="some are long", instead="make them short")
 

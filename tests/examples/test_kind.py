@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from phicorpus.config import DecodeConfig, RunConfig, UnitConfig, parse_config
 from phicorpus.media.kinds import KIND_OF_SEGMENT, KINDS, AssetKind, SegmentKind
 from phicorpus.media.media_types import MEDIA_TYPES
 from phicorpus.tasks import TASKS, fits
 from tests.examples.package import a_package, run_in
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 

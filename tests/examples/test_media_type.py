@@ -5,8 +5,12 @@ import pkgutil
 from itertools import permutations
 from pathlib import Path
 
+import pytest
+
 from phicorpus.media.media_types import DECKS, IMAGES, MEDIA_TYPES, RECORDINGS, TEXTS
 from tests.examples.package import a_package, run_in
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 ENTRY = """

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from tests.examples.package import a_package, run_in
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 

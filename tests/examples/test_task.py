@@ -27,6 +27,8 @@ from phicorpus.tasks.question import questions
 from tests.builders import a_corpus, a_segment, segments
 from tests.examples.alt_text import ALT_TEXT
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WITH_ALT_TEXT = {**TASKS, ALT_TEXT.name: ALT_TEXT}
 

@@ -1,8 +1,12 @@
 """The bounded part of `make fuzz`: the first mutations of every format."""
 
+import pytest
+
 from tests.hostile.damage import mutated
 from tests.hostile.formats import good_files
 from tests.hostile.fuzz import decode_named, names
+
+pytestmark = pytest.mark.slow
 
 
 def test_mutated_files_of_every_format_end_as_pieces_or_a_named_error() -> None:

@@ -22,7 +22,7 @@ from tests.hostile import damage, documents, pictures, recordings, texts
 from tests.hostile.attack import Attack
 from tests.hostile.formats import good_files
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MAX_WORKER_BYTES = 1536 * 1024**2
 MAX_BATCH_S = 480.0  # eight assets, each within decks.render_timeout_s = 60 s: a machine is busy

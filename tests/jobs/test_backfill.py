@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from phicorpus.config import load_config
 from phicorpus.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "jobs"
 
 

@@ -38,6 +38,8 @@ from tests.media.builders import (
     with_members,
 )
 
+pytestmark = pytest.mark.slow
+
 NATIVE = DecodeConfig(decks=DeckConfig(render="native"))
 needs_libreoffice = pytest.mark.skipif(
     libreoffice.find_soffice() is None, reason="LibreOffice is not installed"

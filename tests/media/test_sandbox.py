@@ -13,6 +13,8 @@ from phicorpus.media.decks import pdf
 from phicorpus.media.sandbox import Limits, Sandbox, run_command
 from tests.media.builders import a_pdf
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(timeout_s=20, max_memory_bytes=1024**3)
 PID = "[__import__('os').getpid()]"
 EATER = "[b'x' * 10**8 for _ in range(8)] and __import__('time').sleep(9)"

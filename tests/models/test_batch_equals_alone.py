@@ -21,6 +21,8 @@ from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.models.model import Modality
 from phicorpus.parity.forward import PackRun, opened
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest) -> Iterator[tuple[PackRun, Modality]]:

@@ -22,6 +22,8 @@ from phicorpus.models.checkpoint import Resolved, load, resolve
 from phicorpus.models.inspection import examine
 from phicorpus.models.random_checkpoint import write_tiny
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
 QKV = "model.layers.0.self_attn.qkv_proj"

@@ -3,8 +3,12 @@
 import math
 from pathlib import Path
 
+import pytest
+
 from benchmarks.gpu.full_size import PHI3_VISION, PHI4_MULTIMODAL, SCALES, Json, run
 from phicorpus.models.architectures import ARCHITECTURES
+
+pytestmark = pytest.mark.slow
 
 SIZES: tuple[tuple[str, Json], ...] = (
     ("phi3_vision", PHI3_VISION),

@@ -33,6 +33,8 @@ from tests.models.builders import (
     write_native,
 )
 
+pytestmark = pytest.mark.slow
+
 PHI3_PACK = Path(__file__).parents[1] / "goldens/phi3_vision"
 DOWN = "model.layers.1.mlp.down_proj"  # 64 x 96 in the tiny checkpoint
 QUERY = "model.embed_tokens_extend.audio_embed.encoder.encoders.0.self_attn.linear_q"

@@ -25,6 +25,8 @@ from phicorpus.stages.commit import Commit
 from phicorpus.storage.store import Store
 from tests.builders import a_backend, a_config, a_reply, annotation_rows, replies, write_manifest
 
+pytestmark = pytest.mark.slow
+
 NUM_UNITS = 12
 
 

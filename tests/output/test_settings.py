@@ -26,6 +26,8 @@ from phicorpus.tasks import TASKS
 from tests.builders import a_backend, a_config, an_execution, an_image, write_files, write_manifest
 from tests.test_edits import Corpus, image, images
 
+pytestmark = pytest.mark.slow
+
 
 def note_settings(corpus: Corpus) -> None:
     """Write the files of settings as a run does that is about to use them."""

@@ -24,6 +24,8 @@ from tests.packaging.environment import (
     tracked_files,
 )
 
+pytestmark = pytest.mark.slow
+
 NOT_OURS = ("pipeline", "jobs", "schemas", "tools", "tests")
 """Top-level names of the checkout that other projects use too."""
 

@@ -18,6 +18,8 @@ from phicorpus.parity.compare import Check
 from phicorpus.parity.forward import opened
 from phicorpus.parity.hash_weights import tensor
 
+pytestmark = pytest.mark.slow
+
 GOLDENS = Path(__file__).parent.parent / "goldens"
 TEXT_CASES = ("text", "text_system", "text_cross")
 

@@ -8,7 +8,7 @@ from phicorpus.parity.forward import run_pack
 from phicorpus.parity.hash_weights import uniform
 
 # A minute of arithmetic for each pack, and several where other programs want the cores too.
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 # Fields that each pack must have checked at least so often: a check that never ran proves nothing.

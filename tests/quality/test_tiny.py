@@ -20,7 +20,7 @@ from phicorpus.demo.corpus import write_corpus
 from phicorpus.manifest.build import build
 from tools.tiny_phi.quality import Figures, measure
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 SEED = 2001  # the demo shows seed 0; training draws from other streams altogether
 

@@ -11,6 +11,8 @@ from phicorpus.stages.decode import decode
 from tests.builders import PREPARATION, a_pdf, a_tone, an_image, fetched
 from tests.media.builders import a_deck, with_members
 
+pytestmark = pytest.mark.slow
+
 CONFIG = DecodeConfig(audio=AudioConfig(vad=False, max_window_s=2.0, min_window_s=1.0))
 
 

@@ -21,6 +21,8 @@ from phicorpus.storage.store import MAX_REQUESTS, LocalStore, Store, open_store
 from tests.storage.proxy import Faults, faulty_proxy
 from tests.storage.server import s3_options
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 OPERATIONS: dict[str, tuple[str, Callable[[Store], Any]]] = {
     "create": ("PUT", lambda store: store.create("a", b"x")),

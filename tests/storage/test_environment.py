@@ -20,6 +20,8 @@ from phicorpus.errors import ConfigError, FetchError
 from phicorpus.storage.assets import read_asset
 from phicorpus.storage.environment import resolved, settled
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 ROOT = Path(__file__).parent.parent.parent
 

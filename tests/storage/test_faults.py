@@ -20,6 +20,8 @@ from phicorpus.storage.store import LocalStore, Store, open_store
 from tests.storage.proxy import Faults, faulty_proxy
 from tests.storage.server import s3_options
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def proxied(s3_endpoint: str) -> Iterator[tuple[str, Faults]]:

@@ -32,6 +32,8 @@ from phicorpus.storage.assets import read_asset
 from tests.storage.proxy import faulty_proxy
 from tests.storage.server import s3_options
 
+pytestmark = pytest.mark.slow
+
 
 def put(endpoint: str, key: str, content: bytes) -> str:
     client = boto3.client(

@@ -20,6 +20,8 @@ from tests.builders import a_backend, a_config
 from tests.storage.proxy import faulty_proxy
 from tests.storage.server import s3_options
 
+pytestmark = pytest.mark.slow
+
 CLOSED = "http://127.0.0.1:9"
 
 

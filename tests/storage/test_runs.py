@@ -23,6 +23,8 @@ from tests.builders import a_backend, a_config, a_reply, an_execution, replies, 
 from tests.storage.proxy import faulty_proxy
 from tests.storage.server import s3_options
 
+pytestmark = pytest.mark.slow
+
 _NUM_ASSETS = 12
 
 

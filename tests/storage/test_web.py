@@ -20,6 +20,8 @@ from phicorpus.errors import (
 from phicorpus.storage.assets import read_asset
 from phicorpus.storage.web import is_public
 
+pytestmark = pytest.mark.slow
+
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 STRICT = FetchConfig(allowed_schemes=("http",), max_attempts=1, timeout_s=5)
 OPEN = STRICT.model_copy(update={"allowed_networks": (LOOPBACK,)})

@@ -23,6 +23,8 @@ from phicorpus.stages.infer import Infer
 from phicorpus.tasks import TASKS, chart
 from phicorpus.tasks.question import questions
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 6
 PLAIN = {"ocr": {"max_new_tokens": 24}, "caption": {"max_new_tokens": 24}}
 GUIDED = {"chart": {"guide": True, "max_new_tokens": 8192}}

@@ -23,6 +23,8 @@ from tools.tiny_phi.parts import STEPS
 from tools.tiny_phi.streams import stream
 from tools.tiny_phi.training import Plan, Training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _as_before() -> Iterator[None]:
@@ -97,17 +99,17 @@ def _label(picture: pictures.Picture) -> labels.Labels:
     return labelled
 
 
-def test_fifty_requests_are_learned_by_heart(tmp_path: Path) -> None:
+def test_twenty_requests_are_learned_by_heart(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    asked = [requests.imagined_clip(rng, 1) for _ in range(50)]
+    asked = [requests.imagined_clip(rng, 1) for _ in range(20)]
     model = network.decoder(seed=0).train()
     table = model.model.embed_tokens.weight.detach()
-    batches = [requests.batch(asked[n::5], table) for n in range(5)]
+    batches = [requests.batch(asked[n::2], table) for n in range(2)]
     training = Training(model, tmp_path / "mind.pt", rate=1.5e-3, steps=10_000)
 
     found: list[dict[str, float]] = []
-    for number in range(260):
-        loss, now = requests.answer_loss(model, batches[number % 5])
+    for number in range(130):
+        loss, now = requests.answer_loss(model, batches[number % 2])
         training.update(loss)
         found.append(now)
 

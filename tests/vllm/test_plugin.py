@@ -8,8 +8,11 @@ import threading
 import time
 
 import psutil
+import pytest
 
 from phicorpus.engine.vllm.plugin import end_with_parent
+
+pytestmark = pytest.mark.slow
 
 PARENT = """
 import multiprocessing, time

@@ -16,6 +16,8 @@ from phicorpus.media.media_types import RECORDINGS, asset_kind
 from tests.media.audio.recordings import bursts, flags, heard
 from tests.media.builders import a_recording
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).parents[3] / "README.md"
 TIMES = [1.0, 3.0, 5.0]
 

@@ -16,6 +16,8 @@ from phicorpus.media.audio import chunks, recording
 from tests.media.audio.recordings import Writer, a_format, a_wav, bursts, chunk, flags, heard, pcm
 from tests.media.builders import a_recording, a_tone, a_voice
 
+pytestmark = pytest.mark.slow
+
 TIMES = [1.0, 3.0, 5.0]
 TWICE = [*TIMES, 7.0, 9.0, 11.0]
 SAMPLES = bursts(*TIMES)

@@ -18,6 +18,8 @@ from phicorpus.media.audio import recording, vad
 from phicorpus.media.segment import Samples, Segment
 from tests.media.builders import a_recording, a_tone, a_voice, an_image, saved
 
+pytestmark = pytest.mark.slow
+
 FIXED = AudioConfig(vad=False)
 
 

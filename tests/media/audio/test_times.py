@@ -15,6 +15,8 @@ from phicorpus.media.audio.clock import TOLERANCE_S, Clock
 from tests.media.audio.recordings import Writer, bursts, flags, heard
 from tests.media.builders import a_recording, a_tone, a_voice
 
+pytestmark = pytest.mark.slow
+
 MINUTE_TIMES = [1.0, 10.4, 20.5, 30.6, 40.5, 50.7, 58.5]
 MINUTE = bursts(*MINUTE_TIMES, s=60.0)
 

@@ -26,9 +26,10 @@ from tests.media.builders import (
     with_members,
 )
 
-pytestmark = pytest.mark.skipif(
-    libreoffice.find_soffice() is None, reason="LibreOffice is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(libreoffice.find_soffice() is None, reason="LibreOffice is not installed"),
+]
 BOX = (Inches(1), Inches(2), Inches(6), Inches(4))
 KINDS = XL_CHART_TYPE
 TWO = (("A", (1, None, 3)), ("B", (2.5, 4, 0.1)))

@@ -21,6 +21,8 @@ from phicorpus.errors import (
 from phicorpus.media.decks import libreoffice
 from phicorpus.media.media_types import PPTX
 
+pytestmark = pytest.mark.slow
+
 QUICK = DeckConfig(render_timeout_s=1.5)
 FOR_EACH_INPUT = """
 for last; do

@@ -28,6 +28,8 @@ from tests.media.builders import (
     with_members,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made() -> bytes:

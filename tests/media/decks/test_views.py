@@ -34,6 +34,8 @@ from tests.media.builders import (
     with_members,
 )
 
+pytestmark = pytest.mark.slow
+
 SLIDE_2 = "ppt/slides/slide2.xml"
 PRESENTATION_LINKS = "ppt/_rels/presentation.xml.rels"
 FIELD = Path(__file__).parent.parent.parent / "fixtures" / "field" / "decks"
