@@ -1,4 +1,8 @@
-"""A sink: beside each Parquet file its rows as JSON lines, for whoever reads nothing else."""
+"""A sink: with each Parquet file its rows as JSON lines, for whoever reads nothing else.
+
+The lines come first, so that they are there where the Parquet file is, which is the commit. They
+are named by their run too: one that died in between leaves lines that no Parquet file names.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from phicorpus.storage.store import Store
 
 
 class LinesSink:
-    """The lines come first: where the Parquet file is, which is the commit, they are too."""
+    """Writes JSON lines to a folder of their own, and then what `ParquetSink` writes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -24,5 +28,5 @@ class LinesSink:
     ) -> bool:
         lines = "".join(f"{json.dumps(row, default=str)}\n" for row in rows.to_pylist())
         path = key.path(number).removesuffix(".parquet")
-        self._store.create(f"lines/{path}.jsonl", lines.encode())
+        self._store.create(f"lines/{path}-{description['run_id']}.jsonl", lines.encode())
         return self._parquet.create(key, number, rows, description)

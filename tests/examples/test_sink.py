@@ -36,7 +36,9 @@ def test_rows_are_written_as_lines_too_once_their_sink_is_entered(tmp_path: Path
     files = sorted(output.glob("annotations/*/*/*.parquet"))
     assert len(files) == 4
     for path in files:
-        lines = output / "lines" / path.relative_to(output).with_suffix(".jsonl")
+        run_id = pq.read_schema(path).metadata[b"phicorpus.run_id"].decode()
+        name = f"{path.stem}-{run_id}.jsonl"
+        lines = output / "lines" / path.relative_to(output).with_name(name)
         rows = [json.loads(line) for line in lines.read_text().splitlines()]
         held = pq.ParquetFile(path).read().to_pylist()
         assert [(row["asset_id"], row["status"]) for row in rows] == [

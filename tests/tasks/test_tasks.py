@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -116,3 +117,8 @@ def test_a_task_without_a_question_of_its_own_has_to_be_given_one() -> None:
         questions({"ask": TaskConfig()}, TASKS)
 
     assert questions({"ask": TaskConfig(prompt="Who wrote it?")}, TASKS)["ask"].prompt
+
+
+def test_a_task_whose_kinds_are_of_two_flows_is_refused() -> None:
+    with pytest.raises(ValueError, match="task both is for vision, and passage is of text"):
+        replace(TASKS["caption"], name="both", kinds=frozenset({"passage"}))

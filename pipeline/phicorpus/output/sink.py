@@ -43,4 +43,4 @@ SINKS: Mapping[str, Callable[[Store], Sink]] = {"parquet": ParquetSink}
 """By format."""
 
 SINK = SINKS["parquet"]
-"""The one that runs write to."""
+"""The class that first runs and retries write with; no setting chooses another."""

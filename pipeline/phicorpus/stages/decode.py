@@ -1,4 +1,4 @@
-"""decode: bytes to segments, each as its model wants it."""
+"""decode: bytes to segments, pictures as canvases of the size that the model wants."""
 
 from __future__ import annotations
 

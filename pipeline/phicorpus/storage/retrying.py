@@ -1,7 +1,8 @@
 """A store that tries again: what is transient is waited out, what is ambiguous is settled.
 
-The only layer that does: the clients below ask once, where they can be told to. An operation has a
-deadline for all of its attempts together, and a run has a budget of second attempts.
+Of the output alone; assets are tried again where they are read. No layer below does: the clients
+ask once, where they can be told to. An operation has a deadline for all of its attempts together,
+and a run has a budget of second attempts.
 """
 
 from __future__ import annotations

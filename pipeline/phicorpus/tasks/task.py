@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phicorpus.config import Modality
-from phicorpus.media.kinds import SegmentKind
+from phicorpus.media.kinds import KIND_OF_SEGMENT, SegmentKind
 from phicorpus.media.segment import Native
 
 
@@ -34,7 +34,7 @@ class Task:
         name: As in the config, the manifest and the output's `task=` folder.
         version: Raised when prompt or parser change what an answer is; part of the fingerprint.
         kinds: The segments that it can be asked of.
-        modality: Which flow runs it.
+        modality: That of all its kinds: a question for kinds of two modalities is two tasks.
         prompt: The question; "" where the job has to give it; None for a task that asks no model.
         max_new_tokens: Upper bound of the answer, tokens.
         parse: The model's text to an answer.
@@ -48,6 +48,9 @@ class Task:
             about texts is in their documents anyway.
         demo_tokens: Its `max_new_tokens` in `phicorpus demo`; None: not in the demo, since the
             small model has not learnt it. A task that asks no model is in the demo anyway.
+
+    Raises:
+        ValueError: one of its kinds is of another modality, whose flow would never ask it.
     """
 
     name: str
@@ -63,6 +66,15 @@ class Task:
     guided: Task | None = None
     in_document: Callable[[str], str] | None = None
     demo_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            modality = KIND_OF_SEGMENT[kind].modality
+            if modality != self.modality:
+                raise ValueError(
+                    f"task {self.name} is for {self.modality}, and {kind} is of {modality}: "
+                    "a question for kinds of two modalities is two tasks"
+                )
 
 
 def parse_text(text: str) -> Answer:
