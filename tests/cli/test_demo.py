@@ -20,6 +20,8 @@ import pytest
 from phicorpus import errors
 from phicorpus.schemas import ANNOTATION
 
+pytestmark = pytest.mark.ray  # a cluster of its own
+
 SCALE = "0.15"
 
 
