@@ -109,5 +109,9 @@ def used_settings(store: Store) -> list[UsedSettings]:
         )
         for fingerprint, task in tables.items()
     ]
-    found.sort(key=lambda one: (one.table == "documents", one.table, one.kind or ""))
-    return sorted(found, key=lambda one: one.is_of_newest_run, reverse=True)
+
+    def place(one: UsedSettings) -> tuple[bool, bool, str, str]:
+        is_of_earlier_runs, is_of_documents = not one.is_of_newest_run, one.table == "documents"
+        return is_of_earlier_runs, is_of_documents, one.table, one.kind or ""
+
+    return sorted(found, key=place)

@@ -83,16 +83,12 @@ def verify(store: Store, options: Mapping[str, Any] | None = None) -> Verificati
     """
     recorded = newest(store, options)
     found = Verification(run_id=recorded.fields["run_id"])
-    for path in store.list_files("runs"):
-        try:
-            read_record(store, path)
-        except DamagedRecord as error:
-            found.note("torn", path, str(error))
-    for path in store.list_files(FOLDER):
-        try:
-            read_settings(store, path)
-        except DamagedRecord as error:
-            found.note("torn", path, str(error))
+    for folder, read in (("runs", read_record), (FOLDER, read_settings)):
+        for path in store.list_files(folder):
+            try:
+                read(store, path)
+            except DamagedRecord as error:
+                found.note("torn", path, str(error))
     output = Output(store)
     for path in output.files.foreign:
         found.note("foreign", path, "not a file that phicorpus writes")

@@ -158,6 +158,14 @@ def fingerprints_of(run: Fields) -> Mapping[tuple[str, str], str]:
     return {(task, kind): fingerprint for (task, _, kind), fingerprint in split}
 
 
+def fingerprints_by_kind(run: Fields) -> Mapping[str, Sequence[str]]:
+    """Return the fingerprints that a run's documents of each kind of asset are made of."""
+    of_kind: dict[str, list[str]] = defaultdict(list)
+    for (_, kind), fingerprint in fingerprints_of(run).items():
+        of_kind[kind].append(fingerprint)
+    return of_kind
+
+
 def newest_settings(runs: Iterable[Fields]) -> Mapping[tuple[str | None, str], str]:
     """Return the fingerprint that the newest run which named a task and kind answered them with.
 
@@ -169,11 +177,9 @@ def newest_settings(runs: Iterable[Fields]) -> Mapping[tuple[str | None, str], s
     """
     found: dict[tuple[str | None, str], str] = {}
     for run in runs:
-        of_kind: dict[str, list[str]] = defaultdict(list)
-        for (task, kind), fingerprint in fingerprints_of(run).items():
-            found.setdefault((task, kind), fingerprint)
-            of_kind[kind].append(fingerprint)
-        for kind, fingerprints in of_kind.items():
+        for asked, fingerprint in fingerprints_of(run).items():
+            found.setdefault(asked, fingerprint)
+        for kind, fingerprints in fingerprints_by_kind(run).items():
             found.setdefault((None, kind), combined(fingerprints))
     return found
 
@@ -229,8 +235,8 @@ def finished_generations(runs: Iterable[Fields], tasks: Iterable[str]) -> Mappin
     for run in runs:
         number = _generation(run)
         if number is not None and run["status"] == "done":
-            for name in json.loads(run["fingerprints"] or "{}"):
-                found.setdefault(name.partition("/")[0], number)
+            for task, _ in fingerprints_of(run):
+                found.setdefault(task, number)
     return {task: found[task] for task in tasks if task in found}
 
 

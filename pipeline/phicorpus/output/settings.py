@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -19,7 +18,7 @@ from phicorpus.errors import ConfigError
 from phicorpus.fingerprint import answer_settings, combined, digest
 from phicorpus.media.kinds import KINDS
 from phicorpus.output.files import read_each
-from phicorpus.output.runs import DamagedRecord, Fields, fingerprints_of
+from phicorpus.output.runs import DamagedRecord, Fields, fingerprints_by_kind, fingerprints_of
 from phicorpus.storage.redact import redacted
 from phicorpus.storage.store import Store
 from phicorpus.tasks import TASKS
@@ -73,14 +72,12 @@ def settings_of_run(
     known = _recorded_answers(run) if answers is None else answers
     common = {"software_version": run["software_version"], "first_used_at": run["started_at"]}
     model: Mapping[str, str] | None = json.loads(run["models"] or "null")
-    of_kind: dict[str, list[str]] = defaultdict(list)
     for (task, kind), fingerprint in fingerprints_of(run).items():
-        of_kind[kind].append(fingerprint)
         of_task = known.get(fingerprint)
         asked = model if of_task is None or of_task["prompt"] is not None else None
         name = {"fingerprint": fingerprint, "task": task, "kind": kind}
         yield Settings(**name, **common, model=asked, answers=of_task)
-    for kind, fingerprints in of_kind.items():
+    for kind, fingerprints in fingerprints_by_kind(run).items():
         name = {"fingerprint": combined(fingerprints), "task": None, "kind": kind}
         yield Settings(**name, **common, model=None, annotations=sorted(fingerprints))
 
