@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.own.continuous import ContinuousEngine
 from phicorpus.engine.engine import Engine
 from phicorpus.engine.static import StaticEngine
 from phicorpus.models.model import Model

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.own.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion
 from phicorpus.engine.recovery import MAX_FAILURES_IN_ROW
 from phicorpus.engine.registry import load_engine
@@ -297,7 +297,7 @@ def test_what_continuous_batching_cannot_run_gets_static_batches_and_one_warning
 def test_a_process_that_forgets_to_close_ends() -> None:
     program = (
         "import asyncio\n"
-        "from phicorpus.engine.continuous import ContinuousEngine\n"
+        "from phicorpus.engine.own.continuous import ContinuousEngine\n"
         "from tests.engine.builders import FakeModel, a_config, a_request\n"
         "engine = ContinuousEngine(FakeModel(), a_config())\n"
         "print(len(asyncio.run(engine.submit(a_request('q'))).token_ids))\n"

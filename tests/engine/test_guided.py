@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.own.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion, Engine, Guide
 from phicorpus.engine.static import StaticEngine
 from phicorpus.errors import RequestRefused

@@ -10,7 +10,7 @@ import torch
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine import attention
-from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.own.continuous import ContinuousEngine
 from phicorpus.engine.engine import BusyTime, Completion, Request
 from phicorpus.engine.library_loop import DecodeLoop, SamplingProcessor
 from phicorpus.engine.recovery import LEAST_BATCH_TOKENS, Recovery, is_out_of_memory
