@@ -186,6 +186,7 @@ class ContinuousEngine:
         has_encoded = self._encoder.has_pending
         if has_encoded:
             self._encode()
+            batch = self._scheduler.schedule()  # with those that waited for it
         if batch and self._closing is None:
             self._decode(batch)
         elif not has_encoded and self._scheduler.num_waiting:
