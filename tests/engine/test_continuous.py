@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.own.continuous import ContinuousEngine
+from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion
 from phicorpus.engine.recovery import MAX_FAILURES_IN_ROW
 from phicorpus.engine.registry import load_engine
-from phicorpus.engine.static import StaticEngine
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import (
     FakeModel,
@@ -282,23 +281,10 @@ def test_the_model_is_given_back_and_can_be_used_again() -> None:
     assert engine_threads() == []
 
 
-def test_what_continuous_batching_cannot_run_gets_static_batches_and_one_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    model = FakeModel()
-    model.decoder.config.sliding_window = 64
-
-    engine = load_engine(model, a_config())
-
-    assert isinstance(engine, StaticEngine)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    engine.close()
-
-
 def test_a_process_that_forgets_to_close_ends() -> None:
     program = (
         "import asyncio\n"
-        "from phicorpus.engine.own.continuous import ContinuousEngine\n"
+        "from phicorpus.engine.continuous import ContinuousEngine\n"
         "from tests.engine.builders import FakeModel, a_config, a_request\n"
         "engine = ContinuousEngine(FakeModel(), a_config())\n"
         "print(len(asyncio.run(engine.submit(a_request('q'))).token_ids))\n"

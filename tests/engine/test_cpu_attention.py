@@ -3,8 +3,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from phicorpus.engine.attention import attend_each
 from phicorpus.engine.cpu_attention import PagedStep, StepLayout
 
 Sequences = list[tuple[int, int]]  # new tokens, past tokens
@@ -25,6 +25,53 @@ def a_layout(sequences: Sequences, page_size: int) -> StepLayout:
     pages = np.full((len(sequences), counts.max()), -1)
     pages[np.arange(counts.max()) < counts[:, None]] = order
     return StepLayout(new=new, past=past, pages=pages, page_size=page_size)
+
+
+def attend_each(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: tuple[torch.Tensor, torch.Tensor],
+    scaling: float,
+) -> torch.Tensor:
+    """Attend within each sequence, one after another: the reference for the kernels.
+
+    Args:
+        query: shape (heads, tokens, head size).
+        key: shape (key heads, all tokens, head size).
+        value: As `key`.
+        bounds: Cumulated lengths of the sequences' queries and keys, shape (sequences + 1,).
+        scaling: Of the scores.
+
+    Returns:
+        shape (tokens, heads, head size).
+    """
+    heads, tokens, head_size = query.shape
+    key_heads = key.shape[0]
+    output = torch.empty(tokens, heads, head_size, dtype=query.dtype, device=query.device)
+    query_ends, key_ends = bounds[0].tolist(), bounds[1].tolist()
+    for index in range(len(query_ends) - 1):
+        first, last = query_ends[index], query_ends[index + 1]
+        if first == last:
+            continue
+        q = query[None, :, first:last]
+        k = key[None, :, key_ends[index] : key_ends[index + 1]]
+        v = value[None, :, key_ends[index] : key_ends[index + 1]]
+        new, known = q.shape[2], k.shape[2]
+        if new == 1:  # the heads that share keys become rows: keys and values are not repeated
+            q = q.reshape(1, key_heads, heads // key_heads, head_size)
+            attended = functional.scaled_dot_product_attention(q, k, v, scale=scaling)
+            output[first] = attended.reshape(heads, head_size)
+            continue
+        mask = None
+        if new != known:
+            mask = torch.ones(new, known, dtype=torch.bool, device=q.device).tril(known - new)
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
+            enable_gqa=heads != key_heads,
+        )  # fmt: skip
+        output[first:last] = attended[0].transpose(0, 1)
+    return output
 
 
 def bounds_of(lengths: np.ndarray) -> torch.Tensor:

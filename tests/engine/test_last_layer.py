@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.own.continuous import ContinuousEngine
+from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.last_layer import LastLayer
 from phicorpus.models.model import Model
 from tests.engine.builders import FakeModel, a_config, a_decoder, a_request, reference

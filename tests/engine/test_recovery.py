@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.own.continuous import ContinuousEngine
+from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion, Request
 from phicorpus.engine.recovery import LEAST_BATCH_TOKENS, Recovery, is_out_of_memory
 from phicorpus.errors import InferError

@@ -84,7 +84,7 @@ class PinnedRotary(nn.Module):
     long one is answered differently than alone. Here the regime is chosen per request, and pinned.
 
     Attributes:
-        is_long: Tokens that take the long factors, shape (tokens,), bool; None: all take `inv_freq`.
+        is_long: shape (tokens,), bool: those that take the long factors; None: all as pinned.
         inv_freq: shape (rotated dimensions / 2,), float32; the factors that are pinned.
         short_inv_freq: The frequencies up to the original length.
         long_inv_freq: Those beyond; equal to the short ones without LongRoPE.
@@ -124,9 +124,7 @@ class PinnedRotary(nn.Module):
         """Compute cosine and sine, shape (batch, length, rotated dimensions), in `x`'s dtype."""
         inv_freq = self.inv_freq
         if self.is_long is not None:
-            inv_freq = torch.where(
-                self.is_long[:, None], self.long_inv_freq, self.short_inv_freq
-            )
+            inv_freq = torch.where(self.is_long[:, None], self.long_inv_freq, self.short_inv_freq)
         angles = position_ids[..., None].float() * inv_freq
         angles = torch.cat((angles, angles), dim=-1)
         cosine, sine = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from phicorpus.config import EngineConfig
+from phicorpus.engine import attention
+from phicorpus.engine.attention import Attention, Layer
 from phicorpus.engine.cpu_attention import StepLayout
+from phicorpus.engine.encoder_cache import word_embedding
 from phicorpus.engine.last_layer import LastLayer
-from phicorpus.engine.own import attention
-from phicorpus.engine.own.attention import Attention, Layer
-from phicorpus.engine.own.encoder_cache import word_embedding
-from phicorpus.engine.own.sequence import Sequence
+from phicorpus.engine.sequence import Sequence
 from phicorpus.models.model import Model
 
 
