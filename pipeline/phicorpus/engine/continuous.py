@@ -11,12 +11,12 @@ import logging
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine import attention
+from phicorpus.engine.cuda_graphs import Graph
 from phicorpus.engine.encoder_cache import EncoderCache
 from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Request
 from phicorpus.engine.frontend import Frontend
@@ -53,13 +53,24 @@ class ContinuousEngine:
     Args:
         model: Loaded, on its device.
         config: Sizes and limits.
+        attention: As `model.attention` of a job's config.
+        graphs: Makes CUDA graphs; None: CUDA's own where they can be used.
         min_hang_s: No pass shorter than this is taken for a hang, however short `deadline_s` is.
+
+    Raises:
+        ConfigError: the attention that is asked for does not run here.
     """
 
     capabilities = ENGINES["continuous"].capabilities
 
     def __init__(
-        self, model: Model, config: EngineConfig, *, min_hang_s: float = MIN_HANG_S
+        self,
+        model: Model,
+        config: EngineConfig,
+        *,
+        attention: str = "auto",
+        graphs: Callable[[], Graph] | None = None,
+        min_hang_s: float = MIN_HANG_S,
     ) -> None:
         self._frontend = Frontend(
             model,
@@ -80,7 +91,7 @@ class ContinuousEngine:
             batch_tokens=config.max_batch_tokens,
             begin=self._frontend.begin_attempt,
         )
-        self._runner = ModelRunner(model, config, attention.choose(model.decoder, config))
+        self._runner = ModelRunner(model, config, attention=attention, graphs=graphs)
         self._sampler = Sampler(model.banned_ids, model.decoder.device)
         self._recovery = Recovery(config)
         self._arrived: deque[Sequence] = deque()
@@ -120,6 +131,10 @@ class ContinuousEngine:
             stats.num_waiting = len(self._arrived) + scheduler.num_waiting
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
+
+    def describe(self) -> dict[str, str]:
+        """Return in words what it runs on; see `Engine.describe`."""
+        return {"engine": "continuous", **self._runner.describe()}
 
     def close(self) -> None:
         """End the threads, answer open requests with EngineDied, and give the decoder back."""

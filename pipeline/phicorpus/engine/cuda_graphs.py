@@ -73,8 +73,7 @@ class DecodeGraphs:
         new_graph: Makes an empty graph.
         device: Where the decoder is.
         max_rows: Sequences in a step.
-        padding: Numbers of a row that only pads a step; where a step has more columns, 0.
-        num_fixed: Columns before those of the page table.
+        padding: Numbers of a row that only pads a step, before its pages.
 
     Attributes:
         why_off: Why no graph is used any more; None while they are.

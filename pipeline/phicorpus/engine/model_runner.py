@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Batch
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine import attention
-from phicorpus.engine.attention import Attention, Layer
-from phicorpus.engine.cpu_attention import StepLayout
+from phicorpus.engine import attention as interface
+from phicorpus.engine.cpu_attention import Cache, StepLayout
+from phicorpus.engine.cuda_graphs import CudaGraph, DecodeGraphs, Graph
 from phicorpus.engine.encoder_cache import word_embedding
+from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention
 from phicorpus.engine.last_layer import LastLayer
 from phicorpus.engine.sequence import Sequence
 from phicorpus.models.model import Model
+
+Numbers = npt.NDArray[np.int64]
+
+# Of a decoding row: its token, its position, the place of its key, its length, its regime; then its
+# pages.
+_NUM_FIXED = 5
 
 
 class ModelRunner:
@@ -24,22 +33,61 @@ class ModelRunner:
 
     Args:
         model: Loaded, on its device.
-        config: Sizes of the KV cache.
-        attend: Its attention.
+        config: Sizes of the KV cache and of a step.
+        attention: As `GpuAttention`'s `wanted`.
+        graphs: Makes CUDA graphs; None: CUDA's own where they can be used.
+
+    Raises:
+        ConfigError: the attention that is asked for does not run here.
     """
 
-    def __init__(self, model: Model, config: EngineConfig, attend: Attention) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: EngineConfig,
+        *,
+        attention: str = "auto",
+        graphs: Callable[[], Graph] | None = None,
+    ) -> None:
         self._model = model
-        self._attend = attend
         self._page_size = config.page_size
         decoder = model.decoder
         self._device = decoder.device
         self._words = word_embedding(decoder)
-        self._cache = kv_cache(model, config)
-        self._attention_before = decoder.config._attn_implementation or "sdpa"
-        attention.register()
-        decoder.set_attn_implementation(attention.NAME)
+        self._attention = GpuAttention(decoder, config.page_size, attention)
+        num_pages = config.kv_cache_tokens // config.page_size
+        self._cache = kv_cache(model, num_pages + 1, config.page_size)  # nobody reads the last
+        self._before = decoder.config._attn_implementation or "sdpa"
+        interface.register()
+        decoder.set_attn_implementation(interface.NAME)
         self._last_layer = LastLayer(decoder)
+        self._graphs: DecodeGraphs | None = None
+        if graphs is None and decoder.device.type == "cuda" and self._attention.is_graph_safe:
+            pool = torch.cuda.graph_pool_handle()
+            graphs = lambda: CudaGraph(pool)  # noqa: E731 what a caller may give
+        if graphs is not None:
+            self._graphs = DecodeGraphs(
+                self._decode,
+                graphs,
+                device=self._device,
+                max_rows=config.max_requests,
+                padding=(0, 0, num_pages * config.page_size, 0, 0),
+            )
+
+    def describe(self) -> dict[str, str]:
+        """Return in words what it runs on."""
+        if self._graphs is None:
+            graphs = "none: no attention kernel that reads pages in place"
+        else:
+            graphs = f"off: {why}" if (why := self._graphs.why_off) else "of decoding steps"
+        device = self._device
+        is_cuda = device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+            "dtype": str(self._model.decoder.dtype).removeprefix("torch."),
+            "attention": self._attention.name,
+            "graphs": graphs,
+        }
 
     @torch.no_grad()
     def forward(self, batch: Batch[Sequence]) -> torch.Tensor:
@@ -53,90 +101,112 @@ class ModelRunner:
             (rows, vocabulary), float32.
         """
         layout = self._layout(batch)
+        if self._graphs is not None and all(one.is_decoding for one in batch):
+            scores = self._graphs.scores(self._numbers(batch, layout))
+            if scores is not None:
+                return scores.float()
         ends = layout.new.cumsum()
-        asked = ends[[sequence.is_asked for sequence in batch]] - 1
-        count = int(ends[-1])
-        numbers = np.concatenate([_new_ids(batch), layout.positions(), asked])
-        on_device = torch.from_numpy(numbers).to(self._device, non_blocking=True)
-        ids, positions, wanted = on_device.split([count, count, len(asked)])
-        self._set_regimes(batch, layout)
+        asked = ends[[one.is_asked for one in batch]] - 1
+        is_long = [one.rope_regime == "long" for one in batch]
+        parts = _new_ids(batch), layout.positions(), np.repeat(is_long, layout.new), asked
+        on_device = self._to_device(np.concatenate(parts))
+        ids, positions, regimes, wanted = on_device.split([len(part) for part in parts])
+        if self._model.regime_length:
+            self._model.set_regimes(regimes.bool())
         output = self._model.decoder(
             inputs_embeds=self._embed(ids, batch, ends)[None],
             position_ids=positions[None],
             use_cache=False,
             logits_to_keep=wanted,
             logits_indices=wanted,
-            step=self._attend.step(layout),
+            step=self._attention.step(layout),
             cache=self._cache,
         )
         return output.logits[0].float()
 
     def release(self) -> None:
         """Free the KV cache, and leave the decoder as it was."""
-        self._cache = []
+        self._cache, self._graphs = [], None
         self._last_layer.release()
-        self._model.decoder.set_attn_implementation(self._attention_before)
+        self._model.decoder.set_attn_implementation(self._before)
         if self._model.regime_length:
             self._model.set_regime("short")
 
+    def _decode(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Compute one token of each row; everything is read from `numbers`, on the device."""
+        ids, positions, slots, lengths, regimes = numbers[:, :_NUM_FIXED].unbind(1)
+        if self._model.regime_length:
+            self._model.set_regimes(regimes.bool())
+        tensors = DecodeTensors(
+            slots=slots.contiguous(), table=numbers[:, _NUM_FIXED:].int(), lengths=lengths.int()
+        )
+        output = self._model.decoder(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            use_cache=False,
+            step=self._attention.decode_step(tensors),
+            cache=self._cache,
+        )
+        return output.logits[0]
+
+    def _numbers(self, batch: Batch[Sequence], layout: StepLayout) -> Numbers:
+        """Return what a decoding step reads, shape (rows, fixed columns and pages)."""
+        is_long = [one.rope_regime == "long" for one in batch]
+        fixed = [_new_ids(batch), layout.past, layout.written(), layout.known, is_long]
+        return np.column_stack([*fixed, layout.pages.clip(min=0)])
+
     def _layout(self, batch: Batch[Sequence]) -> StepLayout:
-        past = np.array([sequence.num_computed for sequence in batch])
-        new = np.array([sequence.num_new for sequence in batch])
+        past = np.array([one.num_computed for one in batch])
+        new = np.array([one.num_new for one in batch])
         counts = -(-(past + new) // self._page_size)
         pages = np.full((len(batch), counts.max()), -1, np.int64)
         for row, (sequence, count) in enumerate(zip(batch, counts.tolist(), strict=True)):
             pages[row, :count] = sequence.pages[:count]
         return StepLayout(new=new, past=past, pages=pages, page_size=self._page_size)
 
-    def _set_regimes(self, batch: Batch[Sequence], layout: StepLayout) -> None:
-        if not self._model.regime_length:
-            return
-        is_long = np.array([sequence.rope_regime == "long" for sequence in batch])
-        by_token = torch.from_numpy(np.repeat(is_long, layout.new)).to(self._device)
-        self._model.set_regimes(by_token)
+    def _to_device(self, numbers: Numbers) -> torch.Tensor:
+        tensor = torch.from_numpy(numbers)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
 
-    def _embed(self, ids: torch.Tensor, batch: Batch[Sequence], ends: np.ndarray) -> torch.Tensor:
+    def _embed(self, ids: torch.Tensor, batch: Batch[Sequence], ends: Numbers) -> torch.Tensor:
         """Embed the new tokens, shape (tokens, hidden): words, and rows of media."""
         embedded = self._words(ids)
         for sequence, end in zip(batch, ends.tolist(), strict=True):
-            media = {medium.slot.key: medium.rows for medium in sequence.media}
-            if not media:
-                continue
             first, last = sequence.num_computed, sequence.num_computed + sequence.num_new
             offset = end - last  # from a place in the sequence to one in the step
-            for span in sequence.prompt.spans:
+            media = {medium.slot.key: medium.rows for medium in sequence.media}
+            for span in sequence.prompt.spans if media else ():
                 begin, stop = max(first, span.start), min(last, span.stop)
-                if begin < stop:
-                    rows = media[span.slot.key]
-                    assert rows is not None  # noqa: S101 it would not run
+                rows = media.get(span.slot.key)
+                if begin < stop and rows is not None:
                     part = rows[begin - span.start : stop - span.start]
                     embedded[offset + begin : offset + stop] = part
         return embedded
 
 
-def kv_cache(model: Model, config: EngineConfig) -> list[Layer]:
-    """Allocate the pages of every layer, and one page more, which nobody reads."""
+def kv_cache(model: Model, num_pages: int, page_size: int) -> list[Cache]:
+    """Allocate the keys and values of every layer."""
     decoder = model.decoder
     sizes = decoder.config
     head_size = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    num_pages = config.kv_cache_tokens // config.page_size + 1
-    shape = num_pages, config.page_size, sizes.num_key_value_heads or 1, head_size
-    place = {"dtype": decoder.dtype, "device": decoder.device}
+    heads = sizes.num_key_value_heads or sizes.num_attention_heads
+    shape = num_pages, page_size, heads, head_size
     return [
-        (torch.zeros(shape, **place), torch.zeros(shape, **place))
+        (
+            torch.zeros(shape, dtype=decoder.dtype, device=decoder.device),
+            torch.zeros(shape, dtype=decoder.dtype, device=decoder.device),
+        )
         for _ in range(sizes.num_hidden_layers)
     ]
 
 
-def _new_ids(batch: Batch[Sequence]) -> np.ndarray:
+def _new_ids(batch: Batch[Sequence]) -> Numbers:
     """Return the ids of the new tokens, sequence after sequence; 0 at the rows of media."""
-    parts: list[np.ndarray | list[int]] = []
+    parts: list[Numbers] = []
     for sequence in batch:
         first = sequence.num_computed
-        is_decoding = first >= sequence.num_tokens
-        parts.append(
-            [sequence.last_id]
-            if is_decoding
-            else sequence.prompt.ids[first : first + sequence.num_new]
-        )
+        ids = sequence.prompt.ids[first : first + sequence.num_new]
+        parts.append(np.array([sequence.last_id]) if sequence.is_decoding else ids)
     return np.concatenate(parts)

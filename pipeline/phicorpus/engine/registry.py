@@ -60,17 +60,20 @@ ENGINES: Mapping[EngineName, EngineEntry] = {
 }
 
 
-def load_engine(model: Model, config: EngineConfig) -> Engine:
+def load_engine(model: Model, config: EngineConfig, *, attention: str = "auto") -> Engine:
     """Start an engine on a loaded model.
 
     Args:
         model: Loaded, on its device; its decoder belongs to the engine until `close`.
         config: The engine's name; sizes and limits.
+        attention: As `model.attention` of a job's config.
 
     Raises:
-        ConfigError: the engine cannot run here.
+        ConfigError: the engine, or the attention, cannot run here.
     """
-    return resolve_name(_entry(config.name).path)(model, config)
+    entry = _entry(config.name)
+    chosen = {"attention": attention} if entry.capabilities.takes_attention else {}
+    return resolve_name(entry.path)(model, config, **chosen)
 
 
 def check_config(config: RunConfig) -> None:

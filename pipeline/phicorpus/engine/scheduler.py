@@ -85,7 +85,7 @@ class Scheduler:
         Each has its `num_new`. Media that the first of the waiting need are queued to be encoded.
         """
         budget = self.batch_tokens
-        for sequence in sorted(self.running, key=_is_in_prompt):
+        for sequence in sorted(self.running, key=lambda one: not one.is_decoding):
             left = sequence.num_tokens - sequence.num_computed
             sequence.num_new = min(budget, max(1, left))
             budget -= sequence.num_new
@@ -99,7 +99,7 @@ class Scheduler:
             if outcome == "started":
                 sequence.num_new = min(budget, sequence.num_tokens - sequence.num_computed)
                 budget -= sequence.num_new
-        return sorted((one for one in self.running if one.num_new), key=_has_several_new)
+        return sorted((one for one in self.running if one.num_new), key=lambda one: one.num_new > 1)
 
     def advance(self, batch: Iterable[Sequence]) -> None:
         """Note that a step has computed the new tokens of its sequences."""
@@ -116,7 +116,7 @@ class Scheduler:
             for index in range(before // size, min(sequence.num_computed // size, len(hashes))):
                 self._pool.name(int(sequence.pages[index]), hashes[index])
                 self._in_flight.discard(hashes[index])
-            if sequence.num_computed >= sequence.num_tokens:
+            if sequence.is_decoding:
                 self._release_media(sequence)
 
     def release(self, sequence: Sequence) -> None:
@@ -209,11 +209,3 @@ class Scheduler:
         self._waiting.pop(sequence, None)
         self._suspects.pop(sequence, None)
         self._release_media(sequence)
-
-
-def _is_in_prompt(sequence: Sequence) -> bool:
-    return sequence.num_computed < sequence.num_tokens
-
-
-def _has_several_new(sequence: Sequence) -> bool:
-    return sequence.num_new > 1

@@ -112,6 +112,11 @@ class Sequence:
         return self.is_cancelled or self.future.done()
 
     @property
+    def is_decoding(self) -> bool:
+        """True where its whole prompt is in the KV cache."""
+        return self.num_computed >= self.num_tokens
+
+    @property
     def is_asked(self) -> bool:
         """True where the step under way gives it a token."""
         return self.num_computed + self.num_new >= self.num_tokens
