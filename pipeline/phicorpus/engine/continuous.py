@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
+
 from phicorpus.config import EngineConfig
 from phicorpus.engine.cuda_graphs import Graph
 from phicorpus.engine.encoder_cache import EncoderCache
@@ -233,11 +235,12 @@ class ContinuousEngine:
             scores = self._runner.forward(batch)
             states = [attempt.sampling for _, attempt in asked]
             scores, logprobs = self._sampler.choose(scores, states)
-            tokens = zip(scores.argmax(-1).tolist(), logprobs.tolist(), strict=True)
+            # In one copy to the host; float32 holds every token id.
+            tokens, logprobs = torch.stack((scores.argmax(-1).float(), logprobs)).tolist()
         self._scheduler.advance(batch)
-        for (sequence, attempt), (token_id, logprob) in zip(asked, tokens, strict=True):
-            sequence.last_id = token_id
-            if attempt.on_token(token_id, logprob):
+        for (sequence, attempt), token, logprob in zip(asked, tokens, logprobs, strict=True):
+            sequence.last_id = int(token)
+            if attempt.on_token(sequence.last_id, logprob):
                 self._recovery.on_completion()
                 self._scheduler.release(sequence)
                 self._frontend.complete(sequence)
