@@ -16,6 +16,7 @@ from phicorpus.engine.attention_check import (
     packed_deviation,
 )
 from phicorpus.engine.attention_kernels import (
+    Packed,
     Packing,
     decode_kernels,
     packed_kernels,
@@ -27,6 +28,7 @@ from phicorpus.engine.cpu_attention import Cache, PagedStep, StepLayout
 from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention, Kernels
 from phicorpus.errors import ConfigError
 from tests.engine.builders import a_decoder
+from tests.engine.kernels.draws import at_most
 from tests.engine.layouts import SEQUENCES, Sequences, a_layout, a_step
 
 KERNELS = {
@@ -41,6 +43,7 @@ HEADS = Heads(6, 2, 32, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+@at_most(100)
 @given(
     sequences=SEQUENCES, page_size=st.sampled_from([4, 20, 32]), key_heads=st.sampled_from([1, 2])
 )
@@ -74,6 +77,7 @@ def decode_tensors(layout: StepLayout, *, padding: int, width: int) -> DecodeTen
 
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+@at_most(100)
 @given(
     pasts=st.lists(st.integers(0, 90), min_size=1, max_size=3),
     padding=st.integers(0, 2),
@@ -103,15 +107,12 @@ def test_a_step_for_graphs_reads_its_tensors_anew(
 def test_only_a_prompt_that_goes_on_gathers_keys_and_only_its_own() -> None:
     calls: list[tuple[list[int], list[int]]] = []
 
-    def packed(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, scale: float
-    ) -> torch.Tensor:
+    def packed(new: Packed, packing: Packing, scaling: float) -> torch.Tensor:
         queries, keys = packing.query_ends.diff().tolist(), packing.key_ends.diff().tolist()
         assert (packing.most_queries, packing.most_keys) == (max(queries), max(keys))
-        assert len(query) == sum(queries)
-        assert len(key) == len(value) == sum(keys)
+        assert [len(each) for each in new] == [sum(queries), sum(keys), sum(keys)]
         calls.append((queries, keys))
-        return plain_packed(query, key, value, packing, scale)
+        return plain_packed(new, packing, scaling)
 
     layout = a_layout([(1, 500), (1, 60), (5, 40), (3, 8), (7, 0), (2, 0)], 16)
     new, cache = a_step(layout, heads=4, key_heads=2, size=8)

@@ -107,15 +107,14 @@ def decode_deviation(kernel: DecodeKernel, heads: Heads, page_size: int) -> floa
 
 def packed_deviation(kernel: PackedKernel, heads: Heads) -> float:
     """Return the largest difference of a packed kernel from torch in float32, or nan."""
-    query = heads.draw(1, sum(_QUERIES), heads.num_heads, heads.size)
-    key = heads.draw(2, sum(_KEYS), heads.num_key_heads, heads.size)
-    value = heads.draw(3, sum(_KEYS), heads.num_key_heads, heads.size)
     ends = (torch.tensor([0, *counts]).cumsum(0) for counts in (_QUERIES, _KEYS))
     query_ends, key_ends = (end.to(heads.device, torch.int32) for end in ends)
     packing = Packing(query_ends, key_ends, max(_QUERIES), max(_KEYS))
-    found = kernel(query, key, value, packing, heads.size**-0.5)
+    query = heads.draw(1, sum(_QUERIES), heads.num_heads, heads.size)
+    key, value = (heads.draw(n, sum(_KEYS), heads.num_key_heads, heads.size) for n in (2, 3))
+    found = kernel((query, key, value), packing, heads.size**-0.5)
     whole = query.float(), key.float(), value.float()
-    wanted = plain_packed(*whole, packing, heads.size**-0.5)
+    wanted = plain_packed(whole, packing, heads.size**-0.5)
     return float((found.float() - wanted).abs().max())
 
 

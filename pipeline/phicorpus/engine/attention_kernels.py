@@ -39,8 +39,8 @@ class Packing:
 
 # (query, cache, table, lengths, scaling), as `kernels.paged_decode`; a GPU graph may replay it.
 DecodeKernel = Callable[[torch.Tensor, Cache, torch.Tensor, torch.Tensor, float], torch.Tensor]
-# (query, key, value, packing, scaling): each (tokens, heads, head size), as is what it returns.
-PackedKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packing, float], torch.Tensor]
+Packed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # as `New`, but (tokens, heads, size)
+PackedKernel = Callable[[Packed, Packing, float], torch.Tensor]  # returns (tokens, heads, size)
 
 
 def decode_kernels(page_size: int) -> Iterator[tuple[str, DecodeKernel]]:
@@ -124,47 +124,28 @@ def plain_decode(
     return attended.reshape(sequences, heads, size)
 
 
-def torch_packed(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    packing: Packing,
-    scaling: float,
-) -> torch.Tensor:
+def torch_packed(new: Packed, packing: Packing, scaling: float) -> torch.Tensor:
     """Attend by the operator below torch's own attention: FlashAttention-2."""
     return torch.ops.aten._flash_attention_forward(
-        query, key, value, packing.query_ends, packing.key_ends,
+        *new, packing.query_ends, packing.key_ends,
         packing.most_queries, packing.most_keys, 0.0, True, False, scale=scaling,
     )[0]  # fmt: skip
 
 
-def flash_attn_packed(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    packing: Packing,
-    scaling: float,
-) -> torch.Tensor:
+def flash_attn_packed(new: Packed, packing: Packing, scaling: float) -> torch.Tensor:
     """Attend by the flash-attn package."""
     return importlib.import_module("flash_attn").flash_attn_varlen_func(
-        query, key, value, packing.query_ends, packing.key_ends,
+        *new, packing.query_ends, packing.key_ends,
         packing.most_queries, packing.most_keys, softmax_scale=scaling, causal=True,
     )  # fmt: skip
 
 
-def plain_packed(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    packing: Packing,
-    scaling: float,
-) -> torch.Tensor:
+def plain_packed(new: Packed, packing: Packing, scaling: float) -> torch.Tensor:
     """Attend by torch alone, one sequence after another: the reference."""
     parts = []
     sizes = (packing.query_ends.diff().tolist(), packing.key_ends.diff().tolist())
-    for q, k, v in zip(
-        query.split(sizes[0]), key.split(sizes[1]), value.split(sizes[1]), strict=True
-    ):
+    splits = (each.split(sizes[place > 0]) for place, each in enumerate(new))
+    for q, k, v in zip(*splits, strict=True):
         mask = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device)
         q, k, v = (part[None].transpose(1, 2) for part in (q, k, v))  # noqa: PLW2901
         attended = functional.scaled_dot_product_attention(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,32 @@ def write(new: New, cache: Cache, slots: torch.Tensor) -> None:
         pages.view(-1, *pages.shape[2:]).index_copy_(0, slots, fresh.transpose(0, 1))
 
 
+class Step(Protocol):
+    """One step's attention, for all layers."""
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """Return the place of each new token's key, counted in tokens from the first page."""
+        ...
+
+    def attend(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
+        """Write the new keys and values to their pages, and attend causally in each sequence.
+
+        Args:
+            new: query (heads, tokens, head size), key and value (key heads, tokens, head size).
+            cache: Keys and values, shape (pages, page size, key heads, head size).
+            scaling: Of the scores.
+
+        Returns:
+            shape (tokens, heads, head size).
+        """
+        ...
+
+    def attend_written(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
+        """Attend as `attend` does, where the new keys and values are in their pages already."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Sequences with one new token each.
@@ -118,7 +145,7 @@ class _Span:
 
 
 class PagedStep:
-    """One step's attention, for all layers.
+    """One step's attention, for all layers, by torch alone.
 
     Args:
         layout: Of the step.
@@ -147,21 +174,12 @@ class PagedStep:
         ]
 
     def attend(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
-        """Write the new keys and values to their pages, and attend causally in each sequence.
-
-        Args:
-            new: query (heads, tokens, head size), key and value (key heads, tokens, head size).
-            cache: Keys and values, shape (pages, page size, key heads, head size).
-            scaling: Of the scores.
-
-        Returns:
-            shape (tokens, heads, head size).
-        """
+        """Write and attend, as `Step.attend`."""
         write(new, cache, self.slots)
         return self.attend_written(new, cache, scaling)
 
     def attend_written(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
-        """Attend as `attend` does, where the new keys and values are in their pages already."""
+        """Attend, as `Step.attend_written`."""
         query, key, value = new
         output = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
         for group in self._groups:

@@ -31,7 +31,15 @@ from phicorpus.engine.attention_kernels import (
     packed_kernels,
     plain_decode,
 )
-from phicorpus.engine.cpu_attention import Cache, New, Numbers, PagedStep, StepLayout, write
+from phicorpus.engine.cpu_attention import (
+    Cache,
+    New,
+    Numbers,
+    PagedStep,
+    Step,
+    StepLayout,
+    write,
+)
 from phicorpus.errors import ConfigError
 
 _MIN_CAPABILITY = (8, 0)
@@ -68,23 +76,6 @@ class DecodeTensors:
     slots: torch.Tensor
     table: torch.Tensor
     lengths: torch.Tensor
-
-
-class Step(Protocol):
-    """One step's attention, for all layers."""
-
-    @property
-    def slots(self) -> torch.Tensor:
-        """Return the place of each new token's key, counted in tokens from the first page."""
-        ...
-
-    def attend(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
-        """Write the new keys and values, and attend, as `PagedStep.attend`."""
-        ...
-
-    def attend_written(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
-        """Attend, where the new keys and values are in their pages already."""
-        ...
 
 
 class GpuAttention:
@@ -272,7 +263,7 @@ class _Prompts:
             key, value = (
                 pages.view(-1, *pages.shape[2:]).index_select(0, self.places) for pages in cache
             )
-        return self.kernel(query, key, value, self.packing, scaling)
+        return self.kernel((query, key, value), self.packing, scaling)
 
 
 def _put(values: Numbers, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

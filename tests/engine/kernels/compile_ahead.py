@@ -21,7 +21,11 @@ ADD: Any = paged_decode._add_splits
 ROTATE: Any = rotary._rotate_and_write
 NORMALIZE: Any = rms_norm._add_and_normalize
 SILU: Any = silu._silu_and_multiply
-SPLITS = {"tile": 64, "split": 512, "max_splits": 16}
+SPLITS = {
+    "tile": paged_decode._TILE,
+    "split": paged_decode.SPLIT,
+    "max_splits": paged_decode._MAX_SPLITS,
+}
 NUMBERS = {"table": "*i32", "lengths": "*i32", "slots": "*i64", "partial": "*fp32",
            "log_sums": "*fp32", "scaling": "fp32", "epsilon": "fp32", "splits": "i32"}  # fmt: skip
 

@@ -2,12 +2,18 @@
 
 import numpy as np
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter neither multiplies matrices of bfloat16 nor rounds to it.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
 STEPS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}  # of numbers near 1
+
+
+def at_most(num_examples: int) -> settings:
+    """As many examples as the profile has, but no more than this: the interpreter is slow."""
+    return settings(max_examples=min(num_examples, settings().max_examples))
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tests.engine.kernels.draws import DEVICE, DTYPES, HEADS, STEPS, a_table, draw
+from tests.engine.kernels.draws import DEVICE, DTYPES, HEADS, STEPS, a_table, at_most, draw
 
 pytest.importorskip("triton")
 from phicorpus.engine.kernels.paged_decode import paged_decode
@@ -40,6 +40,8 @@ def plainly(
     return torch.stack(rows).to(query.dtype)
 
 
+@pytest.mark.timeout(900)
+@at_most(200)
 @given(
     heads=HEADS,
     lengths=LENGTHS,
@@ -67,6 +69,7 @@ def test_each_sequence_attends_to_its_own_keys(
     torch.testing.assert_close(output, wanted, rtol=0, atol=5 * STEPS[dtype])
 
 
+@at_most(100)
 @given(lengths=LENGTHS, page_size=st.sampled_from([16, 48]), split=SPLITS, spare=st.integers(1, 40))
 def test_an_answer_depends_neither_on_the_batch_nor_on_the_width_of_the_table(
     lengths: list[int], page_size: int, split: int, spare: int
