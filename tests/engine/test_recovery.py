@@ -123,9 +123,7 @@ def test_a_cancelled_request_is_not_run_again_after_a_fault(start: Start) -> Non
 def test_an_engine_that_is_over_holds_no_memory(start: Start, fails: bool) -> None:
     model = FakeModel(fail_forward=range(1, 100) if fails else [])
     engine = start(model, a_config())
-    (pages, _), *_ = engine._runner._cache
-    memory = weakref.ref(pages)
-    del pages
+    memory = weakref.ref(engine._runner._cache[0][0])
 
     ask(engine, [a_request("q", new=4)] * (10 if fails else 1))
     engine.close()

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from phicorpus.engine.cpu_attention import Cache
-from phicorpus.engine.gpu_attention import Step
+from phicorpus.engine.cpu_attention import Step
 
 NAME = "phicorpus_paged"
 
@@ -31,9 +30,10 @@ def _attend(  # noqa: PLR0913 as transformers calls it
     *,
     scaling: float,
     step: Step,
-    cache: Sequence[Cache],
+    cache: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
     **_others: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend in one layer, for packed sequences: a batch of one."""
-    pages = cache[int(module.layer_idx)]  # type: ignore[arg-type]
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    pages = cache[0][layer], cache[1][layer]
     return step.attend((query[0], key[0], value[0]), pages, scaling)[None], None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +34,19 @@ class Graph(Protocol):
         ...
 
 
-class CudaGraph:
-    """A `Graph` of CUDA's, on the current device.
+class CudaGraphs:
+    """Makes graphs of CUDA's, on the current device, that share memory."""
 
-    Args:
-        pool: Memory that it shares with others, by `torch.cuda.graph_pool_handle`.
-    """
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
 
-    def __init__(self, pool: tuple[int, int]) -> None:
+    def __call__(self) -> Graph:
+        """Make an empty graph."""
+        return _CudaGraph(self._pool)
+
+
+class _CudaGraph:
+    def __init__(self, pool: Any) -> None:  # noqa: ANN401 torch's handle has no public type
         self._graph = torch.cuda.CUDAGraph()
         self._pool = pool
 
@@ -94,7 +99,7 @@ class DecodeGraphs:
         self._device = device
         self._max_rows = max_rows
         self._padding = padding
-        self._captured: dict[tuple[int, int], _Captured] = {}
+        self._captured: dict[tuple[int, ...], _Captured] = {}
         self._scores: torch.Tensor | None = None  # of every graph
 
     def scores(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor | None:

@@ -11,9 +11,11 @@ import torch
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine import attention as interface
-from phicorpus.engine.cpu_attention import Cache, StepLayout
-from phicorpus.engine.cuda_graphs import CudaGraph, DecodeGraphs, Graph
+from phicorpus.engine.attention_check import Heads
+from phicorpus.engine.cpu_attention import StepLayout
+from phicorpus.engine.cuda_graphs import CudaGraphs, DecodeGraphs, Graph
 from phicorpus.engine.encoder_cache import word_embedding
+from phicorpus.engine.fused_layers import FusedLayers, fuse
 from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention
 from phicorpus.engine.last_layer import LastLayer
 from phicorpus.engine.sequence import Sequence
@@ -60,11 +62,10 @@ class ModelRunner:
         self._before = decoder.config._attn_implementation or "sdpa"
         interface.register()
         decoder.set_attn_implementation(interface.NAME)
-        self._last_layer = LastLayer(decoder)
+        self._layers = fuse(decoder) or LastLayer(decoder)
         self._graphs: DecodeGraphs | None = None
         if graphs is None and decoder.device.type == "cuda" and self._attention.is_graph_safe:
-            pool = torch.cuda.graph_pool_handle()
-            graphs = lambda: CudaGraph(pool)  # noqa: E731 what a caller may give
+            graphs = CudaGraphs()
         if graphs is not None:
             self._graphs = DecodeGraphs(
                 self._decode,
@@ -86,6 +87,7 @@ class ModelRunner:
             "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
             "dtype": str(self._model.decoder.dtype).removeprefix("torch."),
             "attention": self._attention.name,
+            "layers": "fused" if isinstance(self._layers, FusedLayers) else "transformers",
             "graphs": graphs,
         }
 
@@ -126,8 +128,8 @@ class ModelRunner:
 
     def release(self) -> None:
         """Free the KV cache, and leave the decoder as it was."""
-        self._cache, self._graphs = [], None
-        self._last_layer.release()
+        self._cache, self._graphs = ([], []), None
+        self._layers.release()
         self._model.decoder.set_attn_implementation(self._before)
         if self._model.regime_length:
             self._model.set_regime("short")
@@ -186,20 +188,19 @@ class ModelRunner:
         return embedded
 
 
-def kv_cache(model: Model, num_pages: int, page_size: int) -> list[Cache]:
-    """Allocate the keys and values of every layer."""
+def kv_cache(
+    model: Model, num_pages: int, page_size: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Allocate the keys and the values of every layer."""
     decoder = model.decoder
-    sizes = decoder.config
-    head_size = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    heads = sizes.num_key_value_heads or sizes.num_attention_heads
-    shape = num_pages, page_size, heads, head_size
-    return [
-        (
-            torch.zeros(shape, dtype=decoder.dtype, device=decoder.device),
-            torch.zeros(shape, dtype=decoder.dtype, device=decoder.device),
-        )
-        for _ in range(sizes.num_hidden_layers)
-    ]
+    sizes = Heads.of(decoder.config, decoder.device, decoder.dtype)
+    shape = num_pages, page_size, sizes.num_key_heads, sizes.size
+
+    def layers() -> list[torch.Tensor]:
+        count = decoder.config.num_hidden_layers
+        return [torch.zeros(shape, dtype=sizes.dtype, device=sizes.device) for _ in range(count)]
+
+    return layers(), layers()
 
 
 def _new_ids(batch: Batch[Sequence]) -> Numbers:
