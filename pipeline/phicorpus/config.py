@@ -242,21 +242,21 @@ class EngineSettings(Section):
         "gpus_per_replica, on a CPU half of what is free, divided by cluster.replicas",
     )
     max_requests: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        default=None, description="Decoding at once; default: up to 64 on a GPU, 32 on a CPU"
+        default=None, description="Decoding at once; default: up to 256 on a GPU, 32 on a CPU"
     )
     max_batch_tokens: Annotated[int, Field(ge=16)] | None = Field(
         default=None, description="In one forward pass; default: up to 8192 on a GPU, 512 on a CPU"
     )
     page_size: Annotated[int, Field(ge=4)] | None = Field(
         default=None,
-        description="Tokens per KV page; default: 256 on a GPU, where decoding then reads pages in"
-        " place, 32 on a CPU",
+        description="Tokens per KV page; default: 256 on a GPU, 32 on a CPU. FlashAttention's own"
+        " decoding needs a multiple of 256, ours takes any",
     )
     kv_cache_tokens: Annotated[int, Field(ge=256)] | None = Field(
         default=None, description="Prompts and answers of all that decode at once"
     )
     feature_rows: Annotated[int, Field(ge=256)] | None = Field(
-        default=None, description="Encoded media kept for the requests that run and wait"
+        default=None, description="Encoded media kept for the requests whose prompts wait"
     )
     encode_batch: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Crops or clips encoded at once; default: up to 16"
