@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.engine.attention import attend_each
+from phicorpus.engine.attention_kernels import Packing, plain_packed
 from phicorpus.engine.cpu_attention import PagedStep
 from tests.engine.layouts import SEQUENCES, Sequences, a_layout, draw
 
@@ -37,8 +37,9 @@ def test_a_step_attends_as_each_sequence_does_whatever_its_pages_held(
     step = PagedStep(layout, torch.float32)
     output = step.attend((query, key[:, fresh], value[:, fresh]), (cache[0], cache[1]), 0.3)
 
-    bounds = bounds_of(layout.new), bounds_of(layout.known)
-    torch.testing.assert_close(output, attend_each(query, key, value, bounds, 0.3))
+    packing = Packing(bounds_of(layout.new), bounds_of(layout.known), 9, 79)
+    turned = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+    torch.testing.assert_close(output, plain_packed(turned, packing, 0.3))
     assert torch.equal(cache[0].flatten(0, 1)[layout.read()], key.transpose(0, 1))
 
 
