@@ -3,57 +3,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional
 
+from phicorpus.engine.attention_kernels import Packing, plain_packed
 from phicorpus.engine.cpu_attention import PagedStep
 from tests.engine.layouts import SEQUENCES, Sequences, a_layout, draw
-
-
-def attend_each(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: tuple[torch.Tensor, torch.Tensor],
-    scaling: float,
-) -> torch.Tensor:
-    """Attend within each sequence, one after another: the reference for the kernels.
-
-    Args:
-        query: shape (heads, tokens, head size).
-        key: shape (key heads, all tokens, head size).
-        value: As `key`.
-        bounds: Cumulated lengths of the sequences' queries and keys, shape (sequences + 1,).
-        scaling: Of the scores.
-
-    Returns:
-        shape (tokens, heads, head size).
-    """
-    heads, tokens, head_size = query.shape
-    key_heads = key.shape[0]
-    output = torch.empty(tokens, heads, head_size, dtype=query.dtype, device=query.device)
-    query_ends, key_ends = bounds[0].tolist(), bounds[1].tolist()
-    for index in range(len(query_ends) - 1):
-        first, last = query_ends[index], query_ends[index + 1]
-        if first == last:
-            continue
-        q = query[None, :, first:last]
-        k = key[None, :, key_ends[index] : key_ends[index + 1]]
-        v = value[None, :, key_ends[index] : key_ends[index + 1]]
-        new, known = q.shape[2], k.shape[2]
-        if new == 1:  # the heads that share keys become rows: keys and values are not repeated
-            q = q.reshape(1, key_heads, heads // key_heads, head_size)
-            attended = functional.scaled_dot_product_attention(q, k, v, scale=scaling)
-            output[first] = attended.reshape(heads, head_size)
-            continue
-        mask = None
-        if new != known:
-            mask = torch.ones(new, known, dtype=torch.bool, device=q.device).tril(known - new)
-        attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
-            enable_gqa=heads != key_heads,
-        )  # fmt: skip
-        output[first:last] = attended[0].transpose(0, 1)
-    return output
 
 
 def bounds_of(lengths: np.ndarray) -> torch.Tensor:
@@ -84,8 +37,9 @@ def test_a_step_attends_as_each_sequence_does_whatever_its_pages_held(
     step = PagedStep(layout, torch.float32)
     output = step.attend((query, key[:, fresh], value[:, fresh]), (cache[0], cache[1]), 0.3)
 
-    bounds = bounds_of(layout.new), bounds_of(layout.known)
-    torch.testing.assert_close(output, attend_each(query, key, value, bounds, 0.3))
+    packing = Packing(bounds_of(layout.new), bounds_of(layout.known), 9, 79)
+    turned = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+    torch.testing.assert_close(output, plain_packed(turned, packing, 0.3))
     assert torch.equal(cache[0].flatten(0, 1)[layout.read()], key.transpose(0, 1))
 
 

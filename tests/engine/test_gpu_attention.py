@@ -1,6 +1,10 @@
 """The attention of a step by kernels, against that by torch alone; here on CPU tensors."""
 
+import sys
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +26,8 @@ from phicorpus.engine.attention_kernels import (
     packed_kernels,
     plain_decode,
     plain_packed,
+    torch_decode,
+    torch_packed,
     triton_decode,
 )
 from phicorpus.engine.cpu_attention import Cache, PagedStep, StepLayout
@@ -205,6 +211,60 @@ def test_kernels_are_found_by_what_torch_has() -> None:
     operator = torch.ops.aten._flash_attention_forward.default
     assert paged == ("block_table" in str(operator._schema))
     assert "torch flash paged" not in dict(decode_kernels(32))
+
+
+def test_torchs_operator_takes_what_it_is_given() -> None:
+    heads = Heads(6, 2, 32, torch.device("meta"), torch.bfloat16)
+    query, key = heads.draw(0, 10, 6, 32), heads.draw(0, 10, 2, 32)
+    ends = torch.zeros(3, dtype=torch.int32, device="meta")
+
+    assert torch_packed((query, key, key), Packing(ends, ends, 7, 7), 0.1).shape == query.shape
+    if "torch flash paged" in dict(decode_kernels(256)):
+        pages = heads.draw(0, 4, 256, 2, 32)
+        table = torch.zeros(10, 3, dtype=torch.int32, device="meta")
+        assert torch_decode(query, (pages, pages), table, table[:, 0], 0.1).shape == query.shape
+
+
+def a_flash_attn() -> ModuleType:
+    """A package with the signatures of flash-attn 2.8, as far as they are used."""
+
+    def flash_attn_with_kvcache(  # noqa: PLR0913 as it has
+        q: Any, k_cache: Any, v_cache: Any, *, cache_seqlens: Any, block_table: Any,
+        softmax_scale: float, num_splits: int = 0,
+    ) -> torch.Tensor:  # fmt: skip
+        assert block_table.min() >= 0
+        assert num_splits == 1
+        cache = k_cache, v_cache
+        return plain_decode(q[:, 0], cache, block_table, cache_seqlens, softmax_scale)[:, None]
+
+    def flash_attn_varlen_func(  # noqa: PLR0913, PLR0917 as it has
+        q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any,
+        max_seqlen_q: int, max_seqlen_k: int, *, softmax_scale: float, causal: bool = False,
+    ) -> torch.Tensor:  # fmt: skip
+        assert causal
+        packing = Packing(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+        return plain_packed((q, k, v), packing, softmax_scale)
+
+    package = ModuleType("flash_attn")
+    package.__spec__ = ModuleSpec("flash_attn", None)
+    package.__dict__.update(
+        flash_attn_with_kvcache=flash_attn_with_kvcache,
+        flash_attn_varlen_func=flash_attn_varlen_func,
+    )
+    return package
+
+
+def test_the_flash_attn_package_is_used_where_it_can_be_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "flash-attn paged" not in dict(decode_kernels(256))
+    monkeypatch.setitem(sys.modules, "flash_attn", a_flash_attn())
+
+    decode, packed = dict(decode_kernels(512)), dict(packed_kernels())
+
+    assert decode_deviation(decode["flash-attn paged"], HEADS, 512) == 0
+    assert packed_deviation(packed["flash-attn"], HEADS) == 0
+    assert "flash-attn paged" not in dict(decode_kernels(64))
 
 
 def test_the_reference_passes_its_own_check() -> None:

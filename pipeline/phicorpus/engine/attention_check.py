@@ -131,7 +131,10 @@ def _pages(page_size: int, device: torch.device) -> tuple[torch.Tensor, torch.Te
 
 def _failures() -> tuple[type[Exception], ...]:
     """Return what a kernel raises that is not built for this torch, compiler or GPU."""
-    failures = (ImportError, RuntimeError, TypeError, OSError, subprocess.SubprocessError)
+    failures = (
+        *(AttributeError, ImportError, OSError, RuntimeError, TypeError),
+        subprocess.SubprocessError,  # of the compiler
+    )
     if not find_spec("triton"):
         return failures
     from triton.errors import TritonError  # noqa: PLC0415 where it is
