@@ -8,10 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from phicorpus.config import RunConfig
+from phicorpus.engine.loaded import LoadedReplica, LoadReplica
+from phicorpus.engine.slots import ReplicaSlots
 from phicorpus.models.catalog import CATALOG
 
 if TYPE_CHECKING:
-    from phicorpus.engine.engine import Engine
     from phicorpus.engine.memory import MemoryPlan
     from phicorpus.engine.scripted import Script
     from phicorpus.models.model import Modality
@@ -31,7 +32,7 @@ class Backend:
         identity: Everything about the model that can change an answer; part of the fingerprint.
         modalities: What it can be asked.
         preparation: Images to canvases, on CPU workers; None if it takes no images.
-        load: Loads weights and starts an engine; called once per actor.
+        load: Loads a replica.
         plan_memory: Plans a replica's memory on this machine, or raises ConfigError where it does
             not fit; None where replicas run on another machine.
     """
@@ -40,7 +41,7 @@ class Backend:
     identity: str
     modalities: frozenset[Modality]
     preparation: Preparation | None
-    load: Callable[[Modality], Engine]
+    load: LoadReplica
     plan_memory: Callable[[Modality], MemoryPlan | None] = _nothing_to_plan
 
 
@@ -99,7 +100,9 @@ def scripted_backend(script: Script, preparation: Preparation) -> Backend:
     )
 
 
-def _load_scripted(_modality: Modality, *, script: Script) -> Engine:
+def _load_scripted(
+    _modality: Modality, _slots: ReplicaSlots | None = None, *, script: Script
+) -> LoadedReplica:
     from phicorpus.engine.scripted import load_scripted  # noqa: PLC0415
 
-    return load_scripted(script)
+    return LoadedReplica(load_scripted(script))

@@ -12,7 +12,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from phicorpus.config import EngineConfig
@@ -36,6 +36,7 @@ from phicorpus.engine.request_queue import TURN_FACTOR, RequestQueue
 from phicorpus.engine.sampling import Sampler
 from phicorpus.engine.scheduler import Scheduler
 from phicorpus.engine.sequence import Sequence
+from phicorpus.models.decoder import describe
 from phicorpus.models.model import Model, Regime
 
 log = logging.getLogger(__name__)
@@ -132,6 +133,10 @@ class ContinuousEngine:
         stats.prefill_tokens = self._embedding.num_tokens - self._processor.num_decoded
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what it runs on; see `Engine.describe`."""
+        return {"engine": "continuous", **describe(self._model.decoder), "graphs": "none"}
 
     def close(self) -> None:
         """End all threads, answer open requests with EngineDied, and give the decoder back."""

@@ -38,7 +38,7 @@ def cpu_budget(share: float | None, replicas: int) -> Budget:
     return Budget(device="cpu", num_bytes=int(free * chosen), origin=origin)
 
 
-def gpu_budget(share: float | None, gpus_per_replica: float | None) -> Budget:
+def gpu_budget(share: float | None, gpus: float) -> Budget:
     """Return a share of a GPU's memory, by default that of the GPU which the replica gets.
 
     Never more than is free there now: other programs may be on it.
@@ -46,8 +46,7 @@ def gpu_budget(share: float | None, gpus_per_replica: float | None) -> Budget:
     import torch  # noqa: PLC0415  (in actors only)
 
     free, total = torch.cuda.mem_get_info()
-    whole = gpus_per_replica is None or gpus_per_replica == 0
-    chosen = share if share is not None else 1.0 if whole else min(1.0, gpus_per_replica or 1.0)
+    chosen = share if share is not None else min(1.0, gpus) or 1.0
     origin = (
         f"{chosen:.3g} of the {total / _GB:.1f} GB of a {torch.cuda.get_device_name()}, of which"
         f" {free / _GB:.1f} GB are free"
