@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,8 +47,14 @@ from phicorpus.workers.watchdog import WatchedModel, watched
 
 log = logging.getLogger(__name__)
 
-_CALLS_AT_ONCE = 4
-"""Blocks that a replica answers at the same time: their requests meet in its engine."""
+_BATCH_ROWS: Mapping[Modality, int] = {"vision": 8, "speech": 8, "text": 64}
+"""Of a call to a replica, at least: passages are small, and many lie in one block."""
+
+_CALLS_PER_PLACE = 1.5
+"""A call is over with its slowest row, and till then brings no other in place of its first."""
+
+_NEXT_CALLS = 4
+"""Calls that lie ready beside a replica, for those that end."""
 
 _MAX_RETRIES = 2 * MAX_CRASHES
 """Of a block whose worker died. Ray's default is for ever; this takes out two killers."""
@@ -70,6 +77,8 @@ class Flow:
     def replies(self, wanted: Sequence[pa.Table]) -> Iterator[pa.Table]:
         """Run assets through the stages; replies come in the order in which they finish."""
         cluster = self.config.cluster
+        max_rows = self.slots.rows_at_once(self.config.engine)
+        calls = math.ceil(_CALLS_PER_PLACE * max_rows / _BATCH_ROWS["vision"])
         watch = {"crash_log": self.crash_log, "timeout_s": cluster.no_progress_timeout_s}
         assets = ray.data.from_arrow(list(wanted))
         fetched = assets.map_batches(
@@ -91,15 +100,20 @@ class Flow:
             fn_constructor_kwargs={
                 "load": self._load(wanted),
                 "questions": self.questions,
-                "tags": {"flow": self.modality, "model": self.backend.label},
-                **watch,
+                "crash_log": self.crash_log,
+                "settings": ReplicaSettings(
+                    flow=self.modality,
+                    model=self.backend.label,
+                    timeout_s=cluster.no_progress_timeout_s,
+                    max_rows=max_rows,
+                ),
             },
-            batch_size=16,
+            batch_size=_BATCH_ROWS[self.modality],
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
                 size=self.slots.num_replicas,
-                max_tasks_in_flight_per_actor=2 * _CALLS_AT_ONCE,
-                max_concurrent_calls_per_actor=_CALLS_AT_ONCE,
+                max_tasks_in_flight_per_actor=calls + _NEXT_CALLS,
+                max_concurrent_calls_per_actor=calls,
             ),
             num_cpus=self.slots.cpus,
             num_gpus=self.slots.gpus or None,
@@ -136,6 +150,23 @@ def _at_work(
     yield from watched(batch, crash_log=crash_log, **stage)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSettings:
+    """The settings of a replica's actor.
+
+    Attributes:
+        flow: Its modality.
+        model: Name and revision, for its metrics.
+        timeout_s: Longest time without any reply.
+        max_rows: Asked at once.
+    """
+
+    flow: Modality
+    model: str
+    timeout_s: float
+    max_rows: int
+
+
 class Replica:
     """Infer in an actor: when its engine is dead, so is its process, and Ray starts another.
 
@@ -147,9 +178,8 @@ class Replica:
         self,
         load: Callable[[], LoadedReplica] | None,
         questions: Mapping[str, Question],
-        tags: Mapping[str, str],
         crash_log: RemoteCrashLog,
-        timeout_s: float,
+        settings: ReplicaSettings,
     ) -> None:
         send_logs(crash_log.log)
         crash_log.sign()
@@ -163,16 +193,16 @@ class Replica:
         crash_log.sign()
         engine = loaded.engine if loaded else None
         infer = Infer((lambda: engine) if engine else None, questions)
-        self._watched = WatchedModel(infer, crash_log, timeout_s)
+        self._watched = WatchedModel(infer, crash_log, settings.timeout_s, settings.max_rows)
         if loaded is None:
             return
         description = loaded.describe()
-        crash_log.describe(tags["flow"], description)
-        log.info("replica loaded", extra={"flow": tags["flow"], **description})
-        metrics = EngineMetrics(tags["flow"], tags["model"])
+        crash_log.describe(settings.flow, description)
+        log.info("replica loaded", extra={"flow": settings.flow, **description})
+        metrics = EngineMetrics(settings.flow, settings.model)
 
         def send(counts: EngineStats) -> None:
-            crash_log.note(tags["flow"], counts)
+            crash_log.note(settings.flow, counts)
             metrics.export(counts)
 
         self._stats = StatsReporter(loaded.engine.stats, send)

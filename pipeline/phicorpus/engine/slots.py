@@ -26,6 +26,14 @@ class ReplicaSlots:
     gpus: float = 0.0
     cpus: float = 0.5
 
-    def max_requests(self, settings: EngineSettings) -> int:
-        """Return how many requests one replica decodes at once, at most: memory may allow fewer."""
-        return settings.max_requests or MOST_REQUESTS["gpu" if self.gpus else "cpu"]
+    def rows_at_once(self, settings: EngineSettings) -> int:
+        """Return how many rows a replica is asked at once, so that its engine is always full.
+
+        Twice what it decodes at once, by the config or at most: the half that waits has its media
+        encoded, and follows where one is answered.
+
+        Example:
+            >>> ReplicaSlots(gpus=1.0).rows_at_once(EngineSettings())
+            512
+        """
+        return 2 * (settings.max_requests or MOST_REQUESTS["gpu" if self.gpus else "cpu"])
