@@ -128,7 +128,12 @@ class Flow:
 
     def decode_stage(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
         """Return the decode stage with its settings."""
-        return partial(decode, config=self.config.decoding, preparation=self.backend.preparation)
+        return partial(
+            decode,
+            config=self.config.decoding,
+            preparation=self.backend.preparation,
+            sound=self.backend.sound,
+        )
 
     def _load(self, wanted: Sequence[pa.Table]) -> Callable[[], LoadedReplica] | None:
         """Return the model's loader, or None where no pending task asks a model."""

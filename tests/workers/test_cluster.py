@@ -191,7 +191,7 @@ def test_prometheus_reads_from_ray_what_the_record_says(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_cluster_that_grows_is_waited_for_and_one_that_does_not_is_refused() -> None:
-    ended = subprocess.run(  # noqa: S603 - our own interpreter
+    ended = subprocess.run(
         [sys.executable, "-m", "tests.chaos.growing"],
         capture_output=True,
         text=True,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from phicorpus.engine.memory import MemoryPlan
     from phicorpus.engine.scripted import Script
     from phicorpus.models.model import Modality
-    from phicorpus.models.preparation import Preparation
+    from phicorpus.models.preparation import Preparation, SoundPreparation
 
 
 def _nothing_to_plan(_modality: Modality) -> None:
@@ -32,6 +32,7 @@ class Backend:
         identity: Everything about the model that can change an answer; part of the fingerprint.
         modalities: What it can be asked.
         preparation: Images to canvases, on CPU workers; None if it takes no images.
+        sound: Sound to features, on CPU workers; None: it gets the samples.
         load: Loads a replica.
         plan_memory: Plans a replica's memory on this machine, or raises ConfigError where it does
             not fit; None where replicas run on another machine.
@@ -42,6 +43,7 @@ class Backend:
     modalities: frozenset[Modality]
     preparation: Preparation | None
     load: LoadReplica
+    sound: SoundPreparation | None = None
     plan_memory: Callable[[Modality], MemoryPlan | None] = _nothing_to_plan
 
 
@@ -55,6 +57,7 @@ def phi_backend(config: RunConfig) -> Backend:
     # Those who only read an output need none of these, nor the model hub's package.
     from phicorpus.engine.registry import check_config, check_model  # noqa: PLC0415
     from phicorpus.engine.replica import load_replica, plan_here  # noqa: PLC0415
+    from phicorpus.models.architectures import ARCHITECTURES  # noqa: PLC0415
     from phicorpus.models.checkpoint import hub_config, resolve  # noqa: PLC0415
 
     check_config(config)
@@ -77,6 +80,7 @@ def phi_backend(config: RunConfig) -> Backend:
         modalities=frozenset(resolved.modalities),
         preparation=preparation,
         load=partial(load_replica, resolved=resolved, config=config),
+        sound=ARCHITECTURES[resolved.architecture].sound,
         plan_memory=partial(plan_here, resolved=resolved, config=config),
     )
 
