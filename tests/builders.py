@@ -19,8 +19,9 @@ from phicorpus.commands.annotate import Execution, publication, record
 from phicorpus.commands.prepare import Prepared, prepare
 from phicorpus.config import RunConfig, parse_config
 from phicorpus.engine.backend import Backend, scripted_backend
-from phicorpus.engine.engine import Engine
+from phicorpus.engine.loaded import LoadedReplica
 from phicorpus.engine.scripted import Script
+from phicorpus.engine.slots import ReplicaSlots
 from phicorpus.errors import CheckpointError, FetchError
 from phicorpus.manifest.units import FileShare, Unit
 from phicorpus.models.model import Modality
@@ -107,7 +108,7 @@ def a_backend_that_does_not_load() -> Backend:
     return replace(a_backend(), load=_does_not_load)
 
 
-def _does_not_load(modality: Modality) -> Engine:
+def _does_not_load(modality: Modality, _slots: ReplicaSlots | None = None) -> LoadedReplica:
     raise CheckpointError(f"no weights for {modality}")
 
 

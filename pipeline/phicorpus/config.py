@@ -275,13 +275,24 @@ class ClusterConfig(Section):
     num_cpus: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Of a local cluster"
     )
-    replicas: Annotated[int, Field(ge=1)] = Field(
-        default=1, description="Model actors per modality"
+    wait_for_nodes_s: Annotated[float, Field(ge=0)] = Field(
+        default=300.0,
+        description="Longest wait for a cluster at an address to have the CPUs and GPUs that the"
+        " replicas need, which its autoscaler is asked for",
+    )
+    replicas: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Model actors per modality; auto: one for each share of a GPU, one on CPUs",
     )
     gpus_per_replica: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Default: 1 where the cluster has GPUs, else 0"
+        default=None,
+        description="Default: 1 where the cluster has GPUs or model.device is cuda, else 0",
     )
-    cpus_per_replica: Annotated[float, Field(gt=0)] = 0.5
+    cpus_per_replica: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Default: 0.5 on CPUs; beside a GPU 3, which the engine, the encoders and the"
+        " host's work keep busy, but no more than half of a node's CPUs for all its replicas",
+    )
     fetch_cpus: Annotated[float, Field(gt=0)] = 0.25
     decode_cpus: Annotated[float, Field(gt=0)] = 0.5
     units_per_wave: Annotated[int, Field(ge=1)] | None = Field(

@@ -1,4 +1,4 @@
-"""The flow on one page. With cluster.py the only file here that knows Ray.
+"""The flow on one page. Beside it only cluster.py and crash_log.py know Ray.
 
 manifest -> plan -> | fetch -> decode -> infer | -> commit -> annotations/*.parquet
             driver  |  CPU tasks     GPU actors |   driver
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from ray.exceptions import RayError, RayTaskError
 from phicorpus.config import ClusterConfig, RunConfig
 from phicorpus.engine.backend import Backend
 from phicorpus.engine.engine import EngineStats
+from phicorpus.engine.loaded import LoadedReplica
+from phicorpus.engine.slots import ReplicaSlots
 from phicorpus.errors import ConfigError, EngineDied, StoreError, WorkersLost
 from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
@@ -35,15 +38,23 @@ from phicorpus.stages.fetch import fetch
 from phicorpus.stages.infer import Infer
 from phicorpus.stages.start import Start
 from phicorpus.tasks.question import Question
-from phicorpus.workers.cluster import EngineMetrics, RemoteCrashLog, gpus
+from phicorpus.workers.cluster import EngineMetrics
+from phicorpus.workers.crash_log import RemoteCrashLog
+from phicorpus.workers.logs import send_logs
 from phicorpus.workers.metrics import StatsReporter
 from phicorpus.workers.quarantine import MAX_CRASHES
 from phicorpus.workers.watchdog import WatchedModel, watched
 
 log = logging.getLogger(__name__)
 
-_CALLS_AT_ONCE = 4
-"""Blocks that a replica answers at the same time: their requests meet in its engine."""
+_BATCH_ROWS: Mapping[Modality, int] = {"vision": 8, "speech": 8, "text": 64}
+"""Of a call to a replica, at least: passages are small, and many lie in one block."""
+
+_CALLS_PER_PLACE = 1.5
+"""A call is over with its slowest row, and till then brings no other in place of its first."""
+
+_NEXT_CALLS = 4
+"""Calls that lie ready beside a replica, for those that end."""
 
 _MAX_RETRIES = 2 * MAX_CRASHES
 """Of a block whose worker died. Ray's default is for ever; this takes out two killers."""
@@ -61,24 +72,27 @@ class Flow:
     backend: Backend
     questions: Mapping[str, Question]
     crash_log: RemoteCrashLog
+    slots: ReplicaSlots
 
     def replies(self, wanted: Sequence[pa.Table]) -> Iterator[pa.Table]:
         """Run assets through the stages; replies come in the order in which they finish."""
-        slots = self.config.cluster
-        watch = {"crash_log": self.crash_log, "timeout_s": slots.no_progress_timeout_s}
+        cluster = self.config.cluster
+        max_rows = self.slots.rows_at_once(self.config.engine)
+        calls = math.ceil(_CALLS_PER_PLACE * max_rows / _BATCH_ROWS["vision"])
+        watch = {"crash_log": self.crash_log, "timeout_s": cluster.no_progress_timeout_s}
         assets = ray.data.from_arrow(list(wanted))
         fetched = assets.map_batches(
-            partial(watched, name="fetch", stage=self.fetch_stage(), **watch),
+            partial(_at_work, name="fetch", stage=self.fetch_stage(), **watch),
             batch_size=8,
             batch_format="pyarrow",
-            num_cpus=slots.fetch_cpus,
+            num_cpus=cluster.fetch_cpus,
             max_retries=_MAX_RETRIES,
         )
         segments = fetched.map_batches(
-            partial(watched, name="decode", stage=self.decode_stage(), **watch),
+            partial(_at_work, name="decode", stage=self.decode_stage(), **watch),
             batch_size=8,
             batch_format="pyarrow",
-            num_cpus=slots.decode_cpus,
+            num_cpus=cluster.decode_cpus,
             max_retries=_MAX_RETRIES,
         )
         replies = segments.map_batches(
@@ -86,18 +100,23 @@ class Flow:
             fn_constructor_kwargs={
                 "load": self._load(wanted),
                 "questions": self.questions,
-                "tags": {"flow": self.modality, "model": self.backend.label},
-                **watch,
+                "crash_log": self.crash_log,
+                "settings": ReplicaSettings(
+                    flow=self.modality,
+                    model=self.backend.label,
+                    timeout_s=cluster.no_progress_timeout_s,
+                    max_rows=max_rows,
+                ),
             },
-            batch_size=16,
+            batch_size=_BATCH_ROWS[self.modality],
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                size=slots.replicas,
-                max_tasks_in_flight_per_actor=2 * _CALLS_AT_ONCE,
-                max_concurrent_calls_per_actor=_CALLS_AT_ONCE,
+                size=self.slots.num_replicas,
+                max_tasks_in_flight_per_actor=calls + _NEXT_CALLS,
+                max_concurrent_calls_per_actor=calls,
             ),
-            num_cpus=slots.cpus_per_replica,
-            num_gpus=gpus(slots, ray.cluster_resources()) or None,
+            num_cpus=self.slots.cpus,
+            num_gpus=self.slots.gpus or None,
             max_restarts=-1,
             max_task_retries=_MAX_RETRIES,
         )
@@ -109,42 +128,93 @@ class Flow:
 
     def decode_stage(self) -> Callable[[pa.Table], Iterator[pa.Table]]:
         """Return the decode stage with its settings."""
-        return partial(decode, config=self.config.decoding, preparation=self.backend.preparation)
+        return partial(
+            decode,
+            config=self.config.decoding,
+            preparation=self.backend.preparation,
+            sound=self.backend.sound,
+        )
 
-    def _load(self, wanted: Sequence[pa.Table]) -> Callable[[], Any] | None:
+    def _load(self, wanted: Sequence[pa.Table]) -> Callable[[], LoadedReplica] | None:
         """Return the model's loader, or None where no pending task asks a model."""
         asked = pa.concat_tables(wanted)["tasks"].to_pylist()
         pending = {task for names in asked for task in names}
         if all(self.questions[task].prompt is None for task in pending):
             return None
-        return partial(self.backend.load, self.modality)
+        return partial(self.backend.load, self.modality, self.slots)
+
+
+def _at_work(
+    batch: pa.Table,
+    *,
+    crash_log: RemoteCrashLog,
+    **stage: Any,  # noqa: ANN401 - as `watched`
+) -> Iterator[pa.Table]:
+    """Run a stage of plain tasks in a worker, whose log the driver gets."""
+    send_logs(crash_log.log)
+    yield from watched(batch, crash_log=crash_log, **stage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSettings:
+    """The settings of a replica's actor.
+
+    Attributes:
+        flow: Its modality.
+        model: Name and revision, for its metrics.
+        timeout_s: Longest time without any reply.
+        max_rows: Asked at once.
+    """
+
+    flow: Modality
+    model: str
+    timeout_s: float
+    max_rows: int
 
 
 class Replica:
-    """Infer in an actor: when its engine is dead, so is its process, and Ray starts another."""
+    """Infer in an actor: when its engine is dead, so is its process, and Ray starts another.
+
+    What is wrong with the config shows when it is asked, and ends the run: an actor that does not
+    start would be started again.
+    """
 
     def __init__(
         self,
-        load: Callable[[], Any] | None,
+        load: Callable[[], LoadedReplica] | None,
         questions: Mapping[str, Question],
-        tags: Mapping[str, str],
         crash_log: RemoteCrashLog,
-        timeout_s: float,
+        settings: ReplicaSettings,
     ) -> None:
+        send_logs(crash_log.log)
         crash_log.sign()
-        engine = load() if load else None
+        self._refusal: ConfigError | None = None
+        self._stats: StatsReporter | None = None
+        loaded: LoadedReplica | None = None
+        try:
+            loaded = load() if load else None
+        except ConfigError as error:
+            self._refusal = error
         crash_log.sign()
+        engine = loaded.engine if loaded else None
         infer = Infer((lambda: engine) if engine else None, questions)
-        self._watched = WatchedModel(infer, crash_log, timeout_s)
-        metrics = EngineMetrics(tags["flow"], tags["model"])
+        self._watched = WatchedModel(infer, crash_log, settings.timeout_s, settings.max_rows)
+        if loaded is None:
+            return
+        description = loaded.describe()
+        crash_log.describe(settings.flow, description)
+        log.info("replica loaded", extra={"flow": settings.flow, **description})
+        metrics = EngineMetrics(settings.flow, settings.model)
 
         def send(counts: EngineStats) -> None:
-            crash_log.note(tags["flow"], counts)
+            crash_log.note(settings.flow, counts)
             metrics.export(counts)
 
-        self._stats = StatsReporter(engine.stats, send) if engine else None
+        self._stats = StatsReporter(loaded.engine.stats, send)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        if self._refusal is not None:
+            raise self._refusal
         try:
             async for replies in self._watched.answer(batch):
                 yield replies
@@ -232,6 +302,7 @@ def flows(
     backend: Backend,
     questions: Mapping[str, Question],
     crash_log: RemoteCrashLog,
+    slots: ReplicaSlots,
 ) -> Mapping[Modality, Flow]:
     """Build one flow for each modality that the job's tasks need."""
     needed: dict[Modality, None] = {}
@@ -246,6 +317,7 @@ def flows(
             backend=backend,
             questions=questions,
             crash_log=crash_log,
+            slots=slots,
         )
         for modality in needed
     }

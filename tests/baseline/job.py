@@ -29,7 +29,7 @@ _TEXTS = {"long": "A paragraph of some words.\n\n" * 500, "short": "Who wrote th
 
 _LEFT_OUT_OF_THE_RUN = (
     *("run_id", "started_at", "ended_at", "elapsed_s", "rows_per_s"),  # other in every run
-    "engine",  # seconds
+    *("engine", "replicas"),  # seconds, and the machine
     *("num_delivered_again", "num_kept"),  # of a worker that Ray started anew
 )
 

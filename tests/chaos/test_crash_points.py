@@ -25,7 +25,8 @@ from phicorpus.output.runs import write_start
 from phicorpus.output.write import RunPublisher
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
-from phicorpus.workers.cluster import RemoteCrashLog, cluster
+from phicorpus.workers.cluster import cluster
+from phicorpus.workers.crash_log import RemoteCrashLog
 from tests.builders import (
     a_backend,
     a_config,
@@ -91,9 +92,9 @@ def run_deadly(config: RunConfig, strikes: Path) -> None:
     now = datetime.now(UTC)
     execution = Execution(run_id="run", started=now, work=job.plan, commit=commit)
     write_start(job.store, record(job, execution, "running"))
-    with cluster(config.cluster):
+    with cluster(config.cluster) as slots:
         crash_log = RemoteCrashLog(job.store, "attempts/round-0")
-        calm = flow.flows(config, backend, job.questions, crash_log)
+        calm = flow.flows(config, backend, job.questions, crash_log, slots)
         disturbed: dict[Modality, Flow] = {
             name: DeadlyFlow(**{f.name: getattr(one, f.name) for f in fields(one)}, strikes=strikes)
             for name, one in calm.items()

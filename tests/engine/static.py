@@ -6,7 +6,7 @@ import atexit
 import threading
 import traceback
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from phicorpus.engine.recovery import is_device_lost, lost_device_message
 from phicorpus.engine.sampling import Sampler
 from phicorpus.engine.sequence import Attempt, Sequence
 from phicorpus.errors import InferError
+from phicorpus.models.decoder import describe
 from phicorpus.models.model import Model, Slot
 
 _STOP_TIMEOUT_S = 60.0
@@ -85,6 +86,10 @@ class StaticEngine:
         stats = replace(self._frontend.stats(), num_running=running, num_waiting=waiting)
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what it runs on; see `Engine.describe`."""
+        return {"engine": "static", **describe(self._model.decoder), "graphs": "none"}
 
     def close(self) -> None:
         """Answer open requests with EngineDied, and end the batch under way at its next token."""

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -42,6 +42,9 @@ class Answers:
 
     def stats(self) -> EngineStats:
         return EngineStats()
+
+    def describe(self) -> Mapping[str, str]:
+        return {}
 
     def close(self) -> None:
         pass

@@ -192,7 +192,7 @@ def test_a_replica_logs_its_plan_before_it_loads(tiny_folder: Path, modality: Mo
     promised = backend.plan_memory(modality)
 
     with logged() as records:
-        backend.load(modality).close()
+        backend.load(modality).engine.close()
 
     (line,) = [record for record in records if record.msg == "replica's memory"]
     fields = vars(line)

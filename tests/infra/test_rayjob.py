@@ -98,7 +98,9 @@ def test_the_cluster_has_the_gpus_and_cpus_that_the_config_asks_for(
     )
 
     cluster = config.cluster
+    assert isinstance(cluster.replicas, int)
     assert cluster.gpus_per_replica is not None
+    assert cluster.cpus_per_replica is not None
     assert cluster.replicas * cluster.gpus_per_replica == gpus
     assert cluster.replicas * cluster.cpus_per_replica + cluster.decode_cpus < cpus
     assert all(g["minReplicas"] == g["replicas"] <= g["maxReplicas"] for g in groups(job).values())

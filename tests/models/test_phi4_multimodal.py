@@ -9,6 +9,7 @@ from PIL import Image
 
 from phicorpus.errors import RequestRefused
 from phicorpus.models.model import Canvas, Clip, Modality, Slot, Turn
+from phicorpus.models.phi4_multimodal.audio import log_mel
 from phicorpus.models.phi4_multimodal.image import ImagePreparation
 from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
 
@@ -139,6 +140,24 @@ def test_a_conversation_with_nothing_to_answer_is_refused(
 ) -> None:
     with pytest.raises(RequestRefused):
         models["text"].tokenize(turns)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000])
+def test_a_clip_prepared_by_a_worker_gets_the_same_rows_bit_for_bit(
+    models: Models, rate_hz: int
+) -> None:
+    """Below a frame, of a window, and of several blocks, the last of which has filling."""
+    model = models["speech"]
+    for seconds in (0.01, 3.21, 41.0):
+        samples = a_clip(seconds * rate_hz / 16_000).samples
+        of_samples = Clip(samples=samples, key="a", rate_hz=rate_hz)
+        features = np.frombuffer(log_mel(samples, rate_hz).tobytes(), np.float32).reshape(-1, 80)
+        prepared = Clip(samples=samples[:0], features=features, key="a", rate_hz=rate_hz)
+
+        (expected,), (slot,) = media_slots(model, of_samples), media_slots(model, prepared)
+
+        assert slot.key == expected.key
+        assert torch.equal(*(model.encode([one])[0] for one in (expected, slot)))
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 400)])

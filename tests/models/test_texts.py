@@ -30,7 +30,7 @@ def test_passages_of_a_text_are_answered_by_a_model(tiny_folder: Path) -> None:
 
     fetched = pa.concat_tables(fetch(assets, config=FetchConfig()))
     segments = pa.concat_tables(decode(fetched, config=CUT, preparation=None))
-    stage = Infer(lambda: backend.load("text"), questions(config.tasks, TASKS))
+    stage = Infer(lambda: backend.load("text").engine, questions(config.tasks, TASKS))
 
     async def replies() -> list[dict[str, Any]]:
         return [row async for table in stage(segments) for row in table.to_pylist()]

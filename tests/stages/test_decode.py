@@ -6,6 +6,7 @@ import pytest
 
 from phicorpus.config import AudioConfig, DeckConfig, DecodeConfig
 from phicorpus.media.segment import Native
+from phicorpus.models.phi4_multimodal.audio import log_mel
 from phicorpus.schemas import SEGMENT
 from phicorpus.stages.decode import decode
 from tests.builders import PREPARATION, a_pdf, a_tone, an_image, fetched
@@ -45,6 +46,18 @@ def test_a_recording_becomes_windows_of_samples() -> None:
     assert rows[0]["start_s"] == 0.0
     assert rows[-1]["end_s"] == pytest.approx(5.0)
     assert sum(len(np.frombuffer(row["data"], np.float32)) for row in rows) == 5 * 16_000
+
+
+def test_a_recording_becomes_the_models_features_where_its_sound_is_prepared() -> None:
+    batch = fetched(content=a_tone(5.0), media_type="audio/wav", tasks=["transcribe"])
+
+    (table,) = decode(batch, config=CONFIG, preparation=None, sound=log_mel)
+
+    for row, samples in zip(table.to_pylist(), decoded(batch), strict=True):
+        expected = log_mel(np.frombuffer(samples["data"], np.float32), samples["rate_hz"])
+        assert row["data"] == expected.tobytes()
+        assert (row["feature_size"], row["rate_hz"]) == (80, samples["rate_hz"])
+        assert len(row["data"]) < 0.51 * len(samples["data"])
 
 
 def test_a_broken_asset_is_one_error_row_between_its_neighbours() -> None:

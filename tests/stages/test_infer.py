@@ -158,8 +158,22 @@ def test_the_engine_is_given_the_segments_pixels_and_samples() -> None:
         ),
         answer=answer,
     )
+    features = np.ones((98, 80), np.float32)
+    answered(
+        a_segment(
+            tasks=["transcribe"],
+            segment_kind="window",
+            data=features.tobytes(),
+            rate_hz=8000,
+            feature_size=80,
+        ),
+        answer=answer,
+    )
 
-    canvas, clip = (request.turns[0].content[0] for request in seen)
+    canvas, clip, prepared = (request.turns[0].content[0] for request in seen)
+    assert isinstance(prepared, Clip)
+    assert prepared.features is not None
+    assert np.array_equal(prepared.features, features)
     assert isinstance(canvas, Canvas)
     assert np.array_equal(canvas.pixels, pixels)
     assert isinstance(clip, Clip)

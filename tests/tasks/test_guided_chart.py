@@ -61,7 +61,7 @@ def annotated(model: Path, folder: Path, tasks: dict[str, Any]) -> dict[str, lis
     fetched = pa.concat_tables(fetch(assets, config=FetchConfig()))
     preparation = backend.preparation
     segments = pa.concat_tables(decode(fetched, config=DecodeConfig(), preparation=preparation))
-    stage = Infer(lambda: backend.load("vision"), questions(config.tasks, TASKS))
+    stage = Infer(lambda: backend.load("vision").engine, questions(config.tasks, TASKS))
 
     async def replies() -> list[dict[str, Any]]:
         return [row async for table in stage(segments) for row in table.to_pylist()]

@@ -186,3 +186,22 @@ def test_prometheus_reads_from_ray_what_the_record_says(tmp_path: Path) -> None:
         with urllib.request.urlopen(url, timeout=10) as page:
             found = re.findall(line, page.read().decode(), re.MULTILINE)
     assert f"{wanted:.1f}" in found
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_cluster_that_grows_is_waited_for_and_one_that_does_not_is_refused() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.growing"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent.parent,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        timeout=240,
+    )
+
+    slots, refusal = ended.stdout.splitlines()[-2:]
+    assert "waits: 1 replicas x 3 CPUs and one fetch and decode task need 3.75 CPUs" in ended.stderr
+    assert slots == "ReplicaSlots(num_replicas=4, gpus=0.5, cpus=1.0)"
+    assert refusal == "cluster: 2.5 GPUs needed, 2 there, after 0.5 s (cluster.wait_for_nodes_s)"

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from phicorpus.engine.scripted import Script, load_scripted
 from phicorpus.schemas import ASSET, REPLY
@@ -139,7 +141,7 @@ def test_a_task_that_kills_leaves_the_other_tasks_of_its_segment_alone(tmp_path:
         crash_log.begin_alone(killer)
         crash_log.begin([killer])
 
-    model = WatchedModel(Infer(lambda: load_scripted(Script()), asked), crash_log, 60)
+    model = WatchedModel(Infer(lambda: load_scripted(Script()), asked), crash_log, 60, max_rows=64)
     rows = asyncio.run(answers(model, [batch]))
 
     assert {(r["asset_id"], r["task"], r["error_type"]) for r in rows} == {
@@ -179,7 +181,7 @@ def test_a_suspect_has_the_process_to_itself() -> None:
     suspect: Key = ("infer", "u", "s", "0", "ocr")
     for _ in range(3):
         crash_log.begin([suspect])
-    model = WatchedModel(ask, crash_log, 60)
+    model = WatchedModel(ask, crash_log, 60, max_rows=64)
 
     def batches(*names: str) -> list[pa.Table]:
         return [segments(a_segment(asset_id=name)) for name in names]
@@ -204,3 +206,40 @@ def test_replies_name_what_is_finished() -> None:
     table = pa.Table.from_pylist([reply | {"segment_kind": "page", "status": "ok"}], schema=REPLY)
 
     assert finished(table) == [("infer", "u", "a", "3", "ocr")]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_no_more_rows_are_asked_at_once_than_may_be_whatever_batches_come(sizes: list[int]) -> None:
+    """And rows that wait have not begun: nothing blames them where the process dies."""
+    inside: set[str] = set()
+    begun: set[str] = set()
+    over: set[str] = set()
+    most = 0
+
+    class Seen(CrashLog):
+        def begin(self, keys: Sequence[Key]) -> list[int]:
+            begun.update(key[2] for key in keys)
+            return super().begin(keys)
+
+    async def ask(batch: pa.Table) -> AsyncIterator[pa.Table]:
+        nonlocal most
+        names: list[str] = batch["asset_id"].to_pylist()
+        inside.update(names)
+        most = max(most, len(inside))
+        await asyncio.sleep(0)
+        assert inside <= begun
+        assert len(begun - over) <= 16
+        over.update(names)
+        inside.difference_update(names)
+        rows = [a_segment(asset_id=name, task="ocr", status="ok") for name in names]
+        picked = [{k: v for k, v in row.items() if k in REPLY.names} for row in rows]
+        yield pa.Table.from_pylist(picked, schema=REPLY)
+
+    model = WatchedModel(ask, Seen(), 60, max_rows=16)
+    numbers = iter(range(1000))
+    batches = [segments(*(a_segment(asset_id=str(next(numbers))) for _ in range(n))) for n in sizes]
+
+    rows = asyncio.run(answers(model, batches))
+
+    assert sorted(str(row["asset_id"]) for row in rows) == sorted(map(str, range(sum(sizes))))
+    assert most <= 16

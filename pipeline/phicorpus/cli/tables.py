@@ -139,7 +139,10 @@ def show_mended(mended: Mended) -> None:
 
 def show_status(found: OutputStatus) -> None:
     """Print how far an output is."""
-    from phicorpus.workers.metrics import describe_use  # noqa: PLC0415  (not needed for --help)
+    from phicorpus.workers.metrics import (  # noqa: PLC0415  (not needed for --help)
+        describe_replica,
+        describe_use,
+    )
 
     table = Table(title=f"run {found.run_id}: {found.run_status}", title_justify="left")
     table.add_column("task")
@@ -156,6 +159,9 @@ def show_status(found: OutputStatus) -> None:
     )
     for flow, use in (found.engine or {}).items():
         out.print(describe_use(flow, use), highlight=False)
+    for flow, replicas in found.replicas.items():
+        for replica in replicas:
+            out.print(describe_replica(flow, replica), highlight=False, markup=False)
     for path in found.torn:
         out.print(f"not counted, since it is torn: {path}", highlight=False, markup=False)
     if found.torn:

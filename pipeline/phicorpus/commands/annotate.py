@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -43,8 +43,10 @@ from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit, Tally
 from phicorpus.storage.preflight import check_stores
 from phicorpus.storage.store import Store, open_store, probe
-from phicorpus.workers.cluster import RemoteCrashLog, cluster
-from phicorpus.workers.metrics import Use
+from phicorpus.workers.cluster import cluster
+from phicorpus.workers.crash_log import RemoteCrashLog
+from phicorpus.workers.logs import relayed
+from phicorpus.workers.metrics import Description, Use
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class RunReport:
         left: After a retry, how many annotations of the manifest have which status.
         errors_left: And how many of the errors are of which type.
         engine: What the engines did, by flow; see `phicorpus.workers.metrics.sum_stats`.
+        replicas: What they ran on, by flow, and their memory plans; those that are alike as one.
     """
 
     run_id: str
@@ -73,6 +76,9 @@ class RunReport:
     left: Mapping[str, int] | None = None
     errors_left: Mapping[str, int] = field(default_factory=dict[str, int])
     engine: Mapping[str, Use] = field(default_factory=dict[str, Use])
+    replicas: Mapping[str, Sequence[Description]] = field(
+        default_factory=dict[str, "Sequence[Description]"]
+    )
 
     @property
     def error_ratio(self) -> float:
@@ -155,6 +161,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     tally = run.commit.tally
     status = "failed"
     engine: Mapping[str, Use] = {}
+    replicas: Mapping[str, Sequence[Description]] = {}
     evidence = evidence_folder(job.plan.runs, job.plan.fingerprints.values())
     begins = record(job, run, "running")
     write_start(job.store, begins)
@@ -174,11 +181,11 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             check_stores(job.places.samples, job.config.fetch)
         with watch.watching():
             watch.waits_for("Ray to start")
-            with cluster(job.config.cluster):
+            with cluster(job.config.cluster, job.config.model.device) as slots:
                 watch.waits_for("the crash log's actor")
                 crash_log = RemoteCrashLog(job.store, evidence)
-                flows = flow.flows(job.config, job.backend, job.questions, crash_log)
-                with watch.asking(crash_log.signs):
+                flows = flow.flows(job.config, job.backend, job.questions, crash_log, slots)
+                with watch.asking(crash_log.signs), relayed(crash_log.lines):
                     watch.waits_for("replicas to load and rows to come")
                     tell(run.commit)
                     try:
@@ -186,6 +193,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
                     finally:
                         watch.waits_for("Ray to end")
                         engine = crash_log.uses()
+                        replicas = crash_log.descriptions()
         status = "done"
     except (KeyboardInterrupt, SystemExit):
         status = "interrupted"
@@ -193,8 +201,8 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
     finally:
         elapsed_s = time.monotonic() - begun
         ended = {"ended_at": datetime.now(UTC).isoformat(), "elapsed_s": round(elapsed_s, 3)}
-        told = {**record(job, run, status), **ended, "engine": json.dumps(engine)}
-        _close_record(job.store, told)
+        ran = {"engine": json.dumps(engine), "replicas": json.dumps(replicas)}
+        _close_record(job.store, {**record(job, run, status), **ended, **ran})
     return RunReport(
         run_id=run.run_id,
         status="done",
@@ -202,6 +210,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
         tally=tally,
         elapsed_s=elapsed_s,
         engine=engine,
+        replicas=replicas,
     )
 
 

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from phicorpus.engine.backend import Backend
-from phicorpus.engine.engine import Engine
+from phicorpus.engine.loaded import LoadedReplica
+from phicorpus.engine.slots import ReplicaSlots
 from phicorpus.errors import EngineDied
 from phicorpus.manifest.manifest import open_manifest
 from phicorpus.manifest.units import Unit
@@ -24,7 +25,7 @@ from phicorpus.schemas.paths import TableKey
 from phicorpus.storage.store import Store
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import questions
-from phicorpus.workers.metrics import Use, recorded_uses
+from phicorpus.workers.metrics import Description, Use, recorded_replicas, recorded_uses
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class OutputStatus:
     Attributes:
         rows_per_s: That the run committed, from its start to its end; None before that.
         engine: What its replicas did, by flow, by `metrics.sum_stats`; None before its end.
+        replicas: What they ran on, by flow; empty before its end.
         fingerprints: Those of the run, by task and kind of asset: `ocr/image`.
         torn: Files that cannot be read: their rows are not counted.
     """
@@ -57,6 +59,7 @@ class OutputStatus:
     ended_at: str | None
     rows_per_s: float | None
     engine: Mapping[str, Use] | None
+    replicas: dict[str, list[Description]] = field(default_factory=dict[str, "list[Description]"])
     tasks: dict[str, TaskStatus] = field(default_factory=dict[str, TaskStatus])
     fingerprints: dict[str, str] = field(default_factory=dict[str, str])
     torn: list[str] = field(default_factory=list[str])
@@ -90,6 +93,7 @@ def status(store: Store, options: Mapping[str, Any] | None = None) -> OutputStat
         ended_at=recorded.fields["ended_at"],
         rows_per_s=_rows_per_s(recorded.fields),
         engine=recorded_uses(recorded.fields),
+        replicas=recorded_replicas(recorded.fields),
     )
     plan = plan_again(recorded, store)
     found.fingerprints = {f"{task}/{kind}": f for (task, kind), f in plan.fingerprints.items()}
@@ -143,5 +147,5 @@ def _as_recorded(recorded: Recorded) -> Backend:
     )
 
 
-def _no_model(modality: Modality) -> Engine:
+def _no_model(modality: Modality, _slots: ReplicaSlots | None = None) -> LoadedReplica:
     raise EngineDied(f"a record of a run answers nothing ({modality})")

@@ -8,14 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from phicorpus.config import RunConfig
+from phicorpus.engine.loaded import LoadedReplica, LoadReplica
+from phicorpus.engine.slots import ReplicaSlots
 from phicorpus.models.catalog import CATALOG
 
 if TYPE_CHECKING:
-    from phicorpus.engine.engine import Engine
     from phicorpus.engine.memory import MemoryPlan
     from phicorpus.engine.scripted import Script
     from phicorpus.models.model import Modality
-    from phicorpus.models.preparation import Preparation
+    from phicorpus.models.preparation import Preparation, SoundPreparation
 
 
 def _nothing_to_plan(_modality: Modality) -> None:
@@ -31,7 +32,8 @@ class Backend:
         identity: Everything about the model that can change an answer; part of the fingerprint.
         modalities: What it can be asked.
         preparation: Images to canvases, on CPU workers; None if it takes no images.
-        load: Loads weights and starts an engine; called once per actor.
+        sound: Sound to features, on CPU workers; None: it gets the samples.
+        load: Loads a replica.
         plan_memory: Plans a replica's memory on this machine, or raises ConfigError where it does
             not fit; None where replicas run on another machine.
     """
@@ -40,7 +42,8 @@ class Backend:
     identity: str
     modalities: frozenset[Modality]
     preparation: Preparation | None
-    load: Callable[[Modality], Engine]
+    load: LoadReplica
+    sound: SoundPreparation | None = None
     plan_memory: Callable[[Modality], MemoryPlan | None] = _nothing_to_plan
 
 
@@ -54,6 +57,7 @@ def phi_backend(config: RunConfig) -> Backend:
     # Those who only read an output need none of these, nor the model hub's package.
     from phicorpus.engine.registry import check_config, check_model  # noqa: PLC0415
     from phicorpus.engine.replica import load_replica, plan_here  # noqa: PLC0415
+    from phicorpus.models.architectures import ARCHITECTURES  # noqa: PLC0415
     from phicorpus.models.checkpoint import hub_config, resolve  # noqa: PLC0415
 
     check_config(config)
@@ -76,6 +80,7 @@ def phi_backend(config: RunConfig) -> Backend:
         modalities=frozenset(resolved.modalities),
         preparation=preparation,
         load=partial(load_replica, resolved=resolved, config=config),
+        sound=ARCHITECTURES[resolved.architecture].sound,
         plan_memory=partial(plan_here, resolved=resolved, config=config),
     )
 
@@ -99,7 +104,9 @@ def scripted_backend(script: Script, preparation: Preparation) -> Backend:
     )
 
 
-def _load_scripted(_modality: Modality, *, script: Script) -> Engine:
+def _load_scripted(
+    _modality: Modality, _slots: ReplicaSlots | None = None, *, script: Script
+) -> LoadedReplica:
     from phicorpus.engine.scripted import load_scripted  # noqa: PLC0415
 
-    return load_scripted(script)
+    return LoadedReplica(load_scripted(script))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -184,6 +184,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Return counters and gauges."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what it runs on: engine, device (with its name), dtype, attention, graphs."""
         ...
 
     def close(self) -> None:

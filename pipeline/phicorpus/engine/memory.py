@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from phicorpus.config import EngineConfig, EngineSettings
 from phicorpus.engine.memory_budget import Budget, DeviceKind
+from phicorpus.engine.slots import MOST_REQUESTS
 from phicorpus.errors import ConfigError
 from phicorpus.models.memory_use import Footprint
 
@@ -36,8 +37,8 @@ class _Most:
 
 
 _MOST: Mapping[DeviceKind, _Most] = {
-    "cpu": _Most(32, 512, 32, 32_768, 32_768),
-    "gpu": _Most(256, 8192, 256, 1_048_576, 65_536),
+    "cpu": _Most(MOST_REQUESTS["cpu"], 512, 32, 32_768, 32_768),
+    "gpu": _Most(MOST_REQUESTS["gpu"], 8192, 256, 1_048_576, 65_536),
 }
 _LEAST_BATCH_TOKENS = 64
 # What these may take of the memory that the least sizes leave, where they are not set.

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+log = logging.getLogger(__name__)
+
 DeviceKind = Literal["cpu", "gpu"]
 _CPU_SHARE = 0.5
 _GB = 1e9
+_ENOUGH = 0.9
+"""Of a replica's share: the rest may be this process's own context."""
+_LONGEST_WAIT_S = 60.0
+_LOOKS_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,21 +46,61 @@ def cpu_budget(share: float | None, replicas: int) -> Budget:
     return Budget(device="cpu", num_bytes=int(free * chosen), origin=origin)
 
 
-def gpu_budget(share: float | None, gpus_per_replica: float | None) -> Budget:
+def gpu_budget(share: float | None, gpus: float) -> Budget:
     """Return a share of a GPU's memory, by default that of the GPU which the replica gets.
 
-    Never more than is free there now: other programs may be on it.
+    Never more than is free there now: other programs may be on it. A replica before this one may
+    still be ending, so it waits for what is missing of a share that is known.
+
+    Args:
+        share: That the config sets; None: by `gpus`.
+        gpus: That Ray has set aside for the replica; 0: it may use what is free.
     """
     import torch  # noqa: PLC0415  (in actors only)
 
-    free, total = torch.cuda.mem_get_info()
-    whole = gpus_per_replica is None or gpus_per_replica == 0
-    chosen = share if share is not None else 1.0 if whole else min(1.0, gpus_per_replica or 1.0)
+    chosen = share if share is not None else min(1.0, gpus) or 1.0
+    is_known = share is not None or gpus > 0
+    read = torch.cuda.mem_get_info
+    free, total = awaited_free(chosen, read) if is_known else read()
     origin = (
         f"{chosen:.3g} of the {total / _GB:.1f} GB of a {torch.cuda.get_device_name()}, of which"
         f" {free / _GB:.1f} GB are free"
     )
     return Budget(device="gpu", num_bytes=min(int(total * chosen), free), origin=origin)
+
+
+def awaited_free(
+    share: float,
+    read: Callable[[], tuple[int, int]],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[int, int]:
+    """Wait for memory that an ending process still holds; a minute at most.
+
+    Args:
+        share: Of all the memory, that is wanted.
+        read: Returns the bytes that are free, and all.
+        clock: Seconds of a clock that never goes back.
+        sleep: Waits so many seconds.
+
+    Returns:
+        (free, total): the bytes at the end of the wait.
+    """
+    began = clock()
+    free, total = read()
+    enough = _ENOUGH * share * total
+    if free >= enough:
+        return free, total
+    found = {"wanted_gb": round(enough / _GB, 1), "free_gb": round(free / _GB, 1)}
+    log.info("waiting for the GPU's memory", extra=found)
+    while free < enough and clock() - began < _LONGEST_WAIT_S:
+        sleep(_LOOKS_EVERY_S)
+        free, total = read()
+    level = logging.INFO if free >= enough else logging.WARNING
+    found |= {"free_gb": round(free / _GB, 1), "waited_s": round(clock() - began, 1)}
+    log.log(level, "the GPU's memory after the wait", extra=found)
+    return free, total
 
 
 def free_bytes(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from phicorpus.config import RunConfig
+from phicorpus.engine.accelerator import check_accelerator
+from phicorpus.engine.loaded import LoadedReplica
 from phicorpus.engine.memory import MemoryPlan, SecondDecoder, least_bytes, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind, cpu_budget, gpu_budget, has_gpu
 from phicorpus.engine.registry import ENGINES, load_engine
+from phicorpus.engine.slots import ReplicaSlots
 from phicorpus.media.kinds import length_setting
 from phicorpus.models.architectures import ARCHITECTURES
 from phicorpus.models.checkpoint import Resolved, hub_config
@@ -20,36 +22,38 @@ from phicorpus.models.model import Modality
 from phicorpus.tasks import TASKS
 from phicorpus.tasks.question import Question, about_text, questions
 
-if TYPE_CHECKING:
-    from phicorpus.engine.engine import Engine
-
 log = logging.getLogger(__name__)
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ITEM_BYTES_BY_DEVICE: Mapping[DeviceKind, int] = {"gpu": 2, "cpu": 4}
 _FORMAT_TOKENS = 32  # of the chat format: roles, ends, line breaks
+_ALONE = ReplicaSlots()
 
 
-def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -> Engine:
+def load_replica(
+    modality: Modality, slots: ReplicaSlots = _ALONE, *, resolved: Resolved, config: RunConfig
+) -> LoadedReplica:
     """Load a model in an actor and start its engine; torch is first imported here.
 
     The memory plan is logged before any weight is read.
 
     Raises:
-        ConfigError: the model and the least sizes do not fit in what the replica may take.
+        ConfigError: the model and the least sizes do not fit in what the replica may take, or torch
+            does not see the GPU that it was given.
         CheckpointError: see `checkpoint.load`.
     """
     from phicorpus.models.checkpoint import load  # noqa: PLC0415  (torch, in actors only)
     from phicorpus.models.loading import place  # noqa: PLC0415  (torch, in actors only)
 
-    model, engine, cluster = config.model, config.engine, config.cluster
+    check_accelerator(slots.gpus)
+    model, engine = config.model, config.engine
     placement = place(
         device=model.device, dtype=model.dtype, attention=model.attention, encode_batch=1
     )
     if placement.device.type == "cuda":
-        budget = gpu_budget(engine.memory_share, cluster.gpus_per_replica)
+        budget = gpu_budget(engine.memory_share, slots.gpus)
     else:
-        budget = cpu_budget(engine.memory_share, cluster.replicas)
+        budget = cpu_budget(engine.memory_share, slots.num_replicas)
     plan = _plan(modality, resolved, config, budget, placement.dtype.itemsize)
     log.info(
         "replica's memory", extra={"modality": modality, "model": resolved.name, **plan.fields}
@@ -62,7 +66,7 @@ def load_replica(modality: Modality, *, resolved: Resolved, config: RunConfig) -
         attention=model.attention,
         encode_batch=plan.config.encode_batch,
     )
-    return load_engine(loaded, plan.config)
+    return LoadedReplica(load_engine(loaded, plan.config), plan)
 
 
 def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> MemoryPlan | None:
@@ -79,7 +83,8 @@ def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> M
     )
     if not (is_local and on_cpu):
         return None
-    budget = cpu_budget(config.engine.memory_share, config.cluster.replicas)
+    wanted = config.cluster.replicas
+    budget = cpu_budget(config.engine.memory_share, 1 if wanted == "auto" else wanted)
     itemsize = _ITEM_BYTES.get(config.model.dtype, 4)
     return _plan(modality, resolved, config, budget, itemsize)
 

@@ -137,6 +137,10 @@ class ScriptedEngine:
                 loaded_s=loaded_s,
             )
 
+    def describe(self) -> Mapping[str, str]:
+        """Return that it runs on nothing."""
+        return {"engine": "scripted", "device": "none"}
+
     def close(self) -> None:
         """Refuse what comes; requests that hang end with EngineDied."""
         self._closed = True

@@ -26,7 +26,7 @@ from phicorpus.models.phi4_multimodal import tensors as phi4_tensors
 from phicorpus.models.phi4_multimodal import transformers_layout as phi4_transformers_layout
 from phicorpus.models.phi4_multimodal.image import ImagePreparation as Phi4Images
 from phicorpus.models.phi4_multimodal.prompt import PromptFormat
-from phicorpus.models.preparation import Preparation
+from phicorpus.models.preparation import Preparation, SoundPreparation
 from phicorpus.models.shards import Tensor
 from phicorpus.models.tokenizer import PromptTokenizer
 
@@ -75,6 +75,7 @@ class Architecture:
         chat_format: Builds the format of text requests from the tokenizer, config.json and
             preprocessor_config.json; raises CheckpointError where a special token is missing.
         preparation: Builds it from config.json and preprocessor_config.json; None: no images.
+        sound: Makes the features of sound that the model's encoder reads; None: no sound.
         encoders: By the part of the model that they are.
         segment_rows: Upper bound of the feature rows, which are prompt tokens, of one segment of a
             modality, by the job's config and the preparation of its images; none for text.
@@ -92,6 +93,7 @@ class Architecture:
     loader: str
     chat_format: Callable[[PromptTokenizer, Json, Json], object]
     preparation: Callable[[Json, Json], Preparation] | None = None
+    sound: SoundPreparation | None = None
     encoders: Mapping[Part, Encoder] = field(default_factory=dict[Part, Encoder])
     segment_rows: Mapping[Modality, Callable[[RunConfig, Preparation | None], int]] = field(
         default_factory=dict[Modality, Callable[[RunConfig, Preparation | None], int]]
@@ -178,6 +180,7 @@ _ENTRIES = (
             tokenizer, Phi4Images.from_json(config, preprocessor), "text"
         ),
         preparation=Phi4Images.from_json,
+        sound=phi4_audio.log_mel,
         encoders={
             "image": Encoder(
                 prefix=phi4_layout.IMAGE_PREFIX,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from phicorpus.models.model import Modality
@@ -135,3 +136,5 @@ _ENTRIES = (
 
 CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 DEFAULT = "microsoft/Phi-4-multimodal-instruct"
+SHIPPED: Mapping[str, Path] = {"tiny": Path(__file__).parent / "shipped" / "tiny"}
+"""Checkpoints that come with the package, by the name that a config may give."""

@@ -5,23 +5,17 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
-
-from huggingface_hub import constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from phicorpus.errors import CheckpointError
 from phicorpus.models import config_json, decoder_shape, peft, shards
 from phicorpus.models.architectures import ARCHITECTURES, Architecture, architecture_of
-from phicorpus.models.catalog import CATALOG
+from phicorpus.models.catalog import CATALOG, SHIPPED
+from phicorpus.models.hub import download_file, download_files
 from phicorpus.models.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -29,8 +23,6 @@ if TYPE_CHECKING:
     from phicorpus.models.model import Model
 
 WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
-SHIPPED: Mapping[str, Path] = {"tiny": Path(__file__).parent / "shipped" / "tiny"}
-"""Checkpoints that come with the package, by the name that a config may give."""
 # In the hub's layout adapters come with the shards; folders beside them are for other programs.
 UNWANTED_FILES = ("*/*",)
 
@@ -112,9 +104,9 @@ def _resolve(name: str, revision: str | None) -> Resolved:
     if revision is None and name in CATALOG:
         revision = CATALOG[name].commit
     # The hub's cache keeps each file in a folder named after its commit.
-    folder = _download_file(name, "config.json", revision).parent
+    folder = download_file(name, "config.json", revision).parent
     if _architecture(name, folder).preparation is not None:
-        _download_file(name, "preprocessor_config.json", folder.name)
+        download_file(name, "preprocessor_config.json", folder.name)
     return describe(name, folder, digest=folder.name, is_local=False)
 
 
@@ -125,7 +117,7 @@ def _resolve_adapter(name: str) -> ResolvedAdapter:
         peft.read_low_rank(name, folder)  # a broken one is found before any worker starts
         digest = shards.digest_of([folder / peft.CONFIG, folder / peft.WEIGHTS])
         return ResolvedAdapter(name=name, path=folder, digest=digest)
-    commit = _download_file(name, peft.CONFIG, None).parent.name
+    commit = download_file(name, peft.CONFIG, None).parent.name
     return ResolvedAdapter(name=name, path=None, digest=commit)
 
 
@@ -206,7 +198,7 @@ def descriptions(resolved: Resolved) -> Path:
     Raises:
         CheckpointError: it cannot be downloaded.
     """
-    return resolved.path or _download_file(resolved.name, "config.json", resolved.revision).parent
+    return resolved.path or download_file(resolved.name, "config.json", resolved.revision).parent
 
 
 def _architecture(name: str, folder: Path) -> Architecture:
@@ -227,75 +219,14 @@ def _checkpoint_folder(resolved: Resolved) -> Path:
     """Find the checkpoint's files on this disk, downloading those that are not there."""
     if resolved.path is not None:
         return resolved.path
-    folder = _download_files(resolved.name, resolved.revision, WANTED_FILES, UNWANTED_FILES)
+    folder = download_files(resolved.name, resolved.revision, WANTED_FILES, UNWANTED_FILES)
     config = shards.read_json(folder / "config.json")
     if ARCHITECTURES[resolved.architecture].layout(config) == "transformers":
-        _download_files(resolved.name, resolved.revision, (shards.ADAPTER_FILES,))
+        download_files(resolved.name, resolved.revision, (shards.ADAPTER_FILES,))
     return folder
 
 
 def _adapter_folder(adapter: ResolvedAdapter) -> Path:
     if adapter.path is not None:
         return adapter.path
-    return _download_files(adapter.name, adapter.digest, (peft.CONFIG, peft.WEIGHTS))
-
-
-def _download_files(
-    name: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str] = ()
-) -> Path:
-    """Download files of a hub repository, from the cache where they are there already."""
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=list(wanted),
-                ignore_patterns=list(unwanted),
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"cannot download {name}: {error}") from error
-
-
-def _download_file(name: str, file: str, revision: str | None) -> Path:
-    """Get one file of a hub checkpoint, from the cache where the hub cannot be reached."""
-    has_hub = _has_hub()
-    try:
-        return Path(hf_hub_download(name, file, revision=revision, local_files_only=not has_hub))
-    except HFValidationError as error:
-        raise CheckpointError(
-            f"{name} is neither a folder nor a hub name{_suggest_name(name)}; {_WAYS}"
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        at = f" at {revision}" if revision else ""
-        why = str(error).partition("\n")[0] if has_hub else "its name server does not know it"
-        raise CheckpointError(
-            f"cannot get {file} of {name}{at}, which is neither a folder nor in the cache, from "
-            f"the hub ({why}){_suggest_name(name)}; {_WAYS}"
-        ) from error
-
-
-_WAYS = (
-    "a model is a hub name (owner/name, in the cache where the hub cannot be reached), a folder, "
-    "or tiny, which comes with the package"
-)
-
-
-def _suggest_name(name: str) -> str:
-    """Suggest the known model whose name is nearest to a wrong one."""
-    near = difflib.get_close_matches(name, [*CATALOG, *SHIPPED], n=1, cutoff=0.8)
-    return f"; did you mean {near[0]}?" if near and near[0] != name else ""
-
-
-def _has_hub() -> bool:
-    """Check that the hub's name is known here: its library tries for half a minute otherwise."""
-    host = urlsplit(constants.ENDPOINT).hostname
-    if constants.HF_HUB_OFFLINE or host is None:
-        return False
-    if getproxies():
-        return True
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
+    return download_files(adapter.name, adapter.digest, (peft.CONFIG, peft.WEIGHTS))

@@ -67,6 +67,17 @@ def finish(decoder: Phi3ForCausalLM, device: torch.device) -> None:
     decoder.config.original_max_position_embeddings = NEVER
 
 
+def describe(decoder: Phi3ForCausalLM) -> dict[str, str]:
+    """Return the device, by its name where it is a GPU, the dtype and the attention."""
+    device = decoder.device
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+        "dtype": str(decoder.dtype).removeprefix("torch."),
+        "attention": decoder.config._attn_implementation or "sdpa",
+    }
+
+
 def tied(config: Phi3Config) -> frozenset[str]:
     """Name the parameters that a checkpoint may leave out, because they are another's."""
     return frozenset({"lm_head.weight"}) if config.tie_word_embeddings else frozenset()

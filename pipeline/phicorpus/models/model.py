@@ -46,17 +46,20 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Clip:
-    """A window of sound: mono.
+    """A window of sound, mono: its samples, or what the encoder reads of them.
 
     Attributes:
-        samples: shape (n,), float32 in [-1, 1].
+        samples: shape (n,), float32 in [-1, 1]; empty where there are features.
         key: Content hash. Equal keys are encoded once and share their KV cache.
         rate_hz: Of the samples: 16,000, or 8,000 where the recording has no more.
+        features: Of the samples, by the architecture's preparation of sound, shape (frames, size),
+            float32; None: the model computes them.
     """
 
     samples: npt.NDArray[np.float32]
     key: str
     rate_hz: int = 16_000
+    features: npt.NDArray[np.float32] | None = None
 
 
 Media = Canvas | Clip

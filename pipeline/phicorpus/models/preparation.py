@@ -1,8 +1,9 @@
-"""The preparation of images: PIL image in, uint8 canvas out. No torch: CPU workers use it."""
+"""The preparation of media: images become canvases, sound features. No torch: for CPU workers."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from phicorpus.models.model import Canvas
+
+
+SoundPreparation = Callable[[npt.NDArray[np.float32], int], npt.NDArray[np.float32]]
+"""Makes features, shape (frames, size), of mono samples and their rate; a function that pickles."""
 
 
 class Preparation(Protocol):

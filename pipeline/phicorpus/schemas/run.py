@@ -40,5 +40,11 @@ RUN = schema(
             "they were loaded), completion_tokens_per_s (per replica), seconds, tokens, media, "
             "restarts; a replica that died has taken its last seconds with it",
         ),
+        field(
+            "replicas",
+            pa.string(),
+            "What the replicas of each flow ran on, as JSON: engine, device, dtype, attention, "
+            "graphs, memory plan, and num_replicas that are alike",
+        ),
     ],
 )

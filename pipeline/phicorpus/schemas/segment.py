@@ -80,9 +80,12 @@ SEGMENT = schema(
         field(
             "data",
             pa.large_binary(),
-            "Canvas: uint8 RGB rows; window: float32 samples; passage: UTF-8",
+            "Canvas: uint8 RGB rows; window: float32 features or samples; passage: UTF-8",
         ),
         field("rate_hz", pa.int32(), "Of a window's samples: 16,000 or 8,000", unit="Hz"),
+        field(
+            "feature_size", pa.int32(), "Numbers per frame of a window's features; null: samples"
+        ),
         field("width_px", pa.int32(), "Of the canvas", unit="pixels"),
         field("height_px", pa.int32(), "Of the canvas", unit="pixels"),
         field("valid_width_px", pa.int32(), "Canvas columns that are not padding", unit="pixels"),

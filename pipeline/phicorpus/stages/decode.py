@@ -1,8 +1,9 @@
-"""decode: bytes to segments, pictures as canvases of the size that the model wants."""
+"""decode: bytes to segments; pictures and sound as what the model's encoders read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from phicorpus.config import DecodeConfig
 from phicorpus.errors import DecodeError, SegmentError, UnsupportedMedia
 from phicorpus.media.decode import Undecoded, decode_batch, found_type
 from phicorpus.media.segment import Segment
-from phicorpus.models.preparation import Preparation
+from phicorpus.models.preparation import Preparation, SoundPreparation
 from phicorpus.schemas import SEGMENT
 from phicorpus.schemas.error import error_columns
 from phicorpus.tasks import TASKS
@@ -25,8 +26,18 @@ _IDENTITY = ("unit_id", "asset_id", "uri", "media_type", "sha256", "etag", "task
 _ERROR = ("error_stage", "error_type", "error_message")
 
 
+@dataclass(frozen=True, slots=True)
+class _Preparations:
+    images: Preparation | None
+    sound: SoundPreparation | None
+
+
 def decode(
-    batch: pa.Table, *, config: DecodeConfig, preparation: Preparation | None
+    batch: pa.Table,
+    *,
+    config: DecodeConfig,
+    preparation: Preparation | None,
+    sound: SoundPreparation | None = None,
 ) -> Iterator[pa.Table]:
     """Decode a batch of assets; office decks of one batch are rendered together.
 
@@ -37,7 +48,7 @@ def decode(
     """
     rows: list[Row] = []
     size = 0
-    for segment in _segments(batch, config, preparation):
+    for segment in _segments(batch, config, _Preparations(preparation, sound)):
         rows.append(segment)
         size += len(segment.get("data") or b"")
         if size >= _BLOCK_BYTES:
@@ -47,9 +58,7 @@ def decode(
         yield pa.Table.from_pylist(rows, schema=SEGMENT)
 
 
-def _segments(
-    batch: pa.Table, config: DecodeConfig, preparation: Preparation | None
-) -> Iterator[Row]:
+def _segments(batch: pa.Table, config: DecodeConfig, preparations: _Preparations) -> Iterator[Row]:
     readable: list[Row] = []
     undecoded: list[Undecoded] = []
     assets = batch.drop_columns(["content"]).to_pylist()
@@ -66,7 +75,7 @@ def _segments(
         if isinstance(segment, SegmentError):
             yield _failed_asset(asset, error_columns(segment))
         else:
-            yield _segment(asset, segment, preparation)
+            yield _segment(asset, segment, preparations)
 
 
 def _in_place(column: pa.ChunkedArray) -> Iterator[memoryview]:
@@ -85,10 +94,10 @@ def _failed_asset(asset: Mapping[str, Any], error: Mapping[str, Any]) -> Row:
     return _row(asset, segment) | {name: error[name] for name in _ERROR}
 
 
-def _segment(asset: Mapping[str, Any], segment: Segment, preparation: Preparation | None) -> Row:
+def _segment(asset: Mapping[str, Any], segment: Segment, preparations: _Preparations) -> Row:
     row = _row(asset, segment)
     try:
-        return row | _data(asset, segment, preparation)
+        return row | _data(asset, segment, preparations)
     except SegmentError as error:
         return row | error_columns(error)
 
@@ -113,8 +122,8 @@ def _row(asset: Mapping[str, Any], segment: Segment) -> Row:
     }
 
 
-def _data(asset: Mapping[str, Any], segment: Segment, preparation: Preparation | None) -> Row:
-    """Make the bytes that the model is given: canvas, samples or text; none if it is not asked."""
+def _data(asset: Mapping[str, Any], segment: Segment, preparations: _Preparations) -> Row:
+    """Make the bytes that the model is given: canvas, sound or text; none if it is not asked."""
     if segment.error is not None:
         raise segment.error
     fitting = [TASKS[name] for name in asset["tasks"] if segment.kind in TASKS[name].kinds]
@@ -127,15 +136,19 @@ def _data(asset: Mapping[str, Any], segment: Segment, preparation: Preparation |
         return {}
     if segment.samples is not None:
         samples = segment.samples.astype(np.float32, copy=False)
-        return {"data": samples.tobytes(), "rate_hz": segment.rate_hz}
+        if preparations.sound is None or segment.rate_hz is None:
+            return {"data": samples.tobytes(), "rate_hz": segment.rate_hz}
+        features = preparations.sound(samples, segment.rate_hz)
+        size = features.shape[1]
+        return {"data": features.tobytes(), "rate_hz": segment.rate_hz, "feature_size": size}
     if segment.text is not None:
         return {"data": segment.text.encode()}
     if segment.image is None:
         raise DecodeError(f"a {segment.kind} without picture, sound or text")
-    if preparation is None:
+    if preparations.images is None:
         raise UnsupportedMedia("this job's model takes no images")
     # Named by its asset: a hash of its pixels would cost a tenth of what decoding costs.
-    canvas = preparation.canvas(segment.image, key=f"{asset['sha256']}/{segment.index}")
+    canvas = preparations.images.canvas(segment.image, key=f"{asset['sha256']}/{segment.index}")
     return {
         "data": canvas.pixels.tobytes(),
         "width_px": canvas.pixels.shape[1],

@@ -131,8 +131,11 @@ def _content(segment: dict[str, Any], prompt: str) -> tuple[str | Canvas | Clip,
 def _media(segment: dict[str, Any]) -> Canvas | Clip:
     key = f"{segment['sha256']}/{segment['segment_index']}"
     if KIND_OF_SEGMENT[segment["segment_kind"]].modality == "speech":
-        samples = np.frombuffer(segment["data"], np.float32)
-        return Clip(samples=samples, key=key, rate_hz=segment["rate_hz"])
+        numbers, size = np.frombuffer(segment["data"], np.float32), segment["feature_size"]
+        if size is None:
+            return Clip(samples=numbers, key=key, rate_hz=segment["rate_hz"])
+        features = numbers.reshape(-1, size)
+        return Clip(samples=numbers[:0], features=features, key=key, rate_hz=segment["rate_hz"])
     pixels = np.frombuffer(segment["data"], np.uint8)
     return Canvas(
         pixels=pixels.reshape(segment["height_px"], segment["width_px"], 3),

@@ -1,1 +1,1 @@
-"""The processes that Ray runs: the cluster, quarantine of rows that kill, watchdog, metrics."""
+"""The processes that Ray runs: cluster, quarantine of rows that kill, watchdog, logs, metrics."""

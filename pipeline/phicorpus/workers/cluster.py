@@ -1,4 +1,4 @@
-"""The cluster that the flow runs on: connect or start it, check its room; the crash log's actor."""
+"""The cluster that the flow runs on: connect or start it, wait for its room; Ray's metrics."""
 
 from __future__ import annotations
 
@@ -7,38 +7,45 @@ import logging
 import os
 import socket
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.data
+from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter, Gauge
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from phicorpus.config import ClusterConfig
+from phicorpus.config import ClusterConfig, Device
 from phicorpus.driver.signals import EXIT_SIGTERM, SIGNALS
 from phicorpus.engine.engine import EngineStats
+from phicorpus.engine.slots import ReplicaSlots
 from phicorpus.errors import ConfigError, WorkersLost
-from phicorpus.storage.store import Store
-from phicorpus.workers.metrics import Ledger, Use
-from phicorpus.workers.quarantine import CrashLog, Key
+from phicorpus.workers.room import Node, decide_slots, idle_gpus, lack_of_room
 
 log = logging.getLogger(__name__)
 
 _ANSWERS_WITHIN_S = 20.0
-_NOTED_WITHIN_S = 5.0
+_LOOKS_EVERY_S = 5.0
 _TRACEBACK = "Traceback (most recent call last):"
 _BLOCK_BYTES = 32 * 1024**2
 """Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
 
 
 @contextmanager
-def cluster(config: ClusterConfig) -> Iterator[None]:
+def cluster(config: ClusterConfig, device: Device = "auto") -> Iterator[ReplicaSlots]:
     """Connect to the config's cluster, or start a local one and end it again; keep Ray Data strict.
+
+    Args:
+        config: The cluster's section.
+        device: That the model is to run on, as the config says.
+
+    Yields:
+        What the cluster sets aside for the replicas of a flow.
 
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for the replicas and one task beside them.
@@ -48,16 +55,17 @@ def cluster(config: ClusterConfig) -> Iterator[None]:
     started = not ray.is_initialized()
     # Ray prints about lost workers to standard output, which belongs to the command.
     with contextlib.redirect_stdout(sys.stderr):
-        yield from _cluster(config, started=started)
+        yield from _cluster(config, device, started=started)
 
 
-def _cluster(config: ClusterConfig, *, started: bool) -> Iterator[None]:
+def _cluster(config: ClusterConfig, device: Device, *, started: bool) -> Iterator[ReplicaSlots]:
     if started:
         connect(config)
     try:
-        _check_room(config, ray.cluster_resources())
+        slots = _await_room(config, device)
         context = DataContext.get_current()
         context.max_errored_blocks = 0
+        context.raise_original_map_exception = True  # else the error that ends a run loses its type
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.target_max_block_size = _BLOCK_BYTES
@@ -67,7 +75,7 @@ def _cluster(config: ClusterConfig, *, started: bool) -> Iterator[None]:
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         # Ray 2.60 calls max_retries deprecated and has no other name for it yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        yield
+        yield slots
     except RayTaskError:
         raise  # a stage's own
     except (RayError, ConnectionError) as error:
@@ -85,7 +93,7 @@ def connect(config: ClusterConfig) -> None:
         WorkersLost: there is no such cluster, it refuses this process, or a local one does not
             start.
     """
-    address = config.address or os.environ.get("RAY_ADDRESS", "local")
+    address = _address(config)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")  # of 60: a lost head
@@ -145,106 +153,62 @@ def _check_address(address: str) -> bool:
     return True
 
 
-def _check_room(config: ClusterConfig, resources: Mapping[str, float]) -> None:
-    cpus = resources.get("CPU", 0.0)
-    needed = config.replicas * config.cpus_per_replica + config.decode_cpus
-    if needed + config.fetch_cpus > cpus:
-        raise ConfigError(
-            f"cluster: {config.replicas} replicas x {config.cpus_per_replica} CPUs and one fetch "
-            f"and decode task need {needed + config.fetch_cpus:g} CPUs; there are {cpus:g}"
+def _address(config: ClusterConfig) -> str:
+    return config.address or os.environ.get("RAY_ADDRESS", "local")
+
+
+def _await_room(config: ClusterConfig, device: Device) -> ReplicaSlots:
+    """Wait until the cluster has room for the replicas; one that is started here never grows.
+
+    Raises:
+        ConfigError: it has none by `cluster.wait_for_nodes_s`.
+    """
+    longest_s = 0.0 if _address(config) == "local" else config.wait_for_nodes_s
+    began = time.monotonic()
+    is_asked = False
+    try:
+        while True:
+            nodes = _nodes()
+            slots = decide_slots(config, device, nodes)
+            lack = lack_of_room(config, slots, nodes)
+            waited_s = time.monotonic() - began
+            if lack is None:
+                break
+            if waited_s >= longest_s:
+                waited = f", after {longest_s:g} s (cluster.wait_for_nodes_s)" if longest_s else ""
+                raise ConfigError(f"cluster: {lack}{waited}")
+            if not is_asked:
+                request_resources(bundles=_bundles(config, slots))
+                is_asked = True
+            log.warning(
+                "waiting for nodes", extra={"why": lack, "s_left": round(longest_s - waited_s)}
+            )
+            time.sleep(min(_LOOKS_EVERY_S, longest_s - waited_s))
+    finally:
+        if is_asked:  # else the cluster would never shrink again
+            request_resources(bundles=[])
+    if not slots.gpus and device == "auto" and config.gpus_per_replica is None and longest_s:
+        log.warning(
+            "no GPU in the cluster: replicas run on CPUs",
+            extra={"instead": "cluster.gpus_per_replica: 1 waits for GPUs"},
         )
-    wanted = config.replicas * gpus(config, resources)
-    if wanted > resources.get("GPU", 0.0):
-        raise ConfigError(f"cluster: {wanted:g} GPUs needed, {resources.get('GPU', 0.0):g} there")
-
-
-def gpus(config: ClusterConfig, resources: Mapping[str, float]) -> float:
-    """Return the GPUs of one replica."""
-    if config.gpus_per_replica is not None:
-        return config.gpus_per_replica
-    return 1.0 if resources.get("GPU", 0.0) else 0.0
-
-
-class _CrashLogAndLedger(CrashLog):
-    """A run's crash log and engine counters, in one process beside the driver."""
-
-    def __init__(self, store: Store, folder: str) -> None:
-        super().__init__(store, folder)
-        self._ledger = Ledger()
-        self._num_signs = 0
-
-    def begin(self, keys: Sequence[Key]) -> list[int]:
-        self._num_signs += 1
-        return super().begin(keys)
-
-    def done(self, keys: Iterable[Key]) -> None:
-        self._num_signs += 1
-        super().done(keys)
-
-    def note(self, flow: str, replica: str, counts: EngineStats) -> None:
-        self._num_signs += 1
-        self._ledger.note(flow, replica, counts)
-
-    def sign(self) -> int:
-        """Count a worker's sign of life; return how many there were."""
-        self._num_signs += 1
-        return self._num_signs
-
-    def signs(self) -> int:
-        return self._num_signs
-
-    def uses(self) -> dict[str, Use]:
-        return self._ledger.uses()
-
-
-class RemoteCrashLog:
-    """A run's crash log and engine counters, in an actor that outlives the workers."""
-
-    def __init__(self, store: Store, folder: str = "attempts") -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(
-            _CrashLogAndLedger
+    if slots.gpus and (num_idle := idle_gpus(slots, nodes)):
+        log.warning(
+            "GPUs are idle",
+            extra={"num_gpus": num_idle, "instead": "cluster.replicas: auto takes all"},
         )
-        self._actor = actor.options(scheduling_strategy=here).remote(store, folder)
+    return slots
 
-    def begin(self, keys: Sequence[Key]) -> list[int]:
-        """See `CrashLog.begin`."""
-        return ray.get(self._actor.begin.remote(keys))
 
-    def begin_alone(self, key: Key) -> None:
-        """See `CrashLog.begin_alone`."""
-        ray.get(self._actor.begin_alone.remote(key))
+def _nodes() -> list[Node]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
-    def done(self, keys: Sequence[Key]) -> None:
-        """See `CrashLog.done`; does not wait."""
-        self._actor.done.remote(keys)
 
-    def note(self, flow: str, counts: EngineStats) -> None:
-        """Note what this process's engine counts; see `Ledger.note`.
-
-        Waits until it is noted, but not for long: no row depends on it.
-        """
-        replica = ray.get_runtime_context().get_worker_id()
-        ray.wait([self._actor.note.remote(flow, replica, counts)], timeout=_NOTED_WITHIN_S)
-
-    def sign(self) -> None:
-        """Note that a worker is at work; does not wait."""
-        self._actor.sign.remote()
-
-    def signs(self) -> int | None:
-        """Return the number of signs of life of the workers; None if it cannot be read just now."""
-        try:
-            return ray.get(self._actor.signs.remote(), timeout=_NOTED_WITHIN_S)
-        except (RayError, ConnectionError):
-            return None
-
-    def uses(self) -> Mapping[str, Use]:
-        """Return what the engines did, by flow; nothing if the actor is lost."""
-        try:
-            return ray.get(self._actor.uses.remote(), timeout=_NOTED_WITHIN_S)
-        except (RayError, ConnectionError) as error:
-            log.warning("what the engines did is not known", extra={"why": str(error)})
-            return {}
+def _bundles(config: ClusterConfig, slots: ReplicaSlots) -> list[dict[str, float]]:
+    """Return what an autoscaler is asked for: the replicas, and a fetch and a decode task."""
+    gpus = {"GPU": slots.gpus} if slots.gpus else {}
+    replicas = [{"CPU": slots.cpus, **gpus}] * slots.num_replicas
+    return [*replicas, {"CPU": config.fetch_cpus}, {"CPU": config.decode_cpus}]
 
 
 _COUNTED = {

@@ -1,10 +1,11 @@
-"""Counters of a run's engines: reported by each replica, kept beside the driver, summed by flow."""
+"""Counters of a run's engines, and what they run on: reported by each replica, kept by flow."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,9 @@ _EVERY_S = 5.0
 
 Use = Mapping[str, float]
 """The work of one flow's replicas, by name; see `sum_stats`."""
+
+Description = Mapping[str, str | int | float]
+"""What a replica runs on: engine, device, dtype, attention, graphs, and its memory plan."""
 
 
 class StatsReporter:
@@ -68,6 +72,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, EngineStats]] = {}
+        self._descriptions: dict[str, dict[str, Description]] = {}
 
     def note(self, flow: str, replica: str, counts: EngineStats) -> None:
         """Note a replica's counters since it was loaded.
@@ -84,6 +89,28 @@ class Ledger:
     def uses(self) -> dict[str, Use]:
         """Return the summed work of each flow's replicas."""
         return {flow: sum_stats(list(counts.values())) for flow, counts in self._counts.items()}
+
+    def describe(self, flow: str, replica: str, description: Description) -> None:
+        """Note what a replica runs on."""
+        self._descriptions.setdefault(flow, {})[replica] = description
+
+    def descriptions(self) -> dict[str, list[Description]]:
+        """Return what each flow's replicas run on, those that are alike counted as one.
+
+        Example:
+            >>> ledger = Ledger()
+            >>> for replica in ("a", "b"):
+            ...     ledger.describe("vision", replica, {"device": "NVIDIA H100"})
+            >>> ledger.descriptions()
+            {'vision': [{'device': 'NVIDIA H100', 'num_replicas': 2}]}
+        """
+        return {
+            flow: [
+                {**json.loads(description), "num_replicas": number}
+                for description, number in Counter(map(json.dumps, known.values())).items()
+            ]
+            for flow, known in self._descriptions.items()
+        }
 
 
 def sum_stats(replicas: Sequence[EngineStats]) -> Use:
@@ -118,6 +145,24 @@ def recorded_uses(run: Mapping[str, Any]) -> dict[str, Use] | None:
     """Read the work of the engines from a run's record; None where it is not recorded."""
     recorded = run.get("engine")
     return None if recorded is None else json.loads(recorded)
+
+
+def recorded_replicas(run: Mapping[str, Any]) -> dict[str, list[Description]]:
+    """Read what the replicas ran on from a run's record; nothing where it is not recorded."""
+    return json.loads(run.get("replicas") or "{}")
+
+
+def describe_replica(flow: str, replica: Description) -> str:
+    """Describe what replicas that are alike run on.
+
+    Example:
+        >>> describe_replica("vision", {"engine": "static", "device": "cpu", "num_replicas": 2})
+        'vision: 2 replicas: engine static, device cpu'
+    """
+    names = ("engine", "device", "dtype", "attention", "graphs", "max_requests", "kv_cache_tokens")
+    told = ", ".join(f"{name} {replica[name]}" for name in names if name in replica)
+    number = replica.get("num_replicas", 1)
+    return f"{flow}: {'1 replica' if number == 1 else f'{number} replicas'}: {told}"
 
 
 def describe_use(flow: str, use: Use) -> str:

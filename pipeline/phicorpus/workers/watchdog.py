@@ -15,6 +15,9 @@ from phicorpus.workers.quarantine import Key, Stage, finished, keys_of, split
 _STANDARD_ERROR = 2
 """File descriptor: the traceback of a process that hangs goes to the worker's log."""
 
+_PART_ROWS = 4
+"""Of a batch, that begin and end together: one long answer keeps few places empty."""
+
 AskModel = Callable[[pa.Table], AsyncIterator[pa.Table]]
 
 
@@ -102,13 +105,24 @@ def _each(tables: Iterator[pa.Table], watchdog: Watchdog) -> Iterator[pa.Table]:
 
 
 class WatchedModel:
-    """A model's stage in an actor that answers several batches at once."""
+    """A model's stage in an actor that answers several batches at once.
 
-    def __init__(self, ask: AskModel, crash_log: AnyCrashLog, timeout_s: float) -> None:
+    Args:
+        ask: The stage.
+        crash_log: Where rows begin and are done.
+        timeout_s: Longest time without any reply.
+        max_rows: Rows, of all batches, that are asked at once: the others have not begun yet, and
+            are not blamed where the process dies.
+    """
+
+    def __init__(
+        self, ask: AskModel, crash_log: AnyCrashLog, timeout_s: float, max_rows: int
+    ) -> None:
         self._ask = ask
         self._crash_log = crash_log
         self._watchdog = Watchdog(timeout_s)
         self._lock = _SharedLock()
+        self._places = asyncio.Semaphore(max(1, max_rows // _PART_ROWS))
 
     async def answer(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Answer a batch; rows that have to be alone wait until nothing else runs here.
@@ -118,6 +132,20 @@ class WatchedModel:
         Rows    1 -> n, one per task of the row.
         Raises  As the model's stage.
         """
+        starts = range(0, batch.num_rows, _PART_ROWS)
+        parts = [asyncio.ensure_future(self._part(batch.slice(at, _PART_ROWS))) for at in starts]
+        try:
+            for replies in asyncio.as_completed(parts):
+                yield await replies
+        finally:
+            for part in parts:
+                part.cancel()
+
+    async def _part(self, rows: pa.Table) -> pa.Table:
+        async with self._places:
+            return pa.concat_tables([replies async for replies in self._answered(rows)])
+
+    async def _answered(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         keys = keys_of("infer", batch)
         parts = split("infer", batch, await asyncio.to_thread(self._crash_log.begin, keys))
         if parts.together.num_rows:

@@ -28,6 +28,7 @@ from phicorpus.engine.sequence import Sequence
 from phicorpus.engine.vllm.media_rows import MediaEncoder, Prompt, on_cpu, prompt
 from phicorpus.engine.vllm.server import Servers
 from phicorpus.errors import EngineDied, InferError
+from phicorpus.models.decoder import describe
 from phicorpus.models.model import Model
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class VllmEngine:
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._config = _in_blocks(config)
+        own = {"engine": "vllm", "attention": "vLLM's own", "graphs": "vLLM's own"}
+        self._description = describe(model.decoder) | own  # which is taken apart below
         self._frontend = Frontend(
             model,
             self._config,
@@ -111,6 +114,10 @@ class VllmEngine:
         stats.extra |= {"feature_rows": self._cache.num_held, "servers": len(self._servers)}
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what it runs on; see `Engine.describe`."""
+        return self._description
 
     def close(self) -> None:
         """End vLLM and all threads, and answer open requests with EngineDied."""

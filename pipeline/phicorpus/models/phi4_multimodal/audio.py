@@ -44,7 +44,12 @@ def num_rows(num_samples: int, rate_hz: int = RATE_HZ) -> int:
         >>> num_rows(30 * RATE_HZ)
         375
     """
-    return -(-num_frames(num_samples, rate_hz) // FRAMES_PER_ROW)
+    return rows_of_frames(num_frames(num_samples, rate_hz))
+
+
+def rows_of_frames(num_frames: int) -> int:
+    """Count the feature rows of so many frames; the last row may have fewer than 8."""
+    return -(-num_frames // FRAMES_PER_ROW)
 
 
 def log_mel(samples: npt.NDArray[np.float32], rate_hz: int = RATE_HZ) -> npt.NDArray[np.float32]:

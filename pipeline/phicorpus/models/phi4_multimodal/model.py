@@ -80,7 +80,7 @@ class Phi4Multimodal(LanguageModel):
         clips = [
             (n, slot.media, slot) for n, slot in enumerate(slots) if isinstance(slot.media, Clip)
         ]
-        clips.sort(key=lambda clip: clip[1].samples.size / clip[1].rate_hz)
+        clips.sort(key=lambda clip: clip[2].num_rows)
         for start in range(0, len(clips), self._placement.encode_batch):
             batch = clips[start : start + self._placement.encode_batch]
             encoded = self.audio_encoder(
@@ -92,8 +92,10 @@ class Phi4Multimodal(LanguageModel):
         return [rows[n] for n in range(len(slots))]
 
     def _features(self, clip: Clip) -> torch.Tensor:
-        mel = log_mel(np.asarray(clip.samples, np.float32), clip.rate_hz)
-        return torch.from_numpy(mel).to(self._placement.device)
+        mel = clip.features
+        if mel is None:
+            mel = log_mel(np.asarray(clip.samples, np.float32), clip.rate_hz)
+        return torch.tensor(mel, device=self._placement.device)
 
 
 @dataclass(slots=True)

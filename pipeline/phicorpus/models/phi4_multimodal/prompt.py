@@ -133,12 +133,16 @@ def _clip_slot(clip: Clip, *, beside_image: bool, is_only_clip: bool) -> Slot:
         is_only_clip: Whether its request has no other, which decides what the last of several
             blocks attends to.
     """
-    if clip.samples.ndim != 1 or not clip.samples.size:
+    if clip.features is None and (clip.samples.ndim != 1 or not clip.samples.size):
         raise RequestRefused(f"a clip of shape {clip.samples.shape}: expected mono samples")
     if clip.rate_hz not in audio.RATES_HZ:
         raise RequestRefused(f"a clip of {clip.rate_hz} Hz: expected 16,000 or 8,000")
     projection: Projection = "vision_speech" if beside_image else "speech"
-    num_rows = audio.num_rows(clip.samples.size, clip.rate_hz)
+    if clip.features is None:
+        num_frames = audio.num_frames(clip.samples.size, clip.rate_hz)
+    else:
+        num_frames = len(clip.features)
+    num_rows = audio.rows_of_frames(num_frames)
     has_filling = num_rows > audio.BLOCK_ROWS and num_rows % audio.BLOCK_ROWS != 0
     return Slot(clip, projection, num_rows, attends_filling=is_only_clip and has_filling)
 
