@@ -19,6 +19,7 @@ from phicorpus.engine.fused_layers import FusedLayers, fuse
 from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention
 from phicorpus.engine.last_layer import LastLayer
 from phicorpus.engine.sequence import Sequence
+from phicorpus.models.decoder import describe
 from phicorpus.models.model import Model
 
 Numbers = npt.NDArray[np.int64]
@@ -81,11 +82,8 @@ class ModelRunner:
             graphs = "none: no attention kernel that reads pages in place"
         else:
             graphs = f"off: {why}" if (why := self._graphs.why_off) else "of decoding steps"
-        device = self._device
-        is_cuda = device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
-            "dtype": str(self._model.decoder.dtype).removeprefix("torch."),
+            **describe(self._model.decoder),
             "attention": self._attention.name,
             "layers": "fused" if isinstance(self._layers, FusedLayers) else "transformers",
             "graphs": graphs,

@@ -66,7 +66,8 @@ def load_replica(
         attention=model.attention,
         encode_batch=plan.config.encode_batch,
     )
-    return LoadedReplica(load_engine(loaded, plan.config), plan)
+    engine_started = load_engine(loaded, plan.config, attention=model.attention)
+    return LoadedReplica(engine_started, plan)
 
 
 def plan_here(modality: Modality, *, resolved: Resolved, config: RunConfig) -> MemoryPlan | None:
