@@ -11,9 +11,10 @@ from torch import nn
 from transformers import AttentionInterface, Phi3Config, Phi3ForCausalLM
 
 from phicorpus.engine.attention_check import TOLERANCE, Heads
+from phicorpus.engine.attention_kernels import plain_packed, triton_decode
 from phicorpus.engine.cpu_attention import Cache, StepLayout
 from phicorpus.engine.fused_layers import FusedLayers, deviation, fuse
-from phicorpus.engine.gpu_attention import GpuAttention
+from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention, Kernels
 from tests.engine.kernels.draws import DEVICE, at_most
 from tests.engine.layouts import Sequences, a_layout
 
@@ -93,6 +94,36 @@ def test_fused_layers_compute_what_the_decoders_own_do(
 
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_tokens_are_decoded_behind_their_prompts_by_kernels_alone() -> None:
+    decoder = a_decoder()
+    pages = np.array([[2, 4], [3, 1]])  # page 0 is for rows that only pad
+    prompts = StepLayout(new=np.array([14, 5]), past=np.array([0, 0]), pages=pages, page_size=16)
+    steps = [
+        StepLayout(new=np.array([1, 1]), past=prompts.new + number, pages=pages, page_size=16)
+        for number in range(4)
+    ]
+    plain, fused = some_pages(decoder, prompts), some_pages(decoder, prompts)
+    wanted = [logits(decoder, layout, plain) for layout in (prompts, *steps)]
+    kernels = Kernels("triton", triton_decode, plain_packed)
+    attention = GpuAttention(decoder, 16, kernels=kernels)
+    FusedLayers(decoder)
+
+    found = [logits(decoder, prompts, fused)]
+    for layout in steps:
+        rows = np.pad(np.stack([layout.written(), layout.known, layout.past]), [(0, 0), (0, 1)])
+        slots, lengths, positions = torch.from_numpy(rows).to(DEVICE)
+        table = torch.from_numpy(np.pad(pages, [(0, 1), (0, 3)])).to(DEVICE).int()
+        output = decoder(
+            input_ids=torch.tensor([[0, 1, 0]], device=DEVICE), position_ids=positions[None],
+            use_cache=False, cache=fused,
+            step=attention.decode_step(DecodeTensors(slots, table, lengths.int())),
+        )  # fmt: skip
+        found.append(output.logits[:, :2])
+
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 class TokenCount:
