@@ -72,7 +72,7 @@ def test_a_dead_core_answers_who_waits_and_who_comes_later(engine: VllmEngine) -
     async def kill_meanwhile() -> list[Completion | BaseException]:
         long = [a_request("q", new=7000, temperature=1.0, seed=n) for n in range(4)]
         tasks = [asyncio.create_task(engine.submit(request)) for request in long]
-        await until(lambda: engine.stats().num_running == len(tasks))
+        await until(lambda: engine.stats().num_running == 3 and num_open(engine) == len(tasks))
         for process in processes():
             process.kill()
         return await asyncio.gather(*tasks, return_exceptions=True)
