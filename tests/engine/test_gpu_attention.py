@@ -45,10 +45,16 @@ KERNELS = {
 }
 if find_spec("triton"):
     KERNELS["triton"] = Kernels("triton", triton_decode, plain_packed)
+EACH_KERNELS = [
+    pytest.param(kernels, id=name, marks=[pytest.mark.slow, pytest.mark.timeout(900)])
+    if name == "triton"  # its interpreter is slow
+    else pytest.param(kernels, id=name)
+    for name, kernels in KERNELS.items()
+]
 HEADS = Heads(6, 2, 32, torch.device("cpu"), torch.float32)
 
 
-@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("kernels", EACH_KERNELS)
 @at_most(100)
 @given(
     sequences=SEQUENCES, page_size=st.sampled_from([4, 20, 32]), key_heads=st.sampled_from([1, 2])
@@ -82,7 +88,7 @@ def decode_tensors(layout: StepLayout, *, padding: int, width: int) -> DecodeTen
     )
 
 
-@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("kernels", EACH_KERNELS)
 @at_most(100)
 @given(
     pasts=st.lists(st.integers(0, 90), min_size=1, max_size=3),

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_kernel_compiles_for_three_architectures(tmp_path: Path) -> None:
     environment = os.environ | {
         "TRITON_INTERPRET": "0",

@@ -19,6 +19,7 @@ from tests.engine.kernels.draws import DEVICE, at_most
 from tests.engine.layouts import Sequences, a_layout
 
 pytest.importorskip("triton")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the interpreter is
 # New and past tokens; few, since the interpreter runs a program per token and kernel.
 SEQUENCES = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 40)), min_size=1, max_size=3)
 NAME = "phicorpus_test_of_fused_layers"
