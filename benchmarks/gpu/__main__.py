@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -30,12 +31,14 @@ from benchmarks.gpu.summary import status_line, summarise
 
 RESULTS, ARCHIVE, SUMMARY = "parts.json", "results.tar.gz", "summary.txt"
 _LEAST_S = 20.0  # a part is not begun with less, unless that is its limit
-_SAVE_EVERY_S = 15.0
+_LOOK_S, _SAVE_EVERY_S = 0.1, 15.0
+_TERMINATED = 143  # as a shell says it
 _NVIDIA_SMI = (
     "nvidia-smi",
     "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit",
     "--format=csv,noheader",
 )
+_stop = threading.Event()
 
 
 def run(part: Part, log: Path, limit_s: float, save: Callable[[], None]) -> dict[str, Any]:
@@ -59,17 +62,15 @@ def run(part: Part, log: Path, limit_s: float, save: Callable[[], None]) -> dict
             start_new_session=True,
             env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **dict(part.environment)},
         )
-        status = None
-        try:
-            while status is None and (left_s := started + limit_s - time.monotonic()) > 0:
-                try:
-                    status = process.wait(timeout=min(_SAVE_EVERY_S, left_s))
-                except subprocess.TimeoutExpired:
-                    save()
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        saved, ends = started, started + limit_s
+        while process.poll() is None and time.monotonic() < ends and not _stop.wait(_LOOK_S):
+            if time.monotonic() > saved + _SAVE_EVERY_S:
+                save()
+                saved = time.monotonic()
+        status = process.poll()
+        if status is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return {"exit_status": status, "seconds": round(time.monotonic() - started, 1)}
 
 
@@ -95,14 +96,12 @@ def run_all(
 
     def save() -> None:
         (results / RESULTS).write_text(json.dumps({**own, "parts": ended}, indent=1), "utf-8")
-        (results / SUMMARY).unlink(missing_ok=True)
-        text = summarise(results, own, ended)
         output.mkdir(parents=True, exist_ok=True)
-        (output / SUMMARY).write_text(text + "\n", "utf-8")
+        (output / SUMMARY).write_text(summarise(results, own, ended) + "\n", "utf-8")
         archive(results, output / ARCHIVE)
 
     for name, part in chosen.items():
-        left_s = ends - time.monotonic()
+        left_s = 0.0 if _stop.is_set() else ends - time.monotonic()
         if (ended[name] or {}).get("exit_status") == 0 or left_s < min(_LEAST_S, part.limit_s):
             continue
         log = results / f"{slug(name)}.log"
@@ -123,10 +122,7 @@ def archive(folder: Path, path: Path) -> None:
 
 def hardware() -> dict[str, str]:
     """Name what the parts run on; torch is not asked, so that it may be broken."""
-    versions = {
-        name: next((metadata.version(name) for _ in [0] if _is_installed(name)), "none")
-        for name in ("torch", "triton", "transformers")
-    }
+    versions = {name: _version(name) for name in ("torch", "triton", "transformers")}
     try:
         asked = subprocess.run(  # noqa: S603 - a constant
             _NVIDIA_SMI, capture_output=True, text=True, check=False, timeout=30
@@ -137,12 +133,11 @@ def hardware() -> dict[str, str]:
     return {"gpu": gpu, "python": platform.python_version(), **versions}
 
 
-def _is_installed(name: str) -> bool:
+def _version(name: str) -> str:
     try:
-        metadata.version(name)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return "none"
 
 
 def _earlier(results: Path, own: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
@@ -162,7 +157,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("/tmp/phicorpus-gpu"))  # noqa: S108
     parser.add_argument("--output", type=Path, required=True, help="for the archive and summary")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a part is not left on the device
+    signal.signal(signal.SIGTERM, lambda *_: _stop.set())  # a part is not left on the device
     results = options.work / "results"
     known = parts(results, rehearse=options.rehearse, work=options.work)
     wanted = tuple(options.only.split(","))
@@ -173,7 +168,7 @@ def main() -> int:
     print(f"\n{(options.output / SUMMARY).read_text('utf-8')}", end="")  # noqa: T201
     failed = [name for name, how in ended.items() if (how or {}).get("exit_status") != 0]
     print(f"not ended well: {', '.join(failed)}" if failed else "all ended well")  # noqa: T201
-    return 1 if failed else 0
+    return _TERMINATED if _stop.is_set() else 1 if failed else 0
 
 
 if __name__ == "__main__":

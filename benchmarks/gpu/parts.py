@@ -17,7 +17,7 @@ KERNEL_TESTS = ("tests/engine/kernels", "tests/engine/test_attention.py")
 ENGINE_TESTS = ("tests/engine/test_gpu.py",)
 CONTRACT_TESTS = ("tests/engine/test_contract.py", "tests/engine/test_guided.py")
 PARITY_TESTS = ("tests/models/test_gpu.py",)
-MODELS = {"phi4": "Phi-4-multimodal", "phi35": "Phi-3.5-vision"}
+MODELS = ("Phi-4-multimodal", "Phi-3.5-vision")
 WORKS = ("speech", "ocr", "captions", "3 captions")
 
 
@@ -71,9 +71,9 @@ def parts(results: Path, *, rehearse: bool, work: Path) -> dict[str, Part]:
         },
         **{
             f"full size {name}": Part(
-                ("benchmarks.gpu.full_size", "--model", model, "--work", str(work), *to), 240
+                ("benchmarks.gpu.full_size", "--model", name, "--work", str(work), *to), 240
             )
-            for name, model in MODELS.items()
+            for name in MODELS
         },
     }
 
