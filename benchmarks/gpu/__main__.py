@@ -77,7 +77,7 @@ def run(part: Part, log: Path, limit_s: float, save: Callable[[], None]) -> dict
 def run_all(
     chosen: Mapping[str, Part], results: Path, output: Path, budget_s: float
 ) -> dict[str, dict[str, Any] | None]:
-    """Run what has not ended well yet, as long as the budget lasts, and keep the archive up to date.
+    """Run what has not ended well yet, as long as the budget lasts, and save after each part.
 
     Args:
         chosen: Parts by name.

@@ -13,7 +13,7 @@ import transformers
 
 from benchmarks.workload import processor
 
-_BURST = 10  # copies or products between two looks at the clock
+_BURST, _LEAST_BURSTS = 10, 2  # copies or products between two looks at the clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, *, seconds: float
 def _rate(run: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Run again and again; return how often per second in the fastest burst, the first left out."""
     ends, fastest_ms, num_bursts = time.perf_counter() + seconds, float("inf"), 0
-    while num_bursts < 2 or time.perf_counter() < ends:
+    while num_bursts < _LEAST_BURSTS or time.perf_counter() < ends:
         burst_ms = span_ms(lambda: [run() for _ in range(_BURST)], device)
         fastest_ms = min(fastest_ms, burst_ms) if num_bursts else fastest_ms
         num_bursts += 1

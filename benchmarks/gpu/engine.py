@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.gpu import baseline, load, report
 from benchmarks.gpu.baseline import Baseline
-from benchmarks.gpu.device import Ceilings, hardware, measure_ceilings
+from benchmarks.gpu.device import hardware, measure_ceilings
 from benchmarks.gpu.model import ENCODE_BATCH, random_model
 from benchmarks.gpu.roofline import kv_token_bytes, least
 from benchmarks.gpu.work import CLIP_S, WORKS, Work, requests
@@ -95,9 +95,9 @@ def lines(name: str, work: Work, found: Mapping[str, Any]) -> list[str]:
     rate = f"{engine['assets_per_s'] * factor:,.2f} {unit}"
     written = [
         f"{name}: {rate}, {100 * engine['share_of_roofline']:.0f} % of this device's roofline;"
-        f" {engine['mean_running']:.0f} requests ran, {engine['output_tokens_per_s']:,.0f} tokens/s out,"
-        f" {engine['prefill_tokens_per_s']:,.0f} in, {engine['mean_answer_tokens']:.0f} an answer,"
-        f" busy {100 * engine['busy_share']:.0f} %",
+        f" {engine['mean_running']:.0f} requests ran, busy {100 * engine['busy_share']:.0f} %",
+        f"  tokens/s: {engine['prefill_tokens_per_s']:,.0f} in,"
+        f" {engine['output_tokens_per_s']:,.0f} out, {engine['mean_answer_tokens']:.0f} an answer",
     ]
     if name in ESTIMATES:
         before, after, roofline = ESTIMATES[name]

@@ -1,6 +1,6 @@
 """Is everything there? The GPU, its driver, torch's CUDA, Triton's compiler, and each package.
 
-    python -m benchmarks.gpu.environment --output FOLDER
+python -m benchmarks.gpu.environment --output FOLDER
 """
 
 from __future__ import annotations

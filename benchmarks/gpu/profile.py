@@ -1,6 +1,6 @@
 """Which kernels take the engine's time, and how much of it the GPU has nothing to do.
 
-    python -m benchmarks.gpu.profile --output FOLDER
+python -m benchmarks.gpu.profile --output FOLDER
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.profiler_util import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,10 +29,9 @@ from benchmarks.gpu.device import (
     host_ms,
     measure_ceilings,
     median_ms,
-    span_ms,
     synchronize,
 )
-from benchmarks.gpu.model import ENCODE_BATCH, random_model
+from benchmarks.gpu.model import random_model
 from phicorpus.models.phi4_multimodal.audio import log_mel
 from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
 
@@ -102,9 +102,7 @@ class Step:
         )  # fmt: skip
 
 
-def measure(
-    name: str, run: Run, device: torch.device, *, times: int, graph: bool = False
-) -> Step:
+def measure(name: str, run: Run, device: torch.device, *, times: int, graph: bool = False) -> Step:
     """Measure a step that is ready to be run."""
     ms = median_ms(run, device, times=times)
     graph_ms = None
@@ -128,12 +126,12 @@ def num_kernels(run: Run, device: torch.device) -> int:
     with torch.profiler.profile(activities=activities) as profiler:
         run()
         synchronize(device)
-    kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
     return sum(event.device_type == kind for event in profiler.events() or [])
 
 
 def decoder_steps(model: Phi4Multimodal, sizes: Sizes) -> list[Step | str]:
-    """Measure decoding, prompts, and both in one step; a line in words where memory is too small."""
+    """Measure decoding and prompts; a line in words where memory is too small."""
     decoder = model.decoder
     device = decoder.device
     weight_bytes = sum(w.numel() * w.element_size() for w in decoder.parameters())

@@ -1,4 +1,4 @@
-"""The summary of a run: what became of each part, and what the parts found, short enough to print."""
+"""The summary of a run: how each part ended, and what the parts found, short enough to print."""
 
 from __future__ import annotations
 
