@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # Two processes on two cores: a thread each. Before torch is imported, and for all that is started.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU Triton's kernels run in its interpreter. Before transformers imports triton.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.pop("COLUMNS", None)  # of the terminal that a test process does not have
 
 # A busy machine is slow, not wrong: how long an example takes is not what these tests are about.
@@ -25,6 +29,7 @@ settings.register_profile(
 settings.register_profile(
     "thorough", deadline=None, max_examples=500, suppress_health_check=_SLOW_IS_FINE
 )
+settings.register_profile("few", deadline=None, max_examples=5, suppress_health_check=_SLOW_IS_FINE)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 

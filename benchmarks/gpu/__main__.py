@@ -158,6 +158,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="for the archive and summary")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: _stop.set())  # a part is not left on the device
+    if not options.rehearse:
+        os.environ["TRITON_INTERPRET"] = "0"  # whatever the tests make of a machine without a GPU
     results = options.work / "results"
     known = parts(results, rehearse=options.rehearse, work=options.work)
     wanted = tuple(options.only.split(","))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from phicorpus.config import EngineConfig
 from phicorpus.engine.engine import Request
-from phicorpus.engine.static import StaticEngine
 from phicorpus.models.model import Model
+from tests.engine.static import StaticEngine
 
 LONGEST_PART = 100  # tokens of the longest answer that are really generated
 

@@ -1,104 +1,96 @@
-"""Single steps of the decoder, ready to be run: of rows that decode, of a prompt, and of both.
-
-Plain attention over keys and values that lie side by side: what the decoder takes at the least
-without kernels of its own.
-"""
+"""Single steps of the engine's own model runner, ready to be run: rows that decode, and prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
-from torch.nn import functional
-from transformers import AttentionInterface, Phi3ForCausalLM
 
-NAME = "phicorpus_benchmark"
-Run = Callable[[], object]
+from phicorpus.config import EngineConfig
+from phicorpus.engine.engine import Request
+from phicorpus.engine.model_runner import ModelRunner
+from phicorpus.engine.sequence import Prompt, Sequence
+from phicorpus.models.model import Model
+
+Run = Callable[[], torch.Tensor]
+SPREAD = 1.0  # of the keys and values that are there already
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Keys and values of one layer, of all rows: shape (rows, key heads, tokens, head size)."""
+class NoGraph:
+    """A CUDA graph that cannot be captured: the runner then launches each kernel by itself."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    def capture(self, forward: Callable[[], None]) -> None:
+        raise RuntimeError(f"{forward} is measured without a graph")
+
+    def replay(self) -> None:
+        raise RuntimeError("there is nothing to replay")
 
 
 class DecoderSteps:
-    """Makes steps of one decoder.
+    """Makes steps of one runner; sequences share no page, and there are tokens in all of them.
 
     Args:
-        decoder: Loaded, on its device.
+        runner: Of the decoder.
+        page_size: Tokens per page.
     """
 
-    def __init__(self, decoder: Phi3ForCausalLM) -> None:
-        self._decoder = decoder
-        AttentionInterface.register(NAME, _attend)
-        decoder.set_attn_implementation(NAME)
-        sizes = decoder.config
-        self._num_layers: int = sizes.num_hidden_layers
-        self._heads: int = sizes.num_key_value_heads or sizes.num_attention_heads
-        self._head_size: int = sizes.hidden_size // sizes.num_attention_heads
+    def __init__(self, runner: ModelRunner, page_size: int) -> None:
+        self._runner = runner
+        self._page_size = page_size
 
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of one token's keys and values."""
-        item_bytes = self._decoder.dtype.itemsize
-        return 2 * self._num_layers * self._heads * self._head_size * item_bytes
+    def runs_on(self) -> str:
+        """Return in words what steps run on, as far as is known by now."""
+        return ", ".join(f"{name}: {value}" for name, value in self._runner.describe().items())
 
     def decode(self, rows: int, context: int) -> Run:
         """Return the step of so many rows, each with one new token behind so many others."""
-        kept = [self._kept(rows, context + 1) for _ in range(self._num_layers)]
-        return self._step(rows, 1, context, kept)
+        return self._run([self._sequence(row, context + 1, 1) for row in range(rows)])
 
-    def prefill(self, tokens: int) -> Run:
+    def prompt(self, tokens: int) -> Run:
         """Return the step of one prompt of so many tokens."""
-        return self._step(1, tokens, 0, None)
+        return self._run([self._sequence(0, tokens, tokens)])
 
-    def _step(self, rows: int, new: int, context: int, kept: list[Kept] | None) -> Run:
-        device = self._decoder.device
-        ids = torch.randint(self._decoder.config.vocab_size, (rows, new), device=device)
-        positions = torch.arange(context, context + new, device=device).expand(rows, -1)
+    def mixed(self, rows: int, context: int, tokens: int) -> Run:
+        """Return the step of rows that decode and of a prompt, of no more tokens than a row has."""
+        decoding = [self._sequence(row, context + 1, 1) for row in range(rows)]
+        prompt = self._sequence(rows, max(tokens, context + 1), tokens)
+        prompt.num_computed = 0
+        return self._run([*decoding, prompt])
 
-        @torch.no_grad()
-        def run() -> torch.Tensor:
-            output = self._decoder(
-                input_ids=ids,
-                position_ids=positions,
-                use_cache=False,
-                logits_to_keep=1,
-                kept=kept,
-            )
-            return output.logits
+    @staticmethod
+    def ids(number: int, tokens: int) -> npt.NDArray[np.int64]:
+        """Draw the token ids of a sequence."""
+        return np.random.default_rng(number).integers(0, 200, tokens)
 
-        return run
+    def _sequence(self, number: int, tokens: int, new: int) -> Sequence:
+        """Return a sequence whose last `new` of so many tokens are computed in the step."""
+        ids = self.ids(number, tokens if new > 1 else 1).tolist()
+        num_pages = -(-tokens // self._page_size)
+        return Sequence(
+            request=Request(request_id=str(number), turns=(), max_new_tokens=tokens),
+            prompt=Prompt(ids),
+            rope_regime="short",
+            pages=np.arange(num_pages) + number * num_pages,
+            num_computed=tokens - new,
+            num_new=new,
+            last_id=ids[0],
+        )
 
-    def _kept(self, rows: int, tokens: int) -> Kept:
-        shape = rows, self._heads, tokens, self._head_size
-        place = {"device": self._decoder.device, "dtype": self._decoder.dtype}
-        return Kept(torch.randn(shape, **place), torch.randn(shape, **place))
+    def _run(self, batch: list[Sequence]) -> Run:
+        return lambda: self._runner.forward(batch)
 
 
-def _attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    _mask: None,
-    *,
-    scaling: float,
-    kept: list[Kept] | None,
-    **_others: object,
-) -> tuple[torch.Tensor, None]:
-    causal = kept is None
-    if kept is not None:
-        layer = kept[int(module.layer_idx)]  # type: ignore[arg-type]
-        layer.keys[:, :, -1:] = key
-        layer.values[:, :, -1:] = value
-        key, value = layer.keys, layer.values
-    attended = functional.scaled_dot_product_attention(
-        query, key, value, scale=scaling, is_causal=causal, enable_gqa=True
-    )
-    return attended.transpose(1, 2), None
+@contextmanager
+def decoder_steps(model: Model, config: EngineConfig, *, graphs: bool) -> Iterator[DecoderSteps]:
+    """Start a runner, with tokens in its KV cache."""
+    runner = ModelRunner(model, config, graphs=None if graphs else NoGraph)
+    for layer in runner._cache:
+        for values in layer:
+            values.normal_(std=SPREAD)  # zeros would be read faster than what a run reads
+    try:
+        yield DecoderSteps(runner, config.page_size)
+    finally:
+        runner.release()

@@ -22,11 +22,15 @@ import torch
 from benchmarks.gpu import baseline, load, report
 from benchmarks.gpu.baseline import Baseline
 from benchmarks.gpu.device import hardware, measure_ceilings
-from benchmarks.gpu.model import ENCODE_BATCH, random_model
-from benchmarks.gpu.roofline import kv_token_bytes, least
+from benchmarks.gpu.model import PHI4_MULTIMODAL, random_model
+from benchmarks.gpu.roofline import least
 from benchmarks.gpu.work import CLIP_S, WORKS, Work, requests
-from phicorpus.config import EngineConfig
+from phicorpus.config import EngineConfig, EngineSettings
 from phicorpus.engine.continuous import ContinuousEngine
+from phicorpus.engine.memory import plan_memory
+from phicorpus.engine.memory_budget import gpu_budget
+from phicorpus.models.memory_use import footprint
+from phicorpus.models.model import Modality
 from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
 
 # For one H100 of 80 GB in bfloat16, computed before anything had run on a GPU: without CUDA graphs
@@ -37,27 +41,16 @@ ESTIMATES: Mapping[str, tuple[str, str, str]] = {
     "captions": ("23", "28", "35"),
 }
 STATIC_REQUESTS, STATIC_BATCH, ALONE_REQUESTS = 32, 16, 4
-MAX_REQUESTS, PAGE_SIZE, MOST_TOKENS = 256, 256, 1_000_000
 REHEARSAL_DIVISOR, REHEARSAL_S = 16, 1.5
-_ASIDE_BYTES = 8 << 30  # for passes of the decoder and the encoders
 _SAMPLE = 256  # requests whose mean length counts
 
 
-def engine_config(model: Phi4Multimodal, *, max_requests: int) -> EngineConfig:
-    """Choose sizes; keys and values get four fifths of the memory that passes leave."""
-    if model.decoder.device.type != "cuda":
+def engine_config(modality: Modality, *, rehearse: bool) -> EngineConfig:
+    """Plan the sizes as a replica does, before any weight is there."""
+    if rehearse:
         return EngineConfig(max_requests=8, kv_cache_tokens=8192, encode_batch=4)
-    torch.cuda.empty_cache()
-    free_bytes = torch.cuda.mem_get_info()[0] - _ASIDE_BYTES
-    tokens = min(MOST_TOKENS, int(0.8 * free_bytes / kv_token_bytes(model)))
-    return EngineConfig(
-        max_requests=max_requests,
-        max_batch_tokens=8192,
-        page_size=PAGE_SIZE,
-        kv_cache_tokens=tokens // PAGE_SIZE * PAGE_SIZE,
-        feature_rows=262_144,
-        encode_batch=ENCODE_BATCH,
-    )
+    size = footprint("phi4_multimodal", PHI4_MULTIMODAL, modality, itemsize=2)
+    return plan_memory(size, EngineSettings(), gpu_budget(None, None), label="a replica").config
 
 
 def measure_engine(
@@ -71,8 +64,9 @@ def measure_engine(
         torch.cuda.reset_peak_memory_stats()
     with closing(ContinuousEngine(model, config)) as engine:
         found = load.run(engine, source, outstanding=2 * config.max_requests, seconds=seconds)
+        runs_on = engine.describe()
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
-    return {**found.figures(work), "peak_gib": peak}
+    return {**found.figures(work), "peak_gib": peak, "runs_on": runs_on}
 
 
 def measure_baselines(
@@ -92,12 +86,15 @@ def lines(name: str, work: Work, found: Mapping[str, Any]) -> list[str]:
     is_speech = work.size_px is None
     unit, factor = ("RTFx", CLIP_S) if is_speech else (f"{work.unit}/s", 1)
     engine = found["engine"]
+    runs_on = engine["runs_on"]
     rate = f"{engine['assets_per_s'] * factor:,.2f} {unit}"
     written = [
         f"{name}: {rate}, {100 * engine['share_of_roofline']:.0f} % of this device's roofline;"
         f" {engine['mean_running']:.0f} requests ran, busy {100 * engine['busy_share']:.0f} %",
         f"  tokens/s: {engine['prefill_tokens_per_s']:,.0f} in,"
-        f" {engine['output_tokens_per_s']:,.0f} out, {engine['mean_answer_tokens']:.0f} an answer",
+        f" {engine['output_tokens_per_s']:,.0f} out, {engine['mean_answer_tokens']:.0f} an answer;"
+        f" a step takes about {engine['step_ms']:.1f} ms; attention {runs_on['attention']},"
+        f" layers {runs_on['layers']}, graphs {runs_on['graphs']}",
     ]
     if name in ESTIMATES:
         before, after, roofline = ESTIMATES[name]
@@ -121,16 +118,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", choices=WORKS, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--max-requests", type=int, default=MAX_REQUESTS)
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args()
     work, divisor = WORKS[options.work], REHEARSAL_DIVISOR if options.rehearse else 1
     if options.rehearse:
         torch.set_num_threads(1)
+    config = engine_config(work.modality, rehearse=options.rehearse)
     model = random_model(work.modality, rehearse=options.rehearse)
     device, dtype = model.decoder.device, model.decoder.dtype
     ceilings = measure_ceilings(device, dtype, seconds=0.05 if options.rehearse else 0.5)
-    config = engine_config(model, max_requests=options.max_requests)
     drawn = requests(work, model.image_encoder.preparation, divisor=divisor)
     needs = least(model, work, config, list(itertools.islice(drawn, _SAMPLE)))
     engine = measure_engine(model, config, work, divisor=divisor)

@@ -53,6 +53,7 @@ class Load:
             "assets_per_s": assets_per_s,
             "rtfx": assets_per_s * CLIP_S if work.size_px is None else None,
             "output_tokens_per_s": tokens / self.seconds,
+            "step_ms": 1000 * self.seconds * statistics.mean(self.running) / max(1, tokens),
             "prefill_tokens_per_s": prefilled / self.seconds,
             "mean_answer_tokens": tokens / max(1, answers),
             "mean_running": statistics.mean(self.running),

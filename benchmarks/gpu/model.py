@@ -101,6 +101,14 @@ def random_model(modality: Modality, *, rehearse: bool) -> Phi4Multimodal:
     )
 
 
+def kv_token_bytes(model: Phi4Multimodal) -> int:
+    """Count the bytes of one token's keys and values."""
+    sizes = model.decoder.config
+    heads = sizes.num_key_value_heads or sizes.num_attention_heads
+    head_size = sizes.hidden_size // sizes.num_attention_heads
+    return 2 * sizes.num_hidden_layers * heads * head_size * model.decoder.dtype.itemsize
+
+
 def _draw(part: nn.Module, placement: Placement) -> None:
     """Fill a module that is on the meta device: norms with ones, all else at random."""
     part.requires_grad_(requires_grad=False).eval()

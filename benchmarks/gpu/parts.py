@@ -13,7 +13,10 @@ _PYTEST = (
     "pytest", "-v", "-rfE", "--tb=short", "-W", "default", "-p", "pytest_timeout",
     "-p", "_hypothesis_pytestplugin", "-p", "no:cacheprovider",
 )  # fmt: skip
-KERNEL_TESTS = ("tests/engine/kernels", "tests/engine/test_attention.py")
+# Marked `gpu`: kernels of every library in the sizes of both models. The others are drawn at random
+# and compiled for each drawn shape, so a few have to do.
+KERNEL_TESTS = ("tests/engine/test_gpu_attention.py", "tests/engine/kernels")
+DRAWN_TESTS = ("tests/engine/kernels", "--ignore", "tests/engine/kernels/test_compile.py")
 ENGINE_TESTS = ("tests/engine/test_gpu.py",)
 CONTRACT_TESTS = ("tests/engine/test_contract.py", "tests/engine/test_guided.py")
 PARITY_TESTS = ("tests/models/test_gpu.py",)
@@ -51,19 +54,19 @@ def parts(results: Path, *, rehearse: bool, work: Path) -> dict[str, Part]:
     """
     to = ("--output", str(results), *(("--rehearse",) if rehearse else ()))
     only_gpu = (*_PYTEST, "-m", "gpu", *(("--collect-only",) if rehearse else ()))
-    contract = (*_PYTEST, "-m", "not gpu and not ray")
-    on_gpu = (("PHICORPUS_TEST_DEVICE", "cuda"),)
+    others = (*_PYTEST, "-m", "not gpu and not ray")
+    collected = (*others, *(("--collect-only",) if rehearse else ()))
+    on_gpu = () if rehearse else (("PHICORPUS_TEST_DEVICE", "cuda"),)
     return {
         "environment": Part(("benchmarks.gpu.environment", *to), 60),
-        "kernels": Part((*only_gpu, *filter(_is_there, KERNEL_TESTS)), 120),
+        "kernels": Part((*only_gpu, *KERNEL_TESTS), 90),
         "engine tests": Part((*only_gpu, *ENGINE_TESTS), 90),
         "contract": Part(
-            (*contract, *(CONTRACT_TESTS[:1] if rehearse else CONTRACT_TESTS)),
-            90,
-            () if rehearse else on_gpu,
+            (*others, *(CONTRACT_TESTS[:1] if rehearse else CONTRACT_TESTS)), 90, on_gpu
         ),
         "parity": Part((*only_gpu, *PARITY_TESTS), 90),
         "steps": Part(("benchmarks.gpu.steps", *to), 100),
+        "drawn kernels": Part((*collected, *DRAWN_TESTS), 90, (("HYPOTHESIS_PROFILE", "few"),)),
         "profile": Part(("benchmarks.gpu.profile", *to), 60),
         **{
             f"engine {name}": Part(("benchmarks.gpu.engine", "--work", name, *to), 150)
@@ -86,7 +89,3 @@ def slug(name: str) -> str:
         'engine_3_captions'
     """
     return re.sub(r"\W+", "_", name)
-
-
-def _is_there(path: str) -> bool:
-    return Path(path).exists()

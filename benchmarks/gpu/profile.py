@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity
 
 from benchmarks.gpu import load, report
 from benchmarks.gpu.device import hardware
-from benchmarks.gpu.engine import MAX_REQUESTS, REHEARSAL_DIVISOR, REHEARSAL_S, engine_config
+from benchmarks.gpu.engine import REHEARSAL_DIVISOR, REHEARSAL_S, engine_config
 from benchmarks.gpu.model import random_model
 from benchmarks.gpu.work import WORKS, requests
 from phicorpus.engine.continuous import ContinuousEngine
@@ -34,10 +34,10 @@ def main() -> None:
     if options.rehearse:
         torch.set_num_threads(1)
     seconds, divisor = (REHEARSAL_S, REHEARSAL_DIVISOR) if options.rehearse else (SECONDS, 1)
+    config = engine_config(WORK.modality, rehearse=options.rehearse)
     model = random_model(WORK.modality, rehearse=options.rehearse)
     device = model.decoder.device
     on_gpu = device.type == "cuda"
-    config = engine_config(model, max_requests=MAX_REQUESTS)
     source = requests(WORK, model.image_encoder.preparation, divisor=divisor)
     outstanding = 2 * config.max_requests
     with closing(ContinuousEngine(model, config)) as engine:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.gpu.device import Ceilings
+from benchmarks.gpu.model import kv_token_bytes
 from benchmarks.gpu.steps import flop
 from benchmarks.gpu.work import Work
 from phicorpus.config import EngineConfig
@@ -66,11 +67,3 @@ def least(
         weight_bytes=answers / together * (weights + head.numel()) * head.element_size(),
         key_bytes=answers * (prompt + answer / 2) * kv_token_bytes(model),
     )
-
-
-def kv_token_bytes(model: Phi4Multimodal) -> int:
-    """Count the bytes of one token's keys and values."""
-    sizes = model.decoder.config
-    heads = sizes.num_key_value_heads or sizes.num_attention_heads
-    head_size = sizes.hidden_size // sizes.num_attention_heads
-    return 2 * sizes.num_hidden_layers * heads * head_size * model.decoder.dtype.itemsize

@@ -1,7 +1,7 @@
 """What single steps take: the decoder's, both encoders', and the log-mel of a clip.
 
-One table: milliseconds on the device, eager and as a CUDA graph, milliseconds until the host has
-launched a step, kernels per step, and which share of the measured ceilings that is.
+One table: milliseconds on the device, and until the host has launched a step, with each operation
+launched by itself and by a CUDA graph; kernels per step; the share of the measured ceilings.
 
     python -m benchmarks.gpu.steps --output FOLDER
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import report
-from benchmarks.gpu.decoder_steps import DecoderSteps, Run
+from benchmarks.gpu.decoder_steps import decoder_steps
 from benchmarks.gpu.device import (
     Ceilings,
     hardware,
@@ -31,13 +30,18 @@ from benchmarks.gpu.device import (
     median_ms,
     synchronize,
 )
-from benchmarks.gpu.model import random_model
+from benchmarks.gpu.model import kv_token_bytes, random_model
+from phicorpus.config import EngineConfig
 from phicorpus.models.phi4_multimodal.audio import log_mel
 from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
 
 CLIP_SAMPLES = 30 * 16_000
-HEADER = ("step", "ms", "graph ms", "host ms", "kernels", "GB/s", "TFLOP/s", "% of ceiling")
-_RESERVED_BYTES = 4 << 30  # left free when keys and values are drawn
+Run = Callable[[], object]
+HEADER = (
+    "step", "ms", "host ms", "kernels", "graph ms", "host ms", "GB/s", "TFLOP/s", "% of ceiling",
+)  # fmt: skip
+PAGE_SIZE = 64
+_RESERVED_BYTES = 6 << 30  # of the free memory, for what steps take
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,56 +71,49 @@ FULL = Sizes((16, 64, 128, 256), (450, 1150, 3500), (1080, 3300), (63, 1150, 108
 SMALL = Sizes((2, 4), (16, 32), (24,), (3, 16, 24), 2, 2, 0.05)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A measured step.
 
     Attributes:
         name: What was run.
         ms: On the device, launched one operation after the other.
-        graph_ms: On the device, replayed; None where it is no decoding step or there is no GPU.
-        host_ms: Until the host has launched it all.
-        kernels: Launched; on a CPU operations.
+        host_ms: Until the host has launched it.
+        kernels: Launched, copies included; on a CPU operations.
+        graph_ms: As `ms`, by a CUDA graph; None where there is none for it.
+        graph_host_ms: As `host_ms`, by a CUDA graph.
         num_bytes: Weights, keys and values that it has to read; None where products count.
         flop: Of its products; None where bytes count.
     """
 
     name: str
     ms: float
-    graph_ms: float | None
     host_ms: float
     kernels: int
+    graph_ms: float | None = None
+    graph_host_ms: float | None = None
     num_bytes: int | None = None
     flop: int | None = None
 
     def row(self, ceilings: Ceilings) -> tuple[object, ...]:
-        """Return its line of the table."""
-        best_ms = min(filter(None, (self.ms, self.graph_ms)))
-        gb_s = None if self.num_bytes is None else self.num_bytes / best_ms / 1e6
-        tflops = None if self.flop is None else self.flop / best_ms / 1e9
-        share = gb_s / ceilings.gb_s if gb_s is not None else (tflops or 0) / ceilings.tflops
-        whole = (f"{100 * share:.0f}",)
-        return (
-            self.name, self.ms, self.graph_ms, self.host_ms, self.kernels,
-            gb_s, tflops, *whole,
-        )  # fmt: skip
+        """Return its line of the table; the faster way counts."""
+        best_ms = min(self.ms, self.graph_ms or self.ms)
+        gb_s = self.num_bytes and self.num_bytes / best_ms / 1e6
+        tflops = self.flop and self.flop / best_ms / 1e9
+        share = (gb_s or 0) / ceilings.gb_s + (tflops or 0) / ceilings.tflops
+        graph = self.graph_ms, self.graph_host_ms
+        launched = self.ms, self.host_ms, self.kernels
+        return (self.name, *launched, *graph, gb_s, tflops, round(100 * share))
 
 
-def measure(name: str, run: Run, device: torch.device, *, times: int, graph: bool = False) -> Step:
+def measure(name: str, run: Run, device: torch.device, *, times: int) -> Step:
     """Measure a step that is ready to be run."""
-    ms = median_ms(run, device, times=times)
-    graph_ms = None
-    if graph and device.type == "cuda":
-        graph_ms = median_ms(captured(run), device, times=times)
-    return Step(name, ms, graph_ms, host_ms(run, device, times=times), num_kernels(run, device))
-
-
-def captured(run: Run) -> Run:
-    """Capture a step that has run before in a CUDA graph; running it replays the graph."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+    return Step(
+        name=name,
+        ms=median_ms(run, device, times=times),
+        host_ms=host_ms(run, device, times=times),
+        kernels=num_kernels(run, device),
+    )
 
 
 def num_kernels(run: Run, device: torch.device) -> int:
@@ -130,30 +127,69 @@ def num_kernels(run: Run, device: torch.device) -> int:
     return sum(event.device_type == kind for event in profiler.events() or [])
 
 
-def decoder_steps(model: Phi4Multimodal, sizes: Sizes) -> list[Step | str]:
-    """Measure decoding and prompts; a line in words where memory is too small."""
-    decoder = model.decoder
-    device = decoder.device
-    weight_bytes = sum(w.numel() * w.element_size() for w in decoder.parameters())
-    steps = DecoderSteps(decoder)
-    found: list[Step | str] = []
+def measure_decoder(model: Phi4Multimodal, sizes: Sizes) -> tuple[list[Step], list[str]]:
+    """Measure decoding, prompts, and both in one step, each operation launched; then by graphs.
+
+    Returns:
+        The steps, and lines about what they ran on and what did not fit in memory.
+    """
+    device = model.decoder.device
+    config = _config(model, sizes)
+    fitting, left_out = _fitting(sizes, config)
+    weight_bytes = sum(w.numel() * w.element_size() for w in model.decoder.parameters())
+    found: dict[str, Step] = {}
+    with decoder_steps(model, config, graphs=False) as steps:
+        for rows, context in fitting:
+            name = f"decode {rows} x {context:,}"
+            step = measure(name, steps.decode(rows, context), device, times=sizes.times)
+            num_bytes = weight_bytes + rows * context * kv_token_bytes(model)
+            found[name] = replace(step, num_bytes=num_bytes)
+        for tokens in sizes.prompts:
+            run = steps.prompt(tokens)
+            step = measure(f"prompt of {tokens:,}", run, device, times=sizes.times)
+            found[step.name] = replace(step, flop=flop(run))
+        rows, context, tokens = sizes.mixed
+        name, run = f"{rows} x {context:,} + prompt {tokens:,}", steps.mixed(*sizes.mixed)
+        found[name] = replace(measure(name, run, device, times=sizes.times), flop=flop(run))
+    with decoder_steps(model, config, graphs=True) as steps:
+        if device.type == "cuda":
+            for rows, context in fitting:
+                name, run = f"decode {rows} x {context:,}", steps.decode(rows, context)
+                ms = median_ms(run, device, times=sizes.times)
+                launched_ms = host_ms(run, device, times=sizes.times)
+                found[name] = replace(found[name], graph_ms=ms, graph_host_ms=launched_ms)
+        runs_on = steps.runs_on()
+    return list(found.values()), [runs_on, *left_out]
+
+
+def _config(model: Phi4Multimodal, sizes: Sizes) -> EngineConfig:
+    """Choose a KV cache for the largest step, or as large as the free memory allows."""
+    prompts = (*sizes.prompts, sizes.mixed[2])
+    tokens = (max(sizes.rows) + 1) * (max(sizes.contexts) + PAGE_SIZE) + max(prompts)
+    if model.decoder.device.type == "cuda":
+        torch.cuda.empty_cache()
+        free_bytes = torch.cuda.mem_get_info()[0] - _RESERVED_BYTES
+        tokens = min(tokens, free_bytes // kv_token_bytes(model))
+    return EngineConfig(
+        max_requests=max(sizes.rows) + 1, page_size=PAGE_SIZE, kv_cache_tokens=tokens
+    )
+
+
+def _fitting(sizes: Sizes, config: EngineConfig) -> tuple[list[tuple[int, int]], list[str]]:
+    """Return (rows, context) of the decoding steps that fit in the KV cache, and the others."""
+    fitting: list[tuple[int, int]] = []
+    left_out: list[str] = []
+    num_pages = config.kv_cache_tokens // config.page_size
     for context in sizes.contexts:
         for rows in sizes.rows:
-            name = f"decode {rows} x {context:,}"
-            key_bytes = rows * context * steps.token_bytes
-            if device.type == "cuda" and key_bytes > _free_bytes():
-                found.append(f"{name}: {key_bytes / 1e9:.0f} GB of keys and values do not fit")
-                continue
-            step = measure(name, steps.decode(rows, context), device, times=sizes.times, graph=True)
-            found.append(_with(step, num_bytes=weight_bytes + key_bytes))
-    for tokens in sizes.prompts:
-        run = steps.prefill(tokens)
-        step = measure(f"prompt of {tokens:,}", run, device, times=sizes.times)
-        found.append(_with(step, flop=flop(run)))
-    return found
+            if rows * -(-(context + 1) // config.page_size) <= num_pages:
+                fitting.append((rows, context))
+            else:
+                left_out.append(f"decode {rows} x {context:,}: {num_pages} pages are too few")
+    return fitting, left_out
 
 
-def encoder_steps(model: Phi4Multimodal, sizes: Sizes) -> list[Step]:
+def measure_encoders(model: Phi4Multimodal, sizes: Sizes) -> list[Step]:
     """Measure the image encoder's tower and the audio encoder, and the log-mel of one clip."""
     device, dtype = model.decoder.device, model.decoder.dtype
     tower = model.image_encoder.img_processor
@@ -175,7 +211,7 @@ def encoder_steps(model: Phi4Multimodal, sizes: Sizes) -> list[Step]:
     found = []
     for name, run in (("crops, SigLIP", see), ("clips of 30 s, conformer", hear)):
         step = measure(f"{sizes.items} {name}", run, device, times=sizes.times)
-        found.append(_with(step, flop=flop(run)))
+        found.append(replace(step, flop=flop(run)))
     return found
 
 
@@ -196,17 +232,6 @@ def flop(run: Run) -> int:
     return counter.get_total_flops()
 
 
-def _with(step: Step, *, num_bytes: int | None = None, flop: int | None = None) -> Step:
-    return Step(
-        step.name, step.ms, step.graph_ms, step.host_ms, step.kernels, num_bytes, flop
-    )  # fmt: skip
-
-
-def _free_bytes() -> int:
-    torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info()[0] - _RESERVED_BYTES
-
-
 def main() -> None:
     """Measure, and write the table after each group."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -219,29 +244,32 @@ def main() -> None:
     model = random_model("vision", rehearse=options.rehearse)
     device = model.decoder.device
     ceilings = measure_ceilings(device, model.decoder.dtype, seconds=sizes.seconds)
-    found: list[Step | str] = []
-    for group in (decoder_steps, encoder_steps):
-        found += group(model, sizes)
-        _write(options.output, device, ceilings, found)
+    decoding, remarks = measure_decoder(model, sizes)
+    _write(options.output, device, ceilings, decoding, remarks)
+    encoding = measure_encoders(model, sizes)
+    _write(options.output, device, ceilings, [*decoding, *encoding], remarks)
 
 
 def _write(
-    folder: Path, device: torch.device, ceilings: Ceilings, found: Sequence[Step | str]
+    folder: Path,
+    device: torch.device,
+    ceilings: Ceilings,
+    steps: Sequence[Step],
+    remarks: Sequence[str],
 ) -> None:
     mel_ms = log_mel_ms(3)
-    steps = [step for step in found if isinstance(step, Step)]
-    facts: Mapping[str, Any] = {
+    facts = {
         **hardware(device),
         "ceilings": asdict(ceilings),
         "log_mel_ms": mel_ms,
         "steps": [asdict(step) for step in steps],
-        "left_out": [step for step in found if isinstance(step, str)],
+        "remarks": list(remarks),
     }
     lines = [
         f"ceilings: copy {ceilings.gb_s:,.0f} GB/s, products {ceilings.tflops:.3g} TFLOP/s;"
         f" log-mel of 30 s: {mel_ms:.1f} ms of one CPU",
         *report.table([HEADER, *(step.row(ceilings) for step in steps)]),
-        *facts["left_out"],
+        *remarks,
     ]
     report.write(folder, "steps", facts, lines)
 

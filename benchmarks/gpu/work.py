@@ -50,7 +50,7 @@ class Work:
 
 WORKS: Mapping[str, Work] = {
     "speech": Work("clips", "speech", None, 90, 0.5, 300, 1, 20.0),
-    "ocr": Work("pages", "vision", (1240, 1754), 500, 0.8, 768, 1, 50.0),
+    "ocr": Work("pages", "vision", (1240, 1754), 500, 0.8, 768, 1, 60.0),
     "captions": Work("images", "vision", (800, 600), 70, 0.3, 160, 1, 20.0),
     "3 captions": Work("images", "vision", (800, 600), 70, 0.3, 160, 3, 20.0),
 }
