@@ -1,4 +1,4 @@
-"""What the engine is compared with: static batches, and one request at a time.
+"""Static batches, and one request at a time: the engine is compared with them.
 
 An answer of several hundred tokens takes either of them minutes. So they answer a part of each, and
 the time that the rest would take is extrapolated: it grows with the steps, the prompts' does not.
@@ -22,7 +22,7 @@ LONGEST_PART = 100  # tokens of the longest answer that are really generated
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What static batches take.
+    """The time that static batches take.
 
     Attributes:
         num_requests: That were answered.

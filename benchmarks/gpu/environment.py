@@ -1,4 +1,4 @@
-"""Is everything there? The GPU, its driver, torch's CUDA, Triton's compiler, and each package.
+"""The GPU, its driver, torch's CUDA, Triton's C compiler and each package: is one missing?
 
 python -m benchmarks.gpu.environment --output FOLDER
 """

@@ -1,8 +1,8 @@
 """Phi-4-multimodal and Phi-3.5-vision in full size, with random weights: do they fit, and run?
 
 Writes a checkpoint of each in the hub's layout, in bfloat16; loads it as any other, once for each
-modality; asks the continuous engine about a page, a clip of 30 s and a text. Tells memory after
-loading and at its peak, tokens and seconds. The answers make no sense: the weights are random.
+modality; asks the continuous engine about a page, a clip of 30 s and a text. It reports memory
+after loading and at its peak, tokens and seconds. The answers make no sense: the weights are random.
 `--rehearse` does the same with small sizes on the CPU, in seconds.
 
     python -m benchmarks.gpu.full_size --model Phi-4-multimodal --work /tmp --output FOLDER
@@ -78,7 +78,7 @@ QUESTIONS: Mapping[Modality, Mapping[str, Sequence[Literal["page", "clip"]]]] = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How large everything is.
+    """The sizes of everything.
 
     Attributes:
         configs: config.json by name; None: that of the tiny Phi-4-multimodal.

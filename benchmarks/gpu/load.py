@@ -22,7 +22,7 @@ _LOOK_S = 0.1  # between two looks at how many requests run
 
 @dataclass(slots=True)
 class Load:
-    """What an engine did in the part of the time that counts.
+    """The work of an engine in the part of the time that counts.
 
     Attributes:
         seconds: That count.

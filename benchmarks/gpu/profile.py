@@ -1,4 +1,4 @@
-"""Which kernels take the engine's time, and how much of it the GPU has nothing to do.
+"""The kernels by the engine's time that they take, and the time in which the GPU has no work.
 
 python -m benchmarks.gpu.profile --output FOLDER
 """

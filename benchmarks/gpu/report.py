@@ -1,4 +1,4 @@
-"""What a part found: a JSON file with everything, and the few lines that the summary prints."""
+"""A part's findings: a JSON file with everything, and the few lines that the summary prints."""
 
 from __future__ import annotations
 

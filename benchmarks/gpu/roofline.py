@@ -18,7 +18,7 @@ from phicorpus.models.phi4_multimodal.model import Phi4Multimodal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Least:
-    """What one asset with all its tasks takes at the least.
+    """The least that one asset with all its tasks takes.
 
     Attributes:
         prompt_flop: Products of the prompts' tokens; tasks share the rows of their asset.

@@ -1,4 +1,4 @@
-"""What single steps take: the decoder's, both encoders', and the log-mel of a clip.
+"""The time of single steps: the decoder's, both encoders', and the log-mel of a clip.
 
 One table: milliseconds on the device, and until the host has launched a step, with each operation
 launched by itself and by a CUDA graph; kernels per step; the share of the measured ceilings.
@@ -46,7 +46,7 @@ _RESERVED_BYTES = 6 << 30  # of the free memory, for what steps take
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is measured.
+    """The sizes that are measured.
 
     Attributes:
         rows: That decode together.
