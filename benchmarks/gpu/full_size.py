@@ -2,7 +2,7 @@
 
 Writes a checkpoint of each in the hub's layout, in bfloat16; loads it as any other, once for each
 modality; asks the continuous engine about a page, a clip of 30 s and a text. It reports memory
-after loading and at its peak, tokens and seconds. The answers make no sense: the weights are random.
+after loading and at its peak, tokens and seconds. The answers make no sense.
 `--rehearse` does the same with small sizes on the CPU, in seconds.
 
     python -m benchmarks.gpu.full_size --model Phi-4-multimodal --work /tmp --output FOLDER
