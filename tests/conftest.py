@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import ray
 from hypothesis import HealthCheck, settings
 
-from tests.undisturbed import Undisturbed, undisturbed
+if TYPE_CHECKING:
+    from tests.undisturbed import Undisturbed
 
 # Two processes on two cores: a thread each. Before torch is imported, and for all that is started.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +29,7 @@ settings.register_profile(
 settings.register_profile(
     "thorough", deadline=None, max_examples=500, suppress_health_check=_SLOW_IS_FINE
 )
+settings.register_profile("few", deadline=None, max_examples=5, suppress_health_check=_SLOW_IS_FINE)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
@@ -41,6 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """A local cluster; gives its address, for drivers in processes of their own."""
+    import ray  # noqa: PLC0415 - the engine's tests run where it is not installed
+
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # A busy machine is not a dead one: with eight drivers, a node is slow to answer for itself.
     patience = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}
@@ -61,5 +65,7 @@ def cluster() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def calm(tmp_path_factory: pytest.TempPathFactory, cluster: str) -> Undisturbed:
     """A job over images, a deck and a recording that ran undisturbed, for disturbed ones."""
+    from tests.undisturbed import undisturbed  # noqa: PLC0415 - it needs what jobs need
+
     assert cluster
     return undisturbed(tmp_path_factory.mktemp("undisturbed"))

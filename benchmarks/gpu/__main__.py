@@ -1,11 +1,12 @@
 """Everything that is to be run on a GPU, part by part, so that minutes on one are not lost.
 
-Each part is a process with a time limit of its own: one that fails, hangs or leaves the device in
-a bad state takes no other with it. What a part found is on disk when it ends; `parts.json`, which
-names the hardware, is written anew after each. A part that has ended well is not run again.
+Each part is a process with a time limit and a log of its own: one that fails, hangs or leaves the
+device in a bad state takes no other with it. Logs and findings are in one archive, written anew
+while the parts run; the summary is printed last. A part that has ended well on this hardware is not
+run again while its results are there.
 
-    python -m benchmarks.gpu --minutes 9          # again and again, until nothing is left
-    python -m benchmarks.gpu --rehearse           # the same with small sizes, on the CPU
+    bash benchmarks/gpu/run.sh --output FOLDER               # installs the carried wheels first
+    python -m benchmarks.gpu --rehearse --output FOLDER      # the same with small sizes, on the CPU
 """
 
 from __future__ import annotations
@@ -13,156 +14,163 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks.gpu.parts import Part, parts, slug
+from benchmarks.gpu.summary import status_line, summarise
 
-from benchmarks.gpu.engine import WORK_NAMES
-from benchmarks.gpu.full_size import SCALES
-from benchmarks.workload import processor
-
-RESULTS = Path("benchmarks/results/gpu")
-SUMMARY = "parts.json"
-_LEAST_S = 60.0  # a part is not begun with less
+RESULTS, ARCHIVE, SUMMARY = "parts.json", "results.tar.gz", "summary.txt"
+_LEAST_S = 20.0  # a part is not begun with less, unless that is its limit
+_LOOK_S, _SAVE_EVERY_S = 0.1, 15.0
+_TERMINATED = 143  # as a shell says it
 _NVIDIA_SMI = (
     "nvidia-smi",
     "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit",
     "--format=csv,noheader",
 )
+_stop = threading.Event()
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A process to run.
-
-    Attributes:
-        module: Of Python, and its arguments.
-        limit_s: It is killed then.
-    """
-
-    module: Sequence[str]
-    limit_s: float
-
-
-def parts(output: Path, *, rehearse: bool, work: Path | None) -> dict[str, Part]:
-    """List the parts, the cheapest answers first."""
-    to = ("--output", str(output))
-    small = ("--rehearse", "--requests", "8") if rehearse else ()
-    engine = ("benchmarks.gpu.engine", *to, *small)
-    scale = ("--scale", "tiny") if rehearse else ()
-    where = ("--work", str(work)) if work else ()
-    models = {
-        f"full size of {name}": Part(
-            ("benchmarks.gpu.full_size", "--model", name, *to, *scale, *where), 540
-        )
-        for name in SCALES["full"].configs
-    }
-    works = {f"engine, {name}": Part((*engine, "--work", name), 420) for name in WORK_NAMES}
-    tests = {
-        f"tests of {name}": Part(
-            ("pytest", "-v", "-m", "not gpu" if rehearse else "gpu", f"tests/{name}/test_gpu.py"),
-            240,
-        )
-        for name in ("engine", "models")
-    }
-    if rehearse:  # without a GPU none of these runs: another stands in
-        stand_in = Part(("pytest", "-v", "tests/engine/test_stopping.py"), 240)
-        tests = dict.fromkeys(tests, stand_in)
-    profile = {"profile": Part((*engine, "--profile"), 240)}
-    on = ("--scale", "0.0001") if rehearse else ("--device", "cuda", "--workers", "4")
-    lessons = ("tools.tiny_phi", str((work or output) / "tiny-run"), str(output / "tiny"), *on)
-    training = {"training of the tiny model": Part(lessons, 540)}
-    return {**tests, **works, **profile, **models, **training}
-
-
-def run(part: Part, log: Path, limit_s: float) -> dict[str, Any]:
+def run(part: Part, log: Path, limit_s: float, save: Callable[[], None]) -> dict[str, Any]:
     """Run a part to its end or its limit, and everything that it started; its output is in `log`.
+
+    Args:
+        part: To run.
+        log: Written anew.
+        limit_s: It is killed then.
+        save: Called again and again meanwhile.
 
     Returns:
         Exit status, None where it was killed, and seconds.
     """
     started = time.monotonic()
     with log.open("wb") as file:
-        process = subprocess.Popen(  # noqa: S603 - one of the parts above
-            [sys.executable, "-m", *part.module],
+        process = subprocess.Popen(  # noqa: S603 - one of the parts
+            part.command,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **dict(part.environment)},
         )
-        status: int | None
-        try:
-            status = process.wait(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        saved, ends = started, started + limit_s
+        while process.poll() is None and time.monotonic() < ends and not _stop.wait(_LOOK_S):
+            if time.monotonic() > saved + _SAVE_EVERY_S:
+                save()
+                saved = time.monotonic()
+        status = process.poll()
+        if status is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return {"exit_status": status, "seconds": round(time.monotonic() - started, 1)}
 
 
-def run_all(chosen: Mapping[str, Part], output: Path, budget_s: float) -> dict[str, Any]:
-    """Run what has not ended well yet, as long as the budget lasts; keep the summary up to date.
+def run_all(
+    chosen: Mapping[str, Part], results: Path, output: Path, budget_s: float
+) -> dict[str, dict[str, Any] | None]:
+    """Run what has not ended well yet, as long as the budget lasts, and save after each part.
 
     Args:
-        chosen: By name.
-        output: For logs and the summary.
+        chosen: Parts by name.
+        results: Folder for logs and findings.
+        output: Folder for the archive and the summary.
         budget_s: For all of them.
 
     Returns:
-        What became of each part, in this run or an earlier one; left out are those not begun.
+        How each part ended, in this run or an earlier one; None: not begun.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + budget_s
-    summary = output / SUMMARY
-    before = json.loads(summary.read_text("utf-8")) if summary.exists() else {}
-    report: dict[str, Any] = {**hardware(), "parts": {}}
-    if {key: before.get(key) for key in hardware()} == hardware():
-        report["parts"] = before["parts"]
+    own = hardware()
+    ended: dict[str, dict[str, Any] | None] = dict.fromkeys(chosen)
+    ended |= {name: how for name, how in _earlier(results, own).items() if name in chosen}
+
+    def save() -> None:
+        (results / RESULTS).write_text(json.dumps({**own, "parts": ended}, indent=1), "utf-8")
+        output.mkdir(parents=True, exist_ok=True)
+        (output / SUMMARY).write_text(summarise(results, own, ended) + "\n", "utf-8")
+        archive(results, output / ARCHIVE)
+
     for name, part in chosen.items():
-        left_s = ends - time.monotonic()
-        if report["parts"].get(name, {}).get("exit_status") == 0 or left_s < min(
-            _LEAST_S, part.limit_s
-        ):
+        left_s = 0.0 if _stop.is_set() else ends - time.monotonic()
+        if (ended[name] or {}).get("exit_status") == 0 or left_s < min(_LEAST_S, part.limit_s):
             continue
-        log = output / f"{name.replace(', ', '.').replace(' ', '_')}.log"
-        report["parts"][name] = run(part, log, min(part.limit_s, left_s))
-        summary.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    return report["parts"]
+        log = results / f"{slug(name)}.log"
+        ended[name] = run(part, log, min(part.limit_s, left_s), save)
+        save()
+        print(status_line(name, ended[name], log), flush=True)  # noqa: T201 - a script's answer
+    save()
+    return ended
+
+
+def archive(folder: Path, path: Path) -> None:
+    """Pack a folder; whoever reads finds the archive before or this one, never a part of it."""
+    unfinished = path.with_suffix(".unfinished")
+    with tarfile.open(unfinished, "w:gz") as packed:
+        packed.add(folder, arcname="results")
+    unfinished.replace(path)
 
 
 def hardware() -> dict[str, str]:
-    """Name what the parts run on."""
-    versions = {"torch": torch.__version__, "processor": processor()}
-    if not torch.cuda.is_available():
-        return {"gpu": "none", **versions}
-    asked = subprocess.run(_NVIDIA_SMI, capture_output=True, text=True, check=False)  # noqa: S603
-    return {"gpu": asked.stdout.strip() or torch.cuda.get_device_name(), **versions}
+    """Name what the parts run on; torch is not asked, so that it may be broken."""
+    versions = {name: _version(name) for name in ("torch", "triton", "transformers")}
+    try:
+        asked = subprocess.run(  # noqa: S603 - a constant
+            _NVIDIA_SMI, capture_output=True, text=True, check=False, timeout=30
+        )
+        gpu = asked.stdout.strip() or "none"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        gpu = f"none: {error}"
+    return {"gpu": gpu, "python": platform.python_version(), **versions}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _earlier(results: Path, own: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
+    """Read how parts ended before, on this hardware."""
+    file = results / RESULTS
+    before = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    same = {key: before.get(key) for key in own} == own
+    return before["parts"] if same else {}
 
 
 def main() -> int:
     """Run the parts; 0 if all of them have ended well."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rehearse", action="store_true", help="small sizes, on the CPU")
-    parser.add_argument("--minutes", type=float, default=30.0, help="for all parts together")
-    parser.add_argument("--only", default="", help="parts whose name has this in it")
-    parser.add_argument("--work", type=Path, default=None, help="folder for checkpoints, 11 GiB")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")
+    parser.add_argument("--only", default="", help="parts whose name begins so; several by commas")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/phicorpus-gpu"))  # noqa: S108
+    parser.add_argument("--output", type=Path, required=True, help="for the archive and summary")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a part is not left on the device
-    known = parts(options.output, rehearse=options.rehearse, work=options.work)
-    chosen = {name: part for name, part in known.items() if options.only in name}
-    found = run_all(chosen, options.output, options.minutes * 60)
-    for name in chosen:
-        print(f"{name}: {found.get(name, 'not begun')}")  # noqa: T201 - a script's answer
-    return 0 if all(found.get(name, {}).get("exit_status") == 0 for name in chosen) else 1
+    signal.signal(signal.SIGTERM, lambda *_: _stop.set())  # a part is not left on the device
+    if not options.rehearse:
+        os.environ["TRITON_INTERPRET"] = "0"  # whatever the tests make of a machine without a GPU
+    results = options.work / "results"
+    known = parts(results, rehearse=options.rehearse, work=options.work)
+    wanted = tuple(options.only.split(","))
+    chosen = {name: part for name, part in known.items() if name.startswith(wanted)}
+    if not chosen:
+        parser.error(f"no part begins with {options.only!r}; there are: {', '.join(known)}")
+    ended = run_all(chosen, results, options.output, options.minutes * 60)
+    print(f"\n{(options.output / SUMMARY).read_text('utf-8')}", end="")  # noqa: T201
+    failed = [name for name, how in ended.items() if (how or {}).get("exit_status") != 0]
+    print(f"not ended well: {', '.join(failed)}" if failed else "all ended well")  # noqa: T201
+    return _TERMINATED if _stop.is_set() else 1 if failed else 0
 
 
 if __name__ == "__main__":

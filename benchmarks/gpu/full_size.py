@@ -1,11 +1,11 @@
 """Phi-4-multimodal and Phi-3.5-vision in full size, with random weights: do they fit, and run?
 
 Writes a checkpoint of each in the hub's layout, in bfloat16; loads it as any other, once for each
-modality; asks the continuous engine about a page, a clip of 30 s and a text. Tells memory after
-loading and at its peak, tokens and seconds. The answers make no sense: the weights are random.
-`--scale tiny` does the same with small sizes on the CPU, in seconds.
+modality; asks the continuous engine about a page, a clip of 30 s and a text. It reports memory
+after loading and at its peak, tokens and seconds. The answers make no sense.
+`--rehearse` does the same with small sizes on the CPU, in seconds.
 
-    python -m benchmarks.gpu.full_size --scale full --work /tmp
+    python -m benchmarks.gpu.full_size --model Phi-4-multimodal --work /tmp --output FOLDER
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.gpu import report
+from benchmarks.gpu.model import DECODER, LONGROPE, PHI4_MULTIMODAL, SPREAD, Json
 from benchmarks.workload import processor
 from phicorpus.config import Device, DType, EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
@@ -39,53 +41,14 @@ from phicorpus.models.random_checkpoint import write_tiny
 from phicorpus.models.shards import INDEX
 from phicorpus.parity import recipes
 
-Json = Mapping[str, Any]
 SHARD_BYTES = 2 << 30
 CLIP_SAMPLES = 30 * 16_000
-SPREAD = 0.02
 WARM_UP, MEASURED = 0, 1  # seeds of what is asked
-LONGROPE = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
-DECODER: Json = {
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "max_position_embeddings": 131_072,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 32,
-    "original_max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10_000.0,
-}
 PHI3_VISION: Json = {
     **DECODER,
     "model_type": "phi3_v",
     "rope_scaling": {"type": "su", **LONGROPE},
     "vocab_size": 32_064,
-}
-PHI4_MULTIMODAL: Json = {
-    **DECODER,
-    "model_type": "phi4mm",
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "partial_rotary_factor": 0.75,
-    "rope_scaling": {"type": "longrope", **LONGROPE},
-    "tie_word_embeddings": True,
-    "vocab_size": 200_064,
-    "vision_lora": {"r": 256, "lora_alpha": 512},
-    "speech_lora": {"r": 320, "lora_alpha": 640},
-    "audio_processor": {
-        "config": {
-            "attention_dim": 1024,
-            "attention_heads": 16,
-            "input_size": 80,
-            "kernel_size": 3,
-            "linear_units": 1536,
-            "nemo_conv_settings": {"conv_channels": 1024},
-            "num_blocks": 24,
-            "relative_attention_bias_args": {"t5_bias_max_distance": 500, "type": "t5"},
-            "time_reduction": 8,
-        }
-    },
 }
 TINY_PHI3_VISION: Json = {
     **PHI3_VISION,
@@ -115,7 +78,7 @@ QUESTIONS: Mapping[Modality, Mapping[str, Sequence[Literal["page", "clip"]]]] = 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How large everything is.
+    """The sizes of everything.
 
     Attributes:
         configs: config.json by name; None: that of the tiny Phi-4-multimodal.
@@ -302,25 +265,37 @@ def _gib(num_bytes: int | None) -> float | None:
     return None if num_bytes is None else round(num_bytes / 2**30, 3)
 
 
+def lines(name: str, found: Mapping[str, Any]) -> list[str]:
+    """Write what was found in a few lines."""
+    written = [f"{name}: {found['checkpoint_gib']} GiB written in {found['write_s']} s"]
+    for modality, loaded in found["modalities"].items():
+        answers = ", ".join(
+            f"{question}: {answer['prompt_tokens']} + {answer['answer_tokens']} tokens in"
+            f" {answer['seconds']} s"
+            for question, answer in loaded["answers"].items()
+        )
+        written.append(
+            f"  {modality}: loaded in {loaded['load_s']} s, {loaded['memory_after_load_gib']} GiB,"
+            f" at most {loaded['peak_memory_gib']}; {answers}"
+        )
+    return written
+
+
 def main() -> None:
-    """Measure, print, and write a JSON file per model, after each of its modalities."""
+    """Measure, and write after each modality."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", choices=sorted(SCALES), default="full")
-    parser.add_argument("--model", choices=sorted(SCALES["full"].configs), default=None)
-    parser.add_argument("--work", type=Path, default=None, help="folder for the checkpoints")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu"))
+    parser.add_argument("--model", choices=sorted(SCALES["full"].configs), required=True)
+    parser.add_argument("--work", type=Path, default=None, help="folder for the checkpoint")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args()
-    scale = SCALES[options.scale]
-    if scale.device == "cpu":
+    scale = SCALES["tiny" if options.rehearse else "full"]
+    if options.rehearse:
         torch.set_num_threads(1)
-    options.output.mkdir(parents=True, exist_ok=True)
-    for name in scale.configs:
-        if options.model not in {None, name}:
-            continue
-        for report in run(scale, name, options.work):
-            text = json.dumps({"scale": options.scale, **report}, indent=1) + "\n"
-            (options.output / f"full_size.{name}.json").write_text(text, "utf-8")
-            print(text, end="", flush=True)  # noqa: T201 - a script's answer
+    for found in run(scale, options.model, options.work):
+        report.write(
+            options.output, f"full_size.{options.model}", found, lines(options.model, found)
+        )
 
 
 if __name__ == "__main__":

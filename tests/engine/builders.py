@@ -4,6 +4,7 @@ import asyncio
 import copy
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,8 @@ USER_ID = 257
 ANSWER_ID = 258
 BANNED_ID = 299
 ROW_PX = 8  # one feature row per 8 x 8 pixels
+# benchmarks/gpu runs the engines' contract on a GPU, against what the CPU answers.
+DEVICE = os.environ.get("PHICORPUS_TEST_DEVICE", "cpu")
 
 torch.set_num_threads(1)
 
@@ -94,7 +97,7 @@ class FakeModel:
         regime_length: int = 0,
         fail_forward: Sequence[int] = (),
         stops: bool = True,
-        device: str = "cpu",
+        device: str = DEVICE,
         dtype: torch.dtype = torch.float32,
         hidden: int = HIDDEN,
     ) -> None:
@@ -320,7 +323,7 @@ def num_open(engine: Engine) -> int:
 
 @functools.cache
 def _reference_model(hidden: int) -> FakeModel:
-    return FakeModel(regime_length=1, hidden=hidden)
+    return FakeModel(regime_length=1, hidden=hidden, device="cpu")
 
 
 def engine_threads() -> list[str]:
