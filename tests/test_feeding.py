@@ -25,7 +25,7 @@ from tests.builders import (
     write_manifest,
 )
 
-_PATIENCE_S = 120.0
+_PATIENCE_S = 240.0
 _MAX_REQUESTS = 40
 
 
@@ -42,7 +42,11 @@ class Gathering(ScriptedEngine):
         self._count(num_running=1)
         if self.stats().num_running >= self._wanted:
             self._is_full.set()
-        await asyncio.wait_for(self._is_full.wait(), _PATIENCE_S)
+        try:
+            await asyncio.wait_for(self._is_full.wait(), _PATIENCE_S)
+        except TimeoutError as error:
+            there = f"{self.stats().num_running} of {self._wanted} requests are here"
+            raise RuntimeError(there) from error
         self._count(num_running=-1)
         return await super().submit(request)
 

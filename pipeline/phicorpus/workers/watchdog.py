@@ -122,7 +122,7 @@ class WatchedModel:
         self._crash_log = crash_log
         self._watchdog = Watchdog(timeout_s)
         self._lock = _SharedLock()
-        self._places = asyncio.Semaphore(max(1, max_rows // _PART_ROWS))
+        self._places = _Places(max(max_rows, _PART_ROWS))
 
     async def answer(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Answer a batch; rows that have to be alone wait until nothing else runs here.
@@ -142,7 +142,7 @@ class WatchedModel:
                 part.cancel()
 
     async def _part(self, rows: pa.Table) -> pa.Table:
-        async with self._places:
+        async with self._places.taken(rows.num_rows):
             return pa.concat_tables([replies async for replies in self._answered(rows)])
 
     async def _answered(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
@@ -170,6 +170,27 @@ class WatchedModel:
                 return
             self._crash_log.done(finished(replies))
             yield replies
+
+
+class _Places:
+    """So many places; whoever wants some waits until they are free, in the order of asking."""
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._changed = asyncio.Condition()
+        self._door = asyncio.Lock()  # held by the one who is next
+
+    @asynccontextmanager
+    async def taken(self, number: int) -> AsyncIterator[None]:
+        async with self._door, self._changed:
+            await self._changed.wait_for(lambda: self._free >= number)
+            self._free -= number
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._free += number
+                self._changed.notify_all()
 
 
 class _SharedLock:
