@@ -15,7 +15,7 @@ _PYTEST = (
 )  # fmt: skip
 # Marked `gpu`: kernels of every library in the sizes of both models. The others are drawn at random
 # and compiled for each drawn shape, so a few have to do.
-KERNEL_TESTS = ("tests/engine/test_gpu_attention.py", "tests/engine/kernels")
+KERNEL_TESTS = ("tests/engine/test_attention.py", "tests/engine/kernels")
 DRAWN_TESTS = ("tests/engine/kernels", "--ignore", "tests/engine/kernels/test_compile.py")
 ENGINE_TESTS = ("tests/engine/test_gpu.py",)
 CONTRACT_TESTS = ("tests/engine/test_contract.py", "tests/engine/test_guided.py")

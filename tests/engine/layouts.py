@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from phicorpus.engine.cpu_attention import Cache, New, StepLayout
+from phicorpus.engine.attention.layout import Cache, New, StepLayout
 
 Sequences = list[tuple[int, int]]  # new tokens, past tokens
 SEQUENCES = st.lists(

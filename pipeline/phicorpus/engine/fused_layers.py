@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from transformers import Phi3ForCausalLM
 
-from phicorpus.engine.attention_check import Heads, why_untrusted
-from phicorpus.engine.cpu_attention import PagedStep, StepLayout
-from phicorpus.engine.gpu_attention import why_no_kernel
+from phicorpus.engine.attention.backends import why_no_kernel
+from phicorpus.engine.attention.check import Heads, why_untrusted
+from phicorpus.engine.attention.layout import StepLayout
+from phicorpus.engine.attention.paged_sdpa import PagedStep
 
 _TOKENS = 5  # of the check
 
@@ -30,7 +31,7 @@ class FusedLayers:
     """
 
     def __init__(self, decoder: Phi3ForCausalLM) -> None:
-        from phicorpus.engine.kernels.layer import FusedLayer, FusedNorm  # noqa: PLC0415 Triton
+        from phicorpus.engine.fused_layer import FusedLayer, FusedNorm  # noqa: PLC0415 Triton
 
         self._model = decoder.model
         self._layers, self._norm = list(self._model.layers), self._model.norm
@@ -64,7 +65,7 @@ def fuse(decoder: Phi3ForCausalLM) -> FusedLayers | None:
 @torch.no_grad()
 def deviation(decoder: Phi3ForCausalLM) -> float:
     """Return how far a fused layer is from the decoder's own, by what the layer computes."""
-    from phicorpus.engine.kernels.layer import FusedLayer  # noqa: PLC0415 needs Triton
+    from phicorpus.engine.fused_layer import FusedLayer  # noqa: PLC0415 needs Triton
 
     heads = Heads.of(decoder.config, decoder.device, decoder.dtype)
     layout = StepLayout(

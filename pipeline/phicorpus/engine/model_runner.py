@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine import attention as interface
-from phicorpus.engine.attention_check import Heads
-from phicorpus.engine.cpu_attention import StepLayout
+from phicorpus.engine.attention import interface
+from phicorpus.engine.attention.backends import Attention, DecodeTensors
+from phicorpus.engine.attention.check import Heads
+from phicorpus.engine.attention.layout import StepLayout
 from phicorpus.engine.cuda_graphs import CudaGraphs, DecodeGraphs, Graph
 from phicorpus.engine.encoder_cache import word_embedding
 from phicorpus.engine.fused_layers import FusedLayers, fuse
-from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention
 from phicorpus.engine.last_layer import LastLayer
 from phicorpus.engine.sequence import Sequence
 from phicorpus.models.decoder import describe
@@ -37,7 +37,7 @@ class ModelRunner:
     Args:
         model: Loaded, on its device.
         config: Sizes of the KV cache and of a step.
-        attention: As `GpuAttention`'s `wanted`.
+        attention: As `Attention`'s `wanted`.
         graphs: Makes CUDA graphs; None: CUDA's own where they can be used.
 
     Raises:
@@ -57,7 +57,7 @@ class ModelRunner:
         decoder = model.decoder
         self._device = decoder.device
         self._words = word_embedding(decoder)
-        self._attention = GpuAttention(decoder, config.page_size, attention)
+        self._attention = Attention(decoder, config.page_size, attention)
         num_pages = config.kv_cache_tokens // config.page_size
         self._cache = kv_cache(model, num_pages + 1, config.page_size)  # nobody reads the last
         self._before = decoder.config._attn_implementation or "sdpa"

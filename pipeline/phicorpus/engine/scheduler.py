@@ -1,4 +1,4 @@
-"""Who computes how many tokens in a step: by KV pages, encoded media and shared prefixes."""
+"""Share out a step's tokens: by KV pages, encoded media and shared prefixes."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AttentionInterface, Phi3Config, Phi3ForCausalLM
 
-from phicorpus.engine.attention_check import TOLERANCE, Heads
-from phicorpus.engine.attention_kernels import plain_packed, triton_decode
-from phicorpus.engine.cpu_attention import Cache, StepLayout
+from phicorpus.engine.attention.backends import Attention, DecodeTensors, Kernels
+from phicorpus.engine.attention.check import TOLERANCE, Heads
+from phicorpus.engine.attention.kernels import plain_packed, triton_decode
+from phicorpus.engine.attention.layout import Cache, StepLayout
 from phicorpus.engine.fused_layers import FusedLayers, deviation, fuse
-from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention, Kernels
 from tests.engine.kernels.draws import DEVICE, at_most
 from tests.engine.layouts import Sequences, a_layout
 
@@ -69,7 +69,7 @@ def logits(
     tokens = int(layout.new.sum())
     ids = torch.arange(tokens, device=DEVICE)[None] % 60
     positions = torch.from_numpy(layout.positions()).to(DEVICE)[None]
-    step = GpuAttention(decoder, layout.page_size).step(layout)
+    step = Attention(decoder, layout.page_size).step(layout)
     kept = {} if asked is None else {"logits_to_keep": asked, "logits_indices": asked}
     return decoder(
         input_ids=ids, position_ids=positions, use_cache=False, step=step, cache=cache, **kept
@@ -109,7 +109,7 @@ def test_tokens_are_decoded_behind_their_prompts_by_kernels_alone() -> None:
     plain, fused = some_pages(decoder, prompts), some_pages(decoder, prompts)
     wanted = [logits(decoder, layout, plain) for layout in (prompts, *steps)]
     kernels = Kernels("triton", triton_decode, plain_packed)
-    attention = GpuAttention(decoder, 16, kernels=kernels)
+    attention = Attention(decoder, 16, kernels=kernels)
     FusedLayers(decoder)
 
     found = [logits(decoder, prompts, fused)]

@@ -12,14 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.engine.attention_check import (
+from phicorpus.engine.attention.backends import Attention, DecodeTensors, Kernels
+from phicorpus.engine.attention.check import (
     TOLERANCE,
     Heads,
     decode_deviation,
     first_trusted,
     packed_deviation,
 )
-from phicorpus.engine.attention_kernels import (
+from phicorpus.engine.attention.kernels import (
     Packed,
     Packing,
     decode_kernels,
@@ -30,8 +31,9 @@ from phicorpus.engine.attention_kernels import (
     torch_packed,
     triton_decode,
 )
-from phicorpus.engine.cpu_attention import Cache, PagedStep, StepLayout
-from phicorpus.engine.gpu_attention import DecodeTensors, GpuAttention, Kernels
+from phicorpus.engine.attention.layout import Cache, StepLayout
+from phicorpus.engine.attention.paged_sdpa import PagedStep
+from phicorpus.engine.memory import GATHERED_TOKENS
 from phicorpus.errors import ConfigError
 from tests.engine.builders import a_decoder
 from tests.engine.kernels.draws import at_most
@@ -67,7 +69,7 @@ def test_a_step_attends_as_by_torch_alone(
     known = cache[0].clone(), cache[1].clone()
     wanted = PagedStep(layout, torch.float32).attend(new, known, 0.3)
 
-    step = GpuAttention(a_decoder(), page_size, kernels=kernels).step(layout)
+    step = Attention(a_decoder(), page_size, kernels=kernels).step(layout)
     output = step.attend(new, cache, 0.3)
 
     torch.testing.assert_close(output, wanted)
@@ -98,7 +100,7 @@ def decode_tensors(layout: StepLayout, *, padding: int, width: int) -> DecodeTen
 def test_a_step_for_graphs_reads_its_tensors_anew(
     kernels: Kernels, pasts: list[int], padding: int, page_size: int
 ) -> None:
-    attention = GpuAttention(a_decoder(), page_size, kernels=kernels)
+    attention = Attention(a_decoder(), page_size, kernels=kernels)
     layouts = [a_layout([(1, past + shift) for past in pasts], page_size) for shift in (0, 1)]
     tensors = decode_tensors(layouts[0], padding=padding, width=8)
     step = attention.decode_step(tensors)
@@ -128,16 +130,35 @@ def test_only_a_prompt_that_goes_on_gathers_keys_and_only_its_own() -> None:
 
     layout = a_layout([(1, 500), (1, 60), (5, 40), (3, 8), (7, 0), (2, 0)], 16)
     new, cache = a_step(layout, heads=4, key_heads=2, size=8)
-    attention = GpuAttention(a_decoder(), 16, kernels=Kernels("fake", plain_decode, packed))
+    attention = Attention(a_decoder(), 16, kernels=Kernels("fake", plain_decode, packed))
 
     attention.step(layout).attend(new, cache, 0.3)
 
     assert calls == [([5, 3], [45, 11]), ([7, 2], [7, 2])]
 
 
+def test_many_prompts_that_go_on_gather_some_at_a_time() -> None:
+    keys: list[int] = []
+
+    def packed(new: Packed, packing: Packing, scaling: float) -> torch.Tensor:
+        keys.append(len(new[1]))
+        return plain_packed(new, packing, scaling)
+
+    layout = a_layout([(3, 3000)] * 24, 64)  # of one image's prefix each
+    new, cache = a_step(layout, heads=2, key_heads=1, size=4)
+    known = cache[0].clone(), cache[1].clone()
+    attention = Attention(a_decoder(), 64, kernels=Kernels("fake", plain_decode, packed))
+
+    output = attention.step(layout).attend(new, cache, 0.3)
+
+    torch.testing.assert_close(output, PagedStep(layout, torch.float32).attend(new, known, 0.3))
+    assert sum(keys) == 24 * 3003
+    assert max(keys) <= GATHERED_TOKENS / 2 + 3003
+
+
 @pytest.mark.parametrize("wanted", ["auto", "sdpa"])
 def test_a_cpu_has_torch_alone_and_no_graphs(wanted: str) -> None:
-    attention = GpuAttention(a_decoder(), 16, wanted)
+    attention = Attention(a_decoder(), 16, wanted)
 
     assert (attention.name, attention.is_graph_safe) == ("sdpa", False)
     assert isinstance(attention.step(a_layout([(1, 3), (4, 0)], 16)), PagedStep)
@@ -145,7 +166,7 @@ def test_a_cpu_has_torch_alone_and_no_graphs(wanted: str) -> None:
 
 def test_flash_attention_that_cannot_serve_is_an_error_if_it_was_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"model\.attention is 'flash', and a device of the type"):
-        GpuAttention(a_decoder(), 16, "flash")
+        Attention(a_decoder(), 16, "flash")
 
 
 def test_a_window_is_kept_to_and_has_no_graph() -> None:
@@ -154,7 +175,7 @@ def test_a_window_is_kept_to_and_has_no_graph() -> None:
     layout = a_layout([(1, 20), (4, 0), (9, 9)], 4)
     new, cache = a_step(layout, heads=4, key_heads=2, size=8)
     known = cache[0].clone(), cache[1].clone()
-    attention = GpuAttention(decoder, 4)
+    attention = Attention(decoder, 4)
 
     output = attention.step(layout).attend(new, cache, 0.3)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm
 
-from phicorpus.engine.cpu_attention import Step
+from phicorpus.engine.attention.layout import Step
 from phicorpus.engine.kernels.rms_norm import add_and_normalize
 from phicorpus.engine.kernels.rotary import Rotation, rotate_and_write
 from phicorpus.engine.kernels.silu import silu_and_multiply

@@ -1,4 +1,4 @@
-"""How the decoder calls the attention of a step: through transformers' own interface."""
+"""The call of a step's attention by the decoder, through transformers' own interface."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from phicorpus.engine.cpu_attention import Step
+from phicorpus.engine.attention.layout import Step
 
 NAME = "phicorpus_paged"
 

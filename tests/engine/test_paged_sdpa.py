@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phicorpus.engine.attention_kernels import Packing, plain_packed
-from phicorpus.engine.cpu_attention import PagedStep
+from phicorpus.engine.attention.kernels import Packing, plain_packed
+from phicorpus.engine.attention.paged_sdpa import PagedStep
 from tests.engine.layouts import SEQUENCES, Sequences, a_layout, draw
 
 

@@ -1,8 +1,8 @@
-"""The attention of a step on an accelerator: the best kernels that are there and compute rightly.
+"""A decoder's attention on its device: the best kernels that are there and compute rightly.
 
 Sequences with one new token read their pages in place; prompts are attended packed, and only one
 that goes on, behind tokens that are in pages already, gathers its own pages. What no kernel serves,
-`cpu_attention` does, on the same device.
+`paged_sdpa` does, on the same device: on a CPU all of it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from transformers import Phi3ForCausalLM
 
-from phicorpus.engine.attention_check import (
+from phicorpus.engine.attention.check import (
     Heads,
     decode_deviation,
     first_trusted,
     packed_deviation,
 )
-from phicorpus.engine.attention_kernels import (
+from phicorpus.engine.attention.kernels import (
     DecodeKernel,
     PackedKernel,
     Packing,
@@ -31,18 +31,13 @@ from phicorpus.engine.attention_kernels import (
     packed_kernels,
     plain_decode,
 )
-from phicorpus.engine.cpu_attention import (
-    Cache,
-    New,
-    Numbers,
-    PagedStep,
-    Step,
-    StepLayout,
-    write,
-)
+from phicorpus.engine.attention.layout import Cache, New, Numbers, Step, StepLayout, write
+from phicorpus.engine.attention.paged_sdpa import PagedStep
+from phicorpus.engine.memory import GATHERED_TOKENS
 from phicorpus.errors import ConfigError
 
 _MIN_CAPABILITY = (8, 0)
+_GATHERED_TOKENS = GATHERED_TOKENS // 2  # copied at once, and one prompt's more
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +73,7 @@ class DecodeTensors:
     lengths: torch.Tensor
 
 
-class GpuAttention:
+class Attention:
     """A decoder's attention, of one replica.
 
     Args:
@@ -130,11 +125,16 @@ class GpuAttention:
         """Cut a step into sequences that decode, prompts that begin, and prompts that go on."""
         ends = np.append(0, layout.new.cumsum())
         num_decoding = int((layout.new == 1).cumprod().sum())
+        known = np.where(layout.past > 0, layout.known, 0)
+        gathered = known[num_decoding:].cumsum() - known[num_decoding:]
 
-        def kind(row: int) -> tuple[bool, bool]:
-            return row < num_decoding, row >= num_decoding and layout.past[row] > 0
+        def kind(row: int) -> tuple[bool, bool, int]:
+            if row < num_decoding:
+                return True, False, 0
+            share = gathered[row - num_decoding] // _GATHERED_TOKENS if layout.past[row] else 0
+            return False, bool(layout.past[row]), int(share)
 
-        for (decodes, goes_on), group in groupby(range(layout.new.size), kind):
+        for (decodes, goes_on, _), group in groupby(range(layout.new.size), kind):
             rows = list(group)
             some = layout.rows(slice(rows[0], rows[-1] + 1))
             own = slice(int(ends[rows[0]]), int(ends[rows[-1] + 1]))
@@ -161,7 +161,7 @@ def choose(decoder: Phi3ForCausalLM, page_size: int, wanted: str) -> Kernels:
     """Choose the kernels for a decoder; each is tried before it is trusted.
 
     Raises:
-        ConfigError: as `GpuAttention`.
+        ConfigError: as `Attention`.
     """
     reason = why_no_kernel(decoder)
     if wanted == "sdpa" or (wanted == "auto" and reason is not None):

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import torch
 from torch.nn import functional
 
-from phicorpus.engine.cpu_attention import Cache
+from phicorpus.engine.attention.layout import Cache
 
 FLASH_PAGE = 256  # tokens; FlashAttention-2 reads pages of a multiple of it
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from transformers import Phi3Config
 
-from phicorpus.engine.attention_kernels import (
+from phicorpus.engine.attention.kernels import (
     DecodeKernel,
     PackedKernel,
     Packing,
