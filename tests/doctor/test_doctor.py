@@ -77,7 +77,7 @@ def test_an_empty_machine_says_what_to_install_on_both_systems(tmp_path: Path) -
 
 def test_a_full_machine_is_told_nothing_to_install(tmp_path: Path) -> None:
     modules = {"torch": "2.13", "triton": "3.6", "flash_attn": "2.8"} | dict.fromkeys(
-        ("s3fs", "gcsfs", "adlfs", "pillow_heif", "reportlab", "torchao"), "1.0"
+        ("s3fs", "gcsfs", "adlfs", "pillow_heif", "reportlab"), "1.0"
     )
     machine = a_machine(
         tmp_path,

@@ -83,7 +83,7 @@ def _gpu(machine: Machine, device: str | None, driver: str | None) -> Finding:
         level="optional" if driver is None else "useful",
         ok=ok,
         found=str(device) if ok else f"{device}; {why}" if broken else why,
-        stops_working="speed: the full Phi-4-multimodal wants a GPU of 24 GB or more, or of 16 "
+        stops_working="speed: the full Phi-4-multimodal wants a GPU of 24 GB or more, or of 12 "
         "with model.quantization; the small demonstration model runs anywhere",
         install=Install(
             debian=cure or "an NVIDIA driver, and torch built for CUDA (pytorch.org/get-started)"

@@ -15,7 +15,6 @@ _EXTRAS = (
     ("gcsfs", "gcs", "gs:// manifests, assets and outputs"),
     ("adlfs", "azure", "abfs:// and az:// manifests, assets and outputs"),
     ("pillow_heif", "heif", "HEIC images, such as iPhone photos: they become error rows"),
-    ("torchao", "quant", "model.quantization: fp8, on GPUs of Hopper's or Ada's generation"),
     ("reportlab", "demo", "phicorpus demo-corpus: it makes PDF decks with it"),
 )
 

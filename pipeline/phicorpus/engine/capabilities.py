@@ -55,6 +55,7 @@ class Capabilities:
         devices: Those of `model.device` that it runs on; None: any.
         takes_attention: `model.attention` chooses the decoder's; else the engine brings its own.
         takes_windows: Runs decoders that look back over a sliding window only.
+        takes_quantization: Runs decoders whose weights `model.quantization` makes smaller.
         head_sizes: By package of its library: the dimensions of a head that it has kernels for.
         library: What it is built on.
     """
@@ -65,5 +66,6 @@ class Capabilities:
     devices: frozenset[Device] | None = None
     takes_attention: bool = True
     takes_windows: bool = True
+    takes_quantization: bool = True
     head_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     library: Library | None = None
