@@ -127,6 +127,11 @@ class PackRun:
         model = prompts.language_model(self.model(self.modality(case)))
         return prompts.tokenize(model, case["prompt"], self._media(case))
 
+    def embedded(self, case: Mapping[str, Any]) -> torch.Tensor:
+        """Embed a case's prompt, shape (length, hidden), its encoded media in their places."""
+        model = self.model(self.modality(case))
+        return self._embeds(case["name"], model, model.model.encode(self.slots(case)))
+
     def _media(self, case: Mapping[str, Any]) -> list[Media]:
         return [
             *self._canvases(case.get("images", ()), max_crops(case)),
