@@ -45,8 +45,8 @@ from benchmarks.workload import (
 from phicorpus.config import EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Request
-from phicorpus.engine.static import StaticEngine
 from phicorpus.models.model import Canvas, Turn
+from tests.engine.static import StaticEngine
 
 SCALE = 8  # real lengths are divided by it
 NUM_ASSETS = 48
@@ -149,9 +149,9 @@ def host_ms() -> float:
 
     def before(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
         nonlocal decoding
-        if decoding and kwargs["input_ids"].shape[1] == HOST_REQUESTS:
+        if decoding and kwargs["inputs_embeds"].shape[1] == HOST_REQUESTS:
             gaps.append(time.thread_time() - ended)
-        decoding = kwargs["input_ids"].shape[1] == HOST_REQUESTS
+        decoding = kwargs["inputs_embeds"].shape[1] == HOST_REQUESTS
 
     def after(*_: object) -> None:
         nonlocal ended

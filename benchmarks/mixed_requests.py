@@ -28,11 +28,11 @@ from benchmarks.workload import processor
 from phicorpus.config import EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion, Guide, Request
-from phicorpus.engine.static import StaticEngine
 from phicorpus.models.checkpoint import Resolved, load, resolve
 from phicorpus.models.model import Canvas, Clip, Media, Modality, Model, Turn
 from phicorpus.models.random_checkpoint import CROP_PX, write_tiny
 from phicorpus.tasks import TASKS
+from tests.engine.static import StaticEngine
 
 CONFIG = EngineConfig(
     max_requests=16, max_batch_tokens=512, page_size=16, kv_cache_tokens=6144, feature_rows=4096

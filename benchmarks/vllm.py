@@ -26,9 +26,9 @@ from benchmarks.workload import SMALL, WORKS, RandomModel, Work, draw, processor
 from phicorpus.config import EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Engine, Request
-from phicorpus.engine.static import StaticEngine
 from phicorpus.engine.vllm.engine import VllmEngine
 from phicorpus.models.model import Model
+from tests.engine.static import StaticEngine
 
 SCALE = 8  # real lengths are divided by it
 NUM_ASSETS = 48

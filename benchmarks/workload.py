@@ -127,6 +127,9 @@ class RandomModel:
     def set_regime(self, regime: str) -> None:
         raise AssertionError(regime)
 
+    def set_regimes(self, is_long: torch.Tensor) -> None:
+        raise AssertionError(is_long)
+
     @property
     def weight_bytes(self) -> int:
         """Read once per step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -14,6 +15,9 @@ from tests.undisturbed import Undisturbed, undisturbed
 
 # Two processes on two cores: a thread each. Before torch is imported, and for all that is started.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU Triton's kernels run in its interpreter. Before transformers imports triton.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.pop("COLUMNS", None)  # of the terminal that a test process does not have
 
 # A busy machine is slow, not wrong: how long an example takes is not what these tests are about.

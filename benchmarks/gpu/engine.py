@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from phicorpus.engine.library_loop import why_unsupported
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity
 
@@ -39,9 +40,8 @@ from benchmarks.workload import (
 from phicorpus.config import EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Request
-from phicorpus.engine.library_loop import why_unsupported
-from phicorpus.engine.static import StaticEngine
 from phicorpus.models.model import Canvas
+from tests.engine.static import StaticEngine
 
 WORK_NAMES = (*(work.name for work in WORKS), MIXED)
 NUM_ALONE = 4  # requests tell how long one by one takes

@@ -219,7 +219,7 @@ class UnitConfig(Section):
     text: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
-EngineName = Literal["auto", "continuous", "static", "vllm"]
+EngineName = Literal["auto", "continuous", "vllm"]
 
 
 class EngineConfig(Section):
@@ -240,7 +240,7 @@ class EngineSettings(Section):
 
     name: EngineName = Field(
         default="auto",
-        description="auto: continuous, and static where that is not known to run; vllm: an extra",
+        description="auto and continuous: our own, on every device; vllm: an extra",
     )
     memory_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,

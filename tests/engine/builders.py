@@ -110,8 +110,10 @@ class FakeModel:
         self.poison_id: int | None = None  # forward passes that see it raise
         self._fail_forward = set(fail_forward)
         self._milestones: dict[int, threading.Event] = {}
-        self._inverse = self.decoder.model.rotary_emb.inv_freq.clone()
-        self.decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        self._rotary = TwoRegimes(self.decoder.model.rotary_emb)
+        setattr(self.decoder.model, "rotary_emb", self._rotary)  # noqa: B010 declared as the library's class
+        self.decoder.register_forward_pre_hook(lambda *_: self._before_forward())
+        self.decoder.get_input_embeddings().register_forward_pre_hook(self._before_embedding)
 
     def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:
         prompt: list[int | Slot] = []
@@ -141,23 +143,41 @@ class FakeModel:
 
     def set_regime(self, regime: Literal["short", "long"]) -> None:
         self.regimes.append(regime)
-        scale = 1.0 if regime == "short" else 0.25
-        self.decoder.model.rotary_emb.inv_freq.copy_(self._inverse * scale)
+        self._rotary.is_long = torch.tensor([regime == "long"], device=self.decoder.device)
+
+    def set_regimes(self, is_long: torch.Tensor) -> None:
+        self._rotary.is_long = is_long
 
     def has_begun(self, num_forwards: int) -> threading.Event:
         """An event that is set when so many passes of the decoder have begun; ask before."""
         return self._milestones.setdefault(num_forwards, threading.Event())
 
-    def _before_forward(self, _module: object, _args: object, kwargs: dict[str, object]) -> None:
+    def _before_forward(self) -> None:
         self.num_forwards += 1
         if self.num_forwards in self._milestones:
             self._milestones[self.num_forwards].set()
-        ids = kwargs.get("input_ids")
         if self.num_forwards in self._fail_forward:
             raise RuntimeError("the device failed")
-        poison = self.poison_id
-        if poison is not None and isinstance(ids, torch.Tensor) and poison in ids.tolist()[0]:
+
+    def _before_embedding(self, _module: object, args: tuple[torch.Tensor]) -> None:
+        if self.poison_id is not None and self.poison_id in args[0].flatten().tolist():
             raise RuntimeError("the device failed on the poison")
+
+
+class TwoRegimes(torch.nn.Module):
+    """The library's rotary embedding with a second set of factors, a quarter of the first."""
+
+    def __init__(self, rotary: torch.nn.Module) -> None:
+        super().__init__()
+        self._rotary = rotary
+        self.is_long = torch.tensor([False])
+
+    def forward(
+        self, x: torch.Tensor, position_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        short, long = (self._rotary(x, position_ids * 0.25**power) for power in (0, 1))
+        is_long = self.is_long.to(x.device)[:, None]
+        return torch.where(is_long, long[0], short[0]), torch.where(is_long, long[1], short[1])
 
 
 def a_decoder(seed: int = 0, hidden: int = HIDDEN) -> Phi3ForCausalLM:

@@ -8,9 +8,9 @@ import pytest
 from phicorpus.config import EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Engine
-from phicorpus.engine.static import StaticEngine
 from phicorpus.models.model import Model
 from tests.engine.builders import engine_threads
+from tests.engine.static import StaticEngine
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,6 @@ from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion
 from phicorpus.engine.recovery import MAX_FAILURES_IN_ROW
 from phicorpus.engine.registry import load_engine
-from phicorpus.engine.static import StaticEngine
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import (
     FakeModel,
@@ -171,12 +170,13 @@ def test_a_request_that_kills_the_loop_fails_alone(start: Start) -> None:
 
 
 def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
-    engine = start(FakeModel(fail_forward=range(1, 1000)), a_config())
+    model = FakeModel(fail_forward=range(1, 1000))
+    engine = start(model, a_config())
 
     replies = ask(engine, [a_request("q" * (index + 1)) for index in range(12)])
 
     assert all(isinstance(reply, InferError | EngineDied) for reply in replies)
-    assert sum(isinstance(reply, InferError) for reply in replies) == MAX_FAILURES_IN_ROW - 1
+    assert model.num_forwards == MAX_FAILURES_IN_ROW + 1
     with pytest.raises(EngineDied, match="again and again"):
         asyncio.run(engine.submit(a_request("late")))
 
@@ -279,19 +279,6 @@ def test_the_model_is_given_back_and_can_be_used_again() -> None:
     assert model.decoder.config._attn_implementation == "sdpa"
     assert "is_causal" not in vars(model.decoder.config)
     assert engine_threads() == []
-
-
-def test_what_continuous_batching_cannot_run_gets_static_batches_and_one_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    model = FakeModel()
-    model.decoder.config.sliding_window = 64
-
-    engine = load_engine(model, a_config())
-
-    assert isinstance(engine, StaticEngine)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    engine.close()
 
 
 def test_a_process_that_forgets_to_close_ends() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -330,3 +331,26 @@ def test_an_engine_tells_for_how_long_it_decoded_and_encoded(load: Load) -> None
     assert started.busy_s == 0 < read.busy_s < read.loaded_s
     assert seen.busy_s - read.busy_s >= 0.2
     assert engine.stats().busy_s == seen.busy_s < seen.loaded_s  # nothing is to be done
+
+
+def test_a_decoder_that_looks_back_over_a_window_answers_as_by_generate(load: Load) -> None:
+    def a_model() -> FakeModel:
+        model = FakeModel(stops=False)
+        cast("Any", model.decoder.config).sliding_window = 24
+        for layer in model.decoder.model.layers:
+            cast("Any", layer).self_attn.sliding_window = 24
+        return model
+
+    requests = [a_request("window " * (1 + index), new=20, name=f"{index}") for index in range(8)]
+    engine = load(a_model(), a_config(batch_tokens=32))
+
+    answers = [list(one.token_ids) for one in complete(engine, requests)]
+
+    decoder = cast("Any", a_model().decoder)
+    for request, answer in zip(requests, answers, strict=True):
+        ids = torch.tensor([FakeModel().tokenize(request.turns)])
+        whole = decoder.generate(
+            ids, max_new_tokens=20, do_sample=False, eos_token_id=None, suppress_tokens=[BANNED_ID]
+        )
+        assert answer == whole[0, ids.shape[1] :].tolist()
+    assert answers != [reference(request, stops=False) for request in requests]

@@ -3,28 +3,57 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
-from phicorpus.engine.attention import attend_each
-from phicorpus.engine.cpu_attention import PagedStep, StepLayout
-
-Sequences = list[tuple[int, int]]  # new tokens, past tokens
-SEQUENCES = st.lists(
-    st.tuples(st.one_of(st.just(1), st.integers(1, 9)), st.integers(0, 70)), min_size=1, max_size=12
-)
+from phicorpus.engine.cpu_attention import PagedStep
+from tests.engine.layouts import SEQUENCES, Sequences, a_layout, draw
 
 
-def draw(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+def attend_each(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: tuple[torch.Tensor, torch.Tensor],
+    scaling: float,
+) -> torch.Tensor:
+    """Attend within each sequence, one after another: the reference for the kernels.
 
+    Args:
+        query: shape (heads, tokens, head size).
+        key: shape (key heads, all tokens, head size).
+        value: As `key`.
+        bounds: Cumulated lengths of the sequences' queries and keys, shape (sequences + 1,).
+        scaling: Of the scores.
 
-def a_layout(sequences: Sequences, page_size: int) -> StepLayout:
-    """Pages in a shuffled order; page 0 is nobody's."""
-    new, past = np.array(sequences).T
-    counts = -(-(new + past) // page_size)
-    order = np.random.default_rng(0).permutation(counts.sum()) + 1
-    pages = np.full((len(sequences), counts.max()), -1)
-    pages[np.arange(counts.max()) < counts[:, None]] = order
-    return StepLayout(new=new, past=past, pages=pages, page_size=page_size)
+    Returns:
+        shape (tokens, heads, head size).
+    """
+    heads, tokens, head_size = query.shape
+    key_heads = key.shape[0]
+    output = torch.empty(tokens, heads, head_size, dtype=query.dtype, device=query.device)
+    query_ends, key_ends = bounds[0].tolist(), bounds[1].tolist()
+    for index in range(len(query_ends) - 1):
+        first, last = query_ends[index], query_ends[index + 1]
+        if first == last:
+            continue
+        q = query[None, :, first:last]
+        k = key[None, :, key_ends[index] : key_ends[index + 1]]
+        v = value[None, :, key_ends[index] : key_ends[index + 1]]
+        new, known = q.shape[2], k.shape[2]
+        if new == 1:  # the heads that share keys become rows: keys and values are not repeated
+            q = q.reshape(1, key_heads, heads // key_heads, head_size)
+            attended = functional.scaled_dot_product_attention(q, k, v, scale=scaling)
+            output[first] = attended.reshape(heads, head_size)
+            continue
+        mask = None
+        if new != known:
+            mask = torch.ones(new, known, dtype=torch.bool, device=q.device).tril(known - new)
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
+            enable_gqa=heads != key_heads,
+        )  # fmt: skip
+        output[first:last] = attended[0].transpose(0, 1)
+    return output
 
 
 def bounds_of(lengths: np.ndarray) -> torch.Tensor:
@@ -71,3 +100,27 @@ def test_a_layout_names_each_token_and_its_place(page_size: int) -> None:
     starts = layout.known.cumsum() - layout.known
     sequence = np.repeat(np.arange(4), layout.new)
     assert (places[starts[sequence] + layout.positions()] == layout.written()).all()
+
+
+@given(sequences=SEQUENCES, page_size=st.sampled_from([4, 16]), window=st.integers(1, 40))
+def test_a_token_attends_to_the_last_keys_of_a_window(
+    sequences: Sequences, page_size: int, window: int
+) -> None:
+    layout = a_layout(sequences, page_size)
+    tokens, total = int(layout.new.sum()), int(layout.known.sum())
+    query, key, value = draw(4, tokens, 8), draw(2, total, 8), draw(2, total, 8) + 1
+    positions = np.concatenate([np.arange(known) for known in layout.known])
+    owners = np.repeat(np.arange(layout.known.size), layout.known)
+    fresh = np.flatnonzero(positions >= layout.past[owners])
+    cache = [torch.zeros(layout.pages.max() + 1, page_size, 2, 8) for _ in range(2)]
+    for pages, kind in zip(cache, (key, value), strict=True):
+        pages.flatten(0, 1)[layout.read()] = kind.transpose(0, 1)
+
+    step = PagedStep(layout, torch.float32, window=window)
+    output = step.attend_written((query, key[:, fresh], value[:, fresh]), (cache[0], cache[1]), 0.3)
+
+    distance = positions[fresh][:, None] - positions
+    seen = (owners[fresh][:, None] == owners) & (distance >= 0) & (distance < window)
+    keys, values = (kind.repeat_interleave(2, 0) for kind in (key, value))
+    scores = (query @ keys.transpose(1, 2) * 0.3).masked_fill(~torch.from_numpy(seen), -torch.inf)
+    torch.testing.assert_close(output, (scores.softmax(-1) @ values).transpose(0, 1))

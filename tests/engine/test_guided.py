@@ -12,7 +12,6 @@ import torch
 from phicorpus.config import EngineConfig
 from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion, Engine, Guide
-from phicorpus.engine.static import StaticEngine
 from phicorpus.errors import RequestRefused
 from phicorpus.models.model import Model
 from tests.engine.builders import (
@@ -24,6 +23,7 @@ from tests.engine.builders import (
     complete,
     reference,
 )
+from tests.engine.static import StaticEngine
 
 pytestmark = pytest.mark.slow
 

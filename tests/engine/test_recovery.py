@@ -1,20 +1,16 @@
 """What the continuous engine does when its decoding loop dies: of memory, or of a request."""
 
 import asyncio
-import queue
-import time
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine import attention
 from phicorpus.engine.continuous import ContinuousEngine
-from phicorpus.engine.engine import BusyTime, Completion, Request
-from phicorpus.engine.library_loop import DecodeLoop, SamplingProcessor
+from phicorpus.engine.engine import Completion, Request
 from phicorpus.engine.recovery import LEAST_BATCH_TOKENS, Recovery, is_out_of_memory
-from phicorpus.engine.sampling import Sampler, SamplingState
 from phicorpus.errors import InferError
 from tests.engine.builders import (
     FakeModel,
@@ -37,25 +33,16 @@ OUT_OF_MEMORY = [
 ]
 
 
-class NeverEnds:
-    """A receiver that ends nothing."""
-
-    sampling: SamplingState | None = None
-
-    def on_token(self, token_id: int, logprob: float) -> bool:
-        return token_id < 0 or logprob > 0
-
-
 def limit_memory(model: FakeModel, tokens: int, error: BaseException) -> list[int]:
     """Let each pass of more tokens raise; gives the sizes of all passes."""
     sizes: list[int] = []
 
-    def before(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        sizes.append(kwargs["input_ids"].numel())
+    def before(_module: object, args: tuple[torch.Tensor]) -> None:
+        sizes.append(args[0].numel())
         if sizes[-1] > tokens:
             raise error
 
-    model.decoder.register_forward_pre_hook(before, with_kwargs=True)
+    model.decoder.get_input_embeddings().register_forward_pre_hook(before)
     return sizes
 
 
@@ -85,7 +72,7 @@ def test_out_of_memory_halves_the_passes_and_answers_all_as_before(
     assert tokens_of(replies) == list(map(reference, requests))
     assert engine.stats().extra["restarts"] == 2  # 512, 256, 128
     assert max(sizes[-10:]) <= 128
-    lines = [vars(line) for line in records if line.msg == "decoding loop failed"]
+    lines = [vars(line) for line in records if line.msg == "a step failed"]
     assert [line["batch_tokens"] for line in lines] == [256, 128]
 
 
@@ -95,12 +82,12 @@ def test_a_request_that_does_not_fit_alone_is_its_own_error_and_the_passes_grow_
     model = FakeModel()
     sizes: list[int] = []
 
-    def before(_module: object, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        sizes.append(kwargs["input_ids"].numel())
-        if ord("!") in kwargs["input_ids"].tolist()[0]:
+    def before(_module: object, args: tuple[torch.Tensor]) -> None:
+        sizes.append(args[0].numel())
+        if ord("!") in args[0].tolist():
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    model.decoder.register_forward_pre_hook(before, with_kwargs=True)
+    model.decoder.get_input_embeddings().register_forward_pre_hook(before)
     engine = start(model, a_config(batch_tokens=256))
     requests = some_requests(6)
 
@@ -113,34 +100,6 @@ def test_a_request_that_does_not_fit_alone_is_its_own_error_and_the_passes_grow_
     assert "OutOfMemoryError" in str(failed)
     assert tokens_of(replies) == list(map(reference, requests))
     assert later[0].prompt_tokens == sizes[0] > LEAST_BATCH_TOKENS
-
-
-class SlowToTell(RuntimeError):
-    """A fault that the library takes its time to tell each request of."""
-
-    def __str__(self) -> str:
-        time.sleep(0.02)
-        return "the device failed"
-
-
-def test_late_words_of_a_replaced_loop_are_no_fault_of_the_new_one(start: Start) -> None:
-    model = FakeModel()
-    passes = 0
-
-    def before(*_: object) -> None:
-        nonlocal passes
-        passes += 1
-        if passes == 4:
-            raise SlowToTell
-
-    model.decoder.register_forward_pre_hook(before)
-    engine = start(model, a_config(batch_tokens=256))
-    requests = [a_request("q" * (1 + index), new=6) for index in range(12)]
-
-    replies = ask(engine, requests)
-
-    assert tokens_of(replies) == list(map(reference, requests))
-    assert engine.stats().extra["restarts"] == 1
 
 
 def test_a_cancelled_request_is_not_run_again_after_a_fault(start: Start) -> None:
@@ -160,26 +119,26 @@ def test_a_cancelled_request_is_not_run_again_after_a_fault(start: Start) -> Non
     assert (stats.num_running, stats.num_waiting) == (0, 0)
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["stopped", "dead"])
-def test_a_loop_that_is_over_holds_no_memory(fails: bool) -> None:
-    model = FakeModel(fail_forward=[3] if fails else [])
-    attention.register()
-    model.decoder.set_attn_implementation(attention.NAME)
-    over: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    processor = SamplingProcessor(Sampler((), torch.device("cpu")))
-    loop = DecodeLoop(
-        model.decoder, processor, a_config(), lambda _, error: over.put(error), BusyTime()
-    )
-    memory = loop.kv_memory
-    assert memory is not None
-    assert memory.nbytes() > 0
+@pytest.mark.parametrize("fails", [False, True], ids=["stopped", "failed"])
+def test_an_engine_that_is_over_holds_no_memory(start: Start, fails: bool) -> None:
+    model = FakeModel(fail_forward=range(1, 100) if fails else [])
+    engine = start(model, a_config())
+    memory = weakref.ref(engine._runner._cache[0][0])
 
-    loop.put("a", [1, 2, 3], 8, NeverEnds())
-    assert (over.get(timeout=30) is not None) == fails
-    assert loop.stop(timeout_s=10)
+    ask(engine, [a_request("q", new=4)] * (10 if fails else 1))
+    engine.close()
 
-    assert memory.nbytes() == 0
-    assert (loop.fatal_error is not None) == fails
+    assert memory() is None
+
+
+def test_pages_that_a_failed_step_did_not_write_are_nobodys_prefix(start: Start) -> None:
+    engine = start(FakeModel(fail_forward=[2]), a_config(batch_tokens=64))
+    request = a_request(an_image("a", rows=100), "q")  # two passes for the prompt
+
+    (completion,) = complete(engine, [request])
+
+    assert list(completion.token_ids) == reference(request)
+    assert engine.stats().prefill_tokens == 64 + 103 - 64  # the first part was kept
 
 
 def test_the_passes_are_halved_down_to_a_least_and_then_requests_run_alone() -> None:

@@ -1,153 +1,262 @@
-from dataclasses import dataclass
+"""Who runs, with how many tokens, and who waits for what."""
 
+from collections.abc import Sequence as Batch
+
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phicorpus.engine.encoder_cache import EncoderCache
+from phicorpus.engine.kv_cache import PagePool
 from phicorpus.engine.scheduler import Scheduler
-from phicorpus.models.model import Regime
+from phicorpus.engine.sequence import Prompt, Sequence
+from phicorpus.models.model import Regime, Slot
+from tests.engine.builders import a_request, an_image
+
+PAGE = 4
 
 
-@dataclass(eq=False)
-class Ticket:
-    name: str
-    num_pages: int = 1
-    rope_regime: Regime = "short"
-    group: str | None = None
+class Bench:
+    """A scheduler with its pages and encoder, and steps that compute nothing."""
+
+    def __init__(
+        self,
+        *,
+        pages: int = 10,
+        requests: int = 4,
+        batch_tokens: int = 64,
+        rows: int = 100,
+        encode_batch: int = 4,
+    ) -> None:
+        self.pool = PagePool(pages)
+        self.encoder = EncoderCache(
+            lambda slots: [torch.zeros(slot.num_rows, 1) for slot in slots],
+            num_rows=rows,
+            batch=encode_batch,
+        )
+        self.begun: list[str] = []
+        self.scheduler = Scheduler(
+            self.pool,
+            self.encoder,
+            page_size=PAGE,
+            max_requests=requests,
+            batch_tokens=batch_tokens,
+            begin=lambda sequence: self.begun.append(sequence.request.request_id),
+        )
+
+    def add(self, *sequences: Sequence, suspect: bool = False) -> None:
+        for sequence in sequences:
+            self.scheduler.add(sequence, suspect=suspect)
+
+    def step(self) -> dict[str, int]:
+        """Schedule and advance; gives the new tokens of each sequence."""
+        batch = self.scheduler.schedule()
+        new = {sequence.request.request_id: sequence.num_new for sequence in batch}
+        self.scheduler.advance(batch)
+        if self.encoder.has_pending:
+            self.encoder.encode_next()
+        return new
 
 
-def a_scheduler(*, pages: int = 10, rows: int = 4, turn: int = 3) -> Scheduler[Ticket]:
-    return Scheduler(num_pages=pages, num_rows=rows, turn=turn)
+def a_sequence(name: str, prompt: str = "", *, new: int = 2, regime: Regime = "short") -> Sequence:
+    """A prompt of small letters, its name by default; equal capitals are the rows of a medium."""
+    parts: list[int | Slot] = []
+    for place, letter in enumerate(prompt or name):
+        if letter.islower():
+            parts.append(ord(letter))
+        elif letter not in prompt[:place]:
+            rows = prompt.count(letter)
+            parts.append(Slot(an_image(letter, rows=rows), "image", rows))
+    sequence = Sequence(
+        request=a_request(name, name=name, new=new), prompt=Prompt(parts), rope_regime=regime
+    )
+    sequence.hash_pages(PAGE)
+    return sequence
 
 
-def names(scheduler: Scheduler[Ticket]) -> list[str]:
-    return [ticket.name for ticket in scheduler.schedule()]
+def test_running_sequences_come_first_then_prompts_in_parts() -> None:
+    bench = Bench(batch_tokens=6, pages=20)
+    bench.add(a_sequence("a", "abc"), a_sequence("b", "b" * 9), a_sequence("c", "c" * 4))
+
+    assert bench.step() == {"a": 3, "b": 3}
+    assert bench.step() == {"a": 1, "b": 5}
+    assert bench.step() == {"a": 1, "b": 1, "c": 4}
+    assert bench.begun == ["a", "b", "c"]
 
 
-def test_followers_wait_for_their_leaders_first_token() -> None:
-    scheduler = a_scheduler()
-    leader, follower = Ticket("leader", group="g"), Ticket("follower", group="g")
-    for ticket in (leader, follower, Ticket("other", group="h"), Ticket("plain")):
-        scheduler.add(ticket)
+def test_sequences_with_one_new_token_come_first_in_a_batch() -> None:
+    bench = Bench(batch_tokens=8, pages=20)
+    bench.add(a_sequence("long", "a" * 14), a_sequence("short", "bc"))
 
-    assert names(scheduler) == ["leader", "other", "plain"]
-    scheduler.on_first_token(leader)
-    assert names(scheduler) == ["follower"]
+    bench.step()
+
+    assert list(bench.step().values()) == [6, 2]
+    assert list(bench.step().values()) == [1, 1]
+    bench.add(a_sequence("new", "abcd"))
+    assert list(bench.step()) == ["long", "short", "new"]
 
 
-def test_when_a_leader_dies_before_its_first_token_the_next_one_leads() -> None:
-    scheduler = a_scheduler()
-    tickets = [Ticket(name, group="g") for name in "abc"]
-    for ticket in tickets:
-        scheduler.add(ticket)
-    assert names(scheduler) == ["a"]
+def test_who_shares_a_prefix_waits_for_its_pages_and_computes_the_rest_alone() -> None:
+    bench = Bench(batch_tokens=64, pages=30)
+    bench.add(*(a_sequence(task, "p" * 9 + task) for task in "abc"), a_sequence("d", "q" * 5))
 
-    scheduler.release(tickets[0])
+    assert bench.step() == {"a": 10, "d": 5}
+    assert bench.step() == {"a": 1, "d": 1, "b": 2, "c": 2}
+    assert bench.pool.num_held == 3 + 1 + 1 + 2
 
-    assert names(scheduler) == ["b"]
-    scheduler.on_first_token(tickets[1])
-    assert names(scheduler) == ["c"]
+
+def test_when_the_first_of_a_prefix_ends_early_the_next_computes_it() -> None:
+    bench = Bench(batch_tokens=5, pages=30)
+    first = a_sequence("a", "p" * 20 + "a")
+    bench.add(first, a_sequence("b", "p" * 20 + "b"))
+    assert bench.step() == {"a": 5}
+    assert bench.step() == {"a": 5}
+
+    bench.scheduler.release(first)
+
+    assert bench.step() == {"b": 5}
+    assert bench.scheduler.num_prefilled == 15  # two pages, of eight tokens, were shared
+
+
+def test_regimes_run_side_by_side_and_share_no_prefix() -> None:
+    bench = Bench(pages=30)
+    bench.add(a_sequence("short", "p" * 9), a_sequence("long", "p" * 9, regime="long"))
+
+    assert bench.step() == {"short": 9, "long": 9}
 
 
 def test_a_large_request_is_not_overtaken_for_ever() -> None:
-    scheduler = a_scheduler(pages=10)
-    first = Ticket("first", num_pages=5)
-    scheduler.add(first)
-    assert names(scheduler) == ["first"]
-    scheduler.add(Ticket("large", num_pages=8))
-    scheduler.add(Ticket("small", num_pages=1))
+    bench = Bench(pages=10)
+    first = a_sequence("first", new=15)
+    bench.add(first)
+    bench.step()
+    bench.add(a_sequence("large", new=30), a_sequence("small"))
 
-    assert names(scheduler) == []
-    scheduler.release(first)
-    assert names(scheduler) == ["large", "small"]
+    assert bench.step() == {"first": 1}
+    bench.scheduler.release(first)
+    assert bench.step() == {"large": 5}
+    assert bench.pool.num_held == 9
+
+
+def test_media_are_encoded_first_and_those_behind_may_run_meanwhile() -> None:
+    bench = Bench(pages=30)
+    bench.add(a_sequence("image", "aXXXXXb"), a_sequence("text"))
+
+    assert bench.step() == {"text": 4}
+    assert bench.step() == {"text": 1, "image": 7}
+    assert bench.encoder.num_held == 0  # its prompt is in the KV cache
+
+
+def test_media_whose_rows_are_in_the_kv_cache_are_not_encoded_again() -> None:
+    bench = Bench(pages=30, rows=8)
+    first = a_sequence("first", "aXXXXXXXbc")
+    bench.add(first)
+    for _ in range(2):
+        bench.step()
+    bench.scheduler.release(first)
+    bench.encoder.release(bench.encoder.hold([Slot(an_image("Y", rows=8), "image", 8)]) or [])
+
+    bench.add(a_sequence("again", "aXXXXXXXbd"))
+
+    assert bench.step() == {"again": 2}
+    assert bench.encoder.num_encoded == 1
+
+
+def test_a_full_encoder_cache_holds_those_back_who_need_it_and_nobody_else() -> None:
+    bench = Bench(pages=40, rows=8, requests=8)
+    bench.add(a_sequence("x", "XXXXXX"), a_sequence("y", "YYYYY"), a_sequence("text"))
+
+    assert bench.step() == {"text": 4}
+    assert bench.step() == {"text": 1, "x": 6}
+    assert bench.step() == {"text": 1, "x": 1}
+    assert bench.step() == {"text": 1, "x": 1, "y": 5}
 
 
 def test_suspects_run_alone_and_first() -> None:
-    scheduler = a_scheduler()
-    running, suspect = Ticket("running"), Ticket("suspect")
-    scheduler.add(running)
-    assert names(scheduler) == ["running"]
-    scheduler.add(Ticket("plain"))
-    scheduler.add(suspect, suspect=True)
+    bench = Bench(pages=30)
+    running, suspect = a_sequence("running"), a_sequence("suspect")
+    bench.add(running)
+    bench.step()
+    bench.add(a_sequence("plain"))
+    bench.add(suspect, suspect=True)
 
-    assert names(scheduler) == []
-    scheduler.release(running)
-    assert names(scheduler) == ["suspect"]
-    scheduler.release(suspect)
-    assert names(scheduler) == ["plain"]
-
-
-def test_who_ran_before_runs_first_again() -> None:
-    scheduler = a_scheduler(rows=1)
-    scheduler.add(Ticket("later"))
-    for name in ("second", "first"):
-        scheduler.add_first(Ticket(name))
-
-    assert [ticket.name for ticket in scheduler.waiting()] == ["first", "second", "later"]
-    assert names(scheduler) == ["first"]
+    assert bench.step() == {"running": 1}
+    bench.scheduler.release(running)
+    assert bench.step() == {"suspect": 7}
+    assert bench.step() == {"suspect": 1}
+    bench.scheduler.release(suspect)
+    assert bench.step() == {"plain": 5}
 
 
-def test_the_other_regime_gets_its_turn_although_requests_keep_coming() -> None:
-    scheduler = a_scheduler(rows=2, turn=3)
-    scheduler.add(Ticket("long", rope_regime="long"))
-    order: list[str] = []
-    running: list[Ticket] = []
-    for index in range(20):
-        scheduler.add(Ticket(f"short {index}"))
-        running += scheduler.schedule()
-        if running:
-            done = running.pop(0)
-            order.append(done.name)
-            scheduler.release(done)
+def test_after_a_failed_step_all_is_free_and_who_ran_runs_first_again() -> None:
+    bench = Bench(pages=30, requests=2, rows=30)
+    bench.add(*(a_sequence(name, f"{name.upper()}" * 9) for name in "abc"))
+    for _ in range(2):
+        bench.step()
 
-    assert 0 < order.index("long") < 8
+    stopped = bench.scheduler.stop_all()
+    held = bench.pool.num_held, bench.encoder.num_held
+    bench.scheduler.add_first(stopped)
+
+    assert [sequence.request.request_id for sequence in stopped] == ["a", "b"]
+    assert held == (0, 0)
+    assert list(bench.step()) == ["a", "b"]
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["add", "end", "token", "remove"]),
-            st.integers(1, 6),
+            st.sampled_from(["add", "end", "cancel", "step", "step"]),
+            st.text("abXY", min_size=1, max_size=12).map(
+                lambda text: "".join(sorted(text, key="XYab".index))
+            ),
+            st.integers(1, 12),
             st.sampled_from(["short", "long"]),
-            st.sampled_from([None, "g", "h"]),
             st.booleans(),
             st.integers(0, 10),
         ),
-        max_size=80,
+        max_size=60,
     )
 )
-def test_limits_hold_regimes_never_mix_and_everybody_runs_in_the_end(
-    steps: list[tuple[str, int, Regime, str | None, bool, int]],
+def test_limits_hold_and_everybody_runs_in_the_end(
+    steps: list[tuple[str, str, int, Regime, bool, int]],
 ) -> None:
-    scheduler = a_scheduler(pages=10, rows=3, turn=2)
-    waiting: set[str] = set()
-    running: list[Ticket] = []
+    bench = Bench(pages=10, requests=3, batch_tokens=7, rows=14, encode_batch=1)
+    scheduler = bench.scheduler
+    waiting: list[Sequence] = []
 
-    def take() -> None:
-        for ticket in scheduler.schedule():
-            waiting.discard(ticket.name)
-            running.append(ticket)
-        assert sum(ticket.num_pages for ticket in running) == scheduler.num_pages_taken <= 10
-        assert len(running) <= 3
-        assert len({ticket.rope_regime for ticket in running}) <= 1
+    def step() -> None:
+        new = bench.step()
+        assert sum(new.values()) <= 7
+        assert len(scheduler.running) <= 3
+        assert bench.pool.num_held <= 10
+        assert bench.encoder.num_held <= 14
 
-    for number, (action, pages, regime, group, suspect, which) in enumerate(steps):
+    def end(sequence: Sequence) -> None:
+        scheduler.release(sequence)
+
+    for number, (action, prompt, count, regime, suspect, which) in enumerate(steps):
+        running = _computed(scheduler.running)
         if action == "add":
-            ticket = Ticket(str(number), pages, regime, group)
-            waiting.add(ticket.name)
-            scheduler.add(ticket, suspect=suspect and which > 7)
-        elif action == "remove" and scheduler.num_waiting:
-            ticket = scheduler.waiting()[which % scheduler.num_waiting]
-            assert scheduler.remove(ticket)
-            waiting.discard(ticket.name)
-        elif running and action == "end":
-            scheduler.release(running.pop(which % len(running)))
-        elif running and action == "token":
-            scheduler.on_first_token(running[which % len(running)])
-        take()
+            sequence = a_sequence(f"{number}", prompt, new=count, regime=regime)
+            waiting.append(sequence)
+            scheduler.add(sequence, suspect=suspect and which > 8)
+        elif action == "cancel" and waiting:
+            waiting[which % len(waiting)].is_cancelled = True
+            scheduler.remove_over()
+        elif action == "end" and running:
+            end(running[which % len(running)])
+        else:
+            step()
 
-    for _ in range(2 * len(steps)):
-        if running:
-            scheduler.release(running.pop(0))
-        take()
-    assert not waiting
-    assert scheduler.num_waiting == scheduler.num_pages_taken == 0
+    for _ in range(40 * (1 + len(steps))):
+        for sequence in _computed(scheduler.running)[:1]:
+            end(sequence)
+        step()
+    assert scheduler.num_waiting == len(scheduler.running) == 0
+    assert bench.pool.num_held == bench.encoder.num_held == 0
+    assert set(bench.begun) >= {s.request.request_id for s in waiting if not s.is_cancelled}
+
+
+def _computed(running: Batch[Sequence]) -> list[Sequence]:
+    return [one for one in running if one.num_computed >= one.num_tokens]

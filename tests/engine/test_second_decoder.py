@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phicorpus.config import EngineSettings, RunConfig, parse_config
-from phicorpus.engine.memory import MemoryPlan, SecondDecoder, plan_memory
+from phicorpus.engine.memory import GATHERED_TOKENS, MemoryPlan, SecondDecoder, plan_memory
 from phicorpus.engine.memory_budget import Budget, DeviceKind
 from phicorpus.engine.replica import longest_request, plan_here
 from phicorpus.errors import ConfigError
@@ -93,7 +93,8 @@ def test_both_decoders_fit_in_the_budget(
         return
     one = planned(size, gigabytes * GB, device, None)
     sizes = both.config
-    cache = sizes.kv_cache_tokens * (size.kv_token + size.gathered_token)
+    gathered = sizes.kv_cache_tokens if device == "cpu" else GATHERED_TOKENS
+    cache = sizes.kv_cache_tokens * size.kv_token + gathered * size.gathered_token
     passes = sizes.max_batch_tokens * size.batch_token + sizes.max_requests * size.logit_row
 
     assert sum(both.parts.values()) <= gigabytes * GB
@@ -107,7 +108,7 @@ def test_both_decoders_fit_in_the_budget(
     ("modality", "sections", "is_counted"),
     [
         ("text", {"engine": {"name": "vllm"}}, True),
-        ("text", {"engine": {"name": "static"}}, False),
+        ("text", {"engine": {"name": "continuous"}}, False),
         ("text", {"engine": {"name": "vllm", "kv_cache_tokens": 4096}}, False),
         ("text", {"engine": {"name": "vllm"}, "texts": {"max_passage_bytes": 2000}}, False),
         ("speech", {"engine": {"name": "vllm"}}, False),

@@ -272,7 +272,7 @@ def test_sizes_that_fp8_does_not_take_are_refused() -> None:
 
 
 def test_an_engine_with_weights_of_its_own_refuses_quantization() -> None:
-    config = a_job(quantization="int8").model_copy(update={"engine": EngineSettings(name="static")})
+    config = a_job(quantization="int8")
     check_config(config)
     vllm = config.model_copy(update={"engine": EngineSettings(name="vllm")})
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.encoder_cache import Features
-from phicorpus.engine.sequence import Sequence
+from phicorpus.engine.encoder_cache import Medium
+from phicorpus.engine.sequence import Prompt, Sequence
 from phicorpus.engine.vllm import export
 from phicorpus.engine.vllm.export import Vocabulary
-from phicorpus.engine.vllm.media_rows import FeatureRows
+from phicorpus.engine.vllm.media_rows import on_cpu, prompt
 from phicorpus.engine.vllm.server import SPARE_BLOCKS, Size, engine_arguments
 from phicorpus.models.checkpoint import load, resolve
 from phicorpus.models.model import Slot
@@ -82,24 +82,21 @@ def test_a_sliding_window_is_told_in_vllms_words(tmp_path: Path) -> None:
 
 
 def test_a_prompt_has_words_by_id_and_media_by_row() -> None:
-    table = FeatureRows(20, torch.zeros(1, 4))
-    table.write(33, torch.arange(8.0).view(2, 4))  # absolute: row 13
     slot = Slot(an_image("a"), "image", 2)
-    job = a_sequence([5, slot, 6])
-    job.features = [Features(key="a", start=33, num_rows=2)]
+    medium = Medium(slot, rows=torch.arange(8.0).view(2, 4))
 
-    prompt = table.prompt(job)
+    mixed = prompt(a_sequence([5, slot, 6]), [medium])
 
-    assert prompt.token_ids == [5, 0, 0, 6]
-    assert prompt.is_word == [True, False, False, True]
-    assert prompt.features is not None
-    assert prompt.features[1:3].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert table.prompt(a_sequence([5, 6])).features is None
+    assert mixed.token_ids == [5, 0, 0, 6]
+    assert mixed.is_word == [True, False, False, True]
+    assert mixed.features is not None
+    assert mixed.features[1:3].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert prompt(a_sequence([5, 6]), []).features is None
 
 
 def test_rows_that_are_not_finite_never_reach_vllm() -> None:
     with pytest.raises(ValueError, match="nan"):
-        FeatureRows(20, torch.zeros(1, 4)).write(0, torch.full((1, 4), torch.inf))
+        on_cpu(lambda _: [torch.zeros(2, 4), torch.full((1, 4), torch.inf)])([])
 
 
 def test_the_kv_cache_has_a_block_for_each_that_is_promised() -> None:
@@ -116,8 +113,5 @@ def test_the_kv_cache_has_a_block_for_each_that_is_promised() -> None:
     assert arguments["trust_remote_code"] is False
 
 
-def a_sequence(prompt: list[int | Slot]) -> Sequence:
-    tokens = sum(part.num_rows if isinstance(part, Slot) else 1 for part in prompt)
-    return Sequence(
-        request=a_request("q"), prompt=prompt, num_tokens=tokens, num_pages=1, rope_regime="short"
-    )
+def a_sequence(parts: list[int | Slot]) -> Sequence:
+    return Sequence(request=a_request("q"), prompt=Prompt(parts), rope_regime="short")

@@ -4,9 +4,9 @@ import random
 from contextlib import closing
 from typing import Any, cast
 
-from phicorpus.engine.static import StaticEngine
 from phicorpus.engine.vllm.engine import VllmEngine
 from tests.engine.builders import FakeModel, a_request, complete
+from tests.engine.static import StaticEngine
 from tests.vllm.builders import HIDDEN, engine_config, needs_vllm
 
 pytestmark = needs_vllm
@@ -31,7 +31,6 @@ def test_a_sliding_window_hides_what_it_should() -> None:
     with closing(VllmEngine(a_model(), engine_config())) as engine:
         answers = complete(engine, requests)
         assert engine.stats().extra["servers"] == 1
-        assert engine.capabilities.takes_windows
 
     assert [answer.token_ids for answer in answers] == [one.token_ids for one in expected]
     with closing(StaticEngine(FakeModel(hidden=HIDDEN), engine_config())) as unlimited:

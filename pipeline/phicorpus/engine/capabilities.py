@@ -51,10 +51,9 @@ class Capabilities:
         shares_prefixes: Computes the prompt of several requests about one image once.
         recovers: A fault of the device costs no answer; else the process has to be replaced.
         decoder_per_regime: Requests that need the long LongRoPE factors get a second decoder, with
-            weights and a KV cache of its own; else they take turns with the others.
+            weights and a KV cache of its own; else they run beside the others.
         devices: Those of `model.device` that it runs on; None: any.
         takes_attention: `model.attention` chooses the decoder's; else the engine brings its own.
-        takes_windows: Runs decoders that look back over a sliding window only.
         takes_quantization: Runs decoders whose weights `model.quantization` makes smaller.
         head_sizes: By package of its library: the dimensions of a head that it has kernels for.
         library: What it is built on.
@@ -65,7 +64,6 @@ class Capabilities:
     decoder_per_regime: bool = False
     devices: frozenset[Device] | None = None
     takes_attention: bool = True
-    takes_windows: bool = True
     takes_quantization: bool = True
     head_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     library: Library | None = None

@@ -1,29 +1,29 @@
 """The engine: continuous batching over text, images and sound, on one loaded model.
 
-Three threads, which only pass messages: the coordinator (here) holds all state; the encoder turns
-media into feature rows; the decoding loop turns token ids into tokens.
+One thread does it all, step after step: it takes new requests, schedules, encodes media, runs the
+decoder, chooses tokens, and answers. Another only watches that no step hangs.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
-import itertools
 import logging
-import queue
 import threading
-from collections.abc import Callable
-from functools import partial
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine import attention
-from phicorpus.engine.encode_queue import EncodeQueue
-from phicorpus.engine.encoder import EncoderThread
-from phicorpus.engine.encoder_cache import EncoderCache, Features, VirtualEmbedding, word_embedding
+from phicorpus.engine.cuda_graphs import Graph
+from phicorpus.engine.encoder_cache import EncoderCache
 from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Request
 from phicorpus.engine.frontend import Frontend
-from phicorpus.engine.library_loop import DecodeLoop, SamplingProcessor
-from phicorpus.engine.memory import KV_SHARE
+from phicorpus.engine.kv_cache import PagePool
+from phicorpus.engine.model_runner import ModelRunner
 from phicorpus.engine.recovery import (
     MIN_HANG_S,
     Recovery,
@@ -32,17 +32,19 @@ from phicorpus.engine.recovery import (
     lost_device_message,
 )
 from phicorpus.engine.registry import ENGINES
-from phicorpus.engine.request_queue import TURN_FACTOR, RequestQueue
 from phicorpus.engine.sampling import Sampler
 from phicorpus.engine.scheduler import Scheduler
 from phicorpus.engine.sequence import Sequence
-from phicorpus.models.model import Model, Regime
+from phicorpus.errors import InferError
+from phicorpus.models.model import Model
 
 log = logging.getLogger(__name__)
 
+_WATCH_S = 0.1
+_STOP_TIMEOUT_S = 90.0
 
-_POLL_S = 0.25
-_STOP_TIMEOUT_S = 30.0
+Part = Literal["decoder", "encoder"]
+_NOTHING_DONE: dict[Part, str] = {"decoder": "no step", "encoder": "no batch of media"}
 
 
 class ContinuousEngine:
@@ -53,69 +55,61 @@ class ContinuousEngine:
     Args:
         model: Loaded, on its device.
         config: Sizes and limits.
+        attention: As `model.attention` of a job's config.
+        graphs: Makes CUDA graphs; None: CUDA's own where they can be used.
         min_hang_s: No pass shorter than this is taken for a hang, however short `deadline_s` is.
+
+    Raises:
+        ConfigError: the attention that is asked for does not run here.
     """
 
     capabilities = ENGINES["continuous"].capabilities
 
     def __init__(
-        self, model: Model, config: EngineConfig, *, min_hang_s: float = MIN_HANG_S
+        self,
+        model: Model,
+        config: EngineConfig,
+        *,
+        attention: str = "auto",
+        graphs: Callable[[], Graph] | None = None,
+        min_hang_s: float = MIN_HANG_S,
     ) -> None:
-        self._model = model
-        self._config = config
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._post = self._inbox.put
         self._frontend = Frontend(
             model,
             config,
-            kv_share=KV_SHARE,
-            stats=EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "restarts": 0}),
-            enqueue=lambda sequence: self._post(partial(self._queue.add, sequence)),
-            cancel=lambda sequence: self._post(partial(self._queue.cancel, sequence)),
+            stats=EngineStats(extra={"restarts": 0}),
+            enqueue=self._enqueue,
+            cancel=self._cancel,
         )
-        self._busy = BusyTime()
-        decoder = model.decoder
-        self._words = word_embedding(decoder)
-        self._attention = decoder.config._attn_implementation or "sdpa"
-        rows = config.feature_rows
-        self._embedding = VirtualEmbedding(self._words, rows)
-        self._processor = SamplingProcessor(Sampler(model.banned_ids, decoder.device))
-        self._cache = EncoderCache(
-            num_rows=rows,
-            first_id=self._words.num_embeddings,
-            between_steps=self._between_steps,
+        self._pool = PagePool(config.kv_cache_tokens // config.page_size)
+        self._encoder = EncoderCache(
+            model.encode, num_rows=config.feature_rows, batch=config.encode_batch
         )
-        attention.register()
-        decoder.set_input_embeddings(self._embedding)
-        decoder.set_attn_implementation(attention.NAME)
+        self._scheduler = Scheduler(
+            self._pool,
+            self._encoder,
+            page_size=config.page_size,
+            max_requests=config.max_requests,
+            batch_tokens=config.max_batch_tokens,
+            begin=self._frontend.begin_attempt,
+        )
+        self._runner = ModelRunner(model, config, attention=attention, graphs=graphs)
+        self._sampler = Sampler(model.banned_ids, model.decoder.device)
         self._recovery = Recovery(config)
-        self._loop = self._start_loop()
-        self._encoder = EncoderThread(
-            encode=model.encode,
-            write=self._embedding.write,
-            done=lambda *medium: self._post(partial(self._on_encoded, *medium)),
-            batch=config.encode_batch,
-            device=decoder.device,
-            busy=self._busy,
-        )
-        self._queue = RequestQueue(
-            self._frontend,
-            EncodeQueue(self._cache, self._encoder.put, page_size=config.page_size),
-            Scheduler(
-                num_pages=self._frontend.limits.num_pages,
-                num_rows=config.max_requests,
-                turn=TURN_FACTOR * config.max_requests,
-            ),
-        )
-        self._running: dict[str, Sequence] = {}
-        self._serials = itertools.count()
-        self._rope_regime: Regime | None = None
+        self._arrived: deque[Sequence] = deque()
+        self._wake = threading.Event()
+        self._has_cancelled = False
         self._closing: str | None = None
-        self._loop_failed = False
-        self._stall = StallTimer()
-        self._longest_pass_s = max(config.deadline_s, min_hang_s)
+        self._busy = BusyTime()
+        self._part: Part = "decoder"  # that computes, or did
+        self._is_computing = False
+        self._num_moves = 0  # parts begun and ended
+        self._longest_s = max(config.deadline_s, min_hang_s)
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="phicorpus-engine", daemon=True)
         self._thread.start()
+        self._watchdog = threading.Thread(target=self._watch, name="phicorpus-watch", daemon=True)
+        self._watchdog.start()
         atexit.register(self.close)
 
     async def submit(self, request: Request) -> Completion:
@@ -129,137 +123,180 @@ class ContinuousEngine:
     def stats(self) -> EngineStats:
         """Return counters and gauges."""
         stats = self._frontend.stats()
-        stats.prefill_tokens = self._embedding.num_tokens - self._processor.num_decoded
+        scheduler = self._scheduler
+        stats.prefill_tokens = scheduler.num_prefilled
+        stats.media_encoded = self._encoder.num_encoded
+        stats.media_reused = max(0, scheduler.num_media - self._encoder.num_encoded)
+        stats.extra |= {"kv_pages": self._pool.num_held, "feature_rows": self._encoder.num_held}
+        if not self._frontend.has_ended:
+            stats.num_running = len(scheduler.running)
+            stats.num_waiting = len(self._arrived) + scheduler.num_waiting
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
 
-    def close(self) -> None:
-        """End all threads, answer open requests with EngineDied, and give the decoder back."""
-        atexit.unregister(self.close)
-        self._post(partial(self._stop, "the engine is closed"))
-        if threading.current_thread() is not self._thread:
-            self._thread.join(3 * _STOP_TIMEOUT_S)
+    def describe(self) -> dict[str, str]:
+        """Return in words what it runs on; see `Engine.describe`."""
+        return {"engine": "continuous", **self._runner.describe()}
 
-    # --- the coordinator's thread -----------------------------------------------------------------
+    def close(self) -> None:
+        """End the threads, answer open requests with EngineDied, and give the decoder back."""
+        atexit.unregister(self.close)
+        self._stop("the engine is closed")
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_STOP_TIMEOUT_S)
+            self._watchdog.join(_STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error(
+                "the engine ended with a thread that does not", extra={"reason": self._closing}
+            )
+
+    # --- any thread -------------------------------------------------------------------------------
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        self._arrived.append(sequence)
+        self._wake.set()
+
+    def _cancel(self, sequence: Sequence) -> None:
+        """End a sequence early: at its next token if it runs, else now."""
+        if sequence.attempt is not None:
+            sequence.attempt.cancel()
+        else:
+            self._frontend.complete(sequence)
+        self._has_cancelled = True
+        self._wake.set()
+
+    def _stop(self, reason: str) -> None:
+        self._closing = self._closing or reason
+        self._wake.set()
+
+    # --- the engine's thread ----------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while self._closing is None:
-                self._take_messages()
-                for follow_up in (self._check_loop, self._start_sequences):
-                    if self._closing is None:
-                        follow_up()
+                self._receive()
+                try:
+                    self._step()
+                except Exception as error:  # noqa: BLE001 a decoder may raise anything
+                    traceback.clear_frames(error.__traceback__)  # they hold the step's memory
+                    self._recover(error)
         finally:
-            self._end(self._closing or "the engine's coordinator failed; the log says why")
+            self._frontend.end(self._closing or "the engine's thread failed; the log says why")
+            self._scheduler.stop_all()
+            self._runner.release()
+            self._over.set()
 
-    def _take_messages(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            is_busy = self._running or self._encoder.is_busy
-            message = self._inbox.get(timeout=_POLL_S if is_busy else None)
-            while True:
-                message()
-                message = self._inbox.get_nowait()
+    def _receive(self) -> None:
+        """Take what has arrived; wait for it where there is nothing to do."""
+        if not self._scheduler.running and not self._scheduler.num_waiting:
+            self._wake.wait()
+        self._wake.clear()
+        while self._arrived:
+            self._scheduler.add(self._arrived[0])
+            self._arrived.popleft()  # behind `add`, so that it is counted all the time
+        if self._has_cancelled:
+            self._has_cancelled = False
+            for sequence in self._scheduler.remove_over():
+                self._frontend.complete(sequence)
 
-    def _stop(self, reason: str) -> None:
-        self._closing = self._closing or reason
+    def _step(self) -> None:
+        """Schedule, encode, compute, choose tokens, and answer what is over."""
+        batch = self._scheduler.schedule()
+        has_encoded = self._encoder.has_pending
+        if has_encoded:
+            self._encode()
+            batch = self._scheduler.schedule()  # with those that waited for it
+        if batch and self._closing is None:
+            self._decode(batch)
+        elif not has_encoded and self._scheduler.num_waiting:
+            raise RuntimeError("no request that waits can be scheduled")
 
-    def _on_encoded(self, features: Features, error: Exception | None) -> None:
-        if error is not None and is_device_lost(error):
-            self._stop(lost_device_message(error))
-        else:
-            self._queue.on_encoded(features, error)
+    def _encode(self) -> None:
+        """Encode the next batch of media; the requests of those that fail get an error."""
+        with self._computing("encoder"):
+            media = self._encoder.encode_next()
+        failed = [medium for medium in media if medium.error is not None]
+        for medium in failed:
+            if medium.error is not None and is_device_lost(medium.error):
+                self._stop(lost_device_message(medium.error))
+                return
+        for sequence, medium in self._scheduler.remove_failed(failed):
+            why = f"{sequence.request.request_id}: cannot encode: {medium.error!r}"
+            self._frontend.fail(sequence, InferError(why))
 
-    def _on_over(self, name: str, error: str | None) -> None:
-        if error is not None:
-            self._loop_failed |= name in self._running  # else told late, of a loop replaced since
-            return
-        sequence = self._running.pop(name, None)
-        if sequence is not None:
-            self._recovery.on_completion()
-            self._queue.finish(sequence)
+    def _decode(self, batch: list[Sequence]) -> None:
+        """Compute a step's tokens; those that are asked for one get the next."""
+        asked = [
+            (sequence, sequence.attempt)
+            for sequence in batch
+            if sequence.is_asked and sequence.attempt is not None
+        ]
+        with self._computing("decoder"):
+            scores = self._runner.forward(batch)
+            states = [attempt.sampling for _, attempt in asked]
+            scores, logprobs = self._sampler.choose(scores, states)
+            # In one copy to the host; float32 holds every token id.
+            tokens, logprobs = torch.stack((scores.argmax(-1).float(), logprobs)).tolist()
+        self._scheduler.advance(batch)
+        for (sequence, attempt), token, logprob in zip(asked, tokens, logprobs, strict=True):
+            sequence.last_id = int(token)
+            if attempt.on_token(sequence.last_id, logprob):
+                self._recovery.on_completion()
+                self._scheduler.release(sequence)
+                self._frontend.complete(sequence)
 
-    def _start_sequences(self) -> None:
-        """Start the sequences that may run now in the decoding loop."""
-        for sequence in self._queue.schedule():
-            request, regime = sequence.request, sequence.rope_regime
-            name = f"{next(self._serials)}:{request.request_id}"
-            self._running[name] = sequence
-            if self._model.regime_length and regime != self._rope_regime:
-                self._rope_regime = regime
-                self._between_steps(partial(self._model.set_regime, regime))
-            first = partial(self._post, partial(self._queue.scheduler.on_first_token, sequence))
-            attempt = self._frontend.begin_attempt(sequence, first)
-            ids = sequence.token_ids(self._cache.ids)
-            self._loop.put(name, ids, request.max_new_tokens, attempt)
-
-    def _between_steps(self, action: Callable[[], None]) -> None:
-        try:
-            self._loop.between_steps(action)
-        except RuntimeError:
-            if self._loop.is_alive and self._loop.fatal_error is None:
-                raise
-            self._loop_failed = True
-            action()
-
-    def _check_loop(self) -> None:
-        """Replace a loop that died; give up on one that hangs, and on an encoder that hangs."""
-        if self._loop_failed or (self._running and not self._loop.is_alive):
-            self._recover()
-        stalled_s = self._stall.stalled_s(self._embedding.num_tokens, busy=bool(self._running))
-        if stalled_s > self._longest_pass_s:
-            self._stop(f"the decoder hangs: no step in {self._longest_pass_s:g} s")
-        if self._encoder.stalled_s() > self._longest_pass_s:
-            self._stop(f"the encoder hangs: no batch of media in {self._longest_pass_s:g} s")
-
-    def _recover(self) -> None:
-        """Replace the dead loop, and run again the sequences that it had."""
-        error = self._loop.fatal_error
-        if error is not None and is_device_lost(error):
+    def _recover(self, error: Exception) -> None:
+        """Drop the step that failed, and run again the sequences that it had."""
+        if is_device_lost(error):
             self._stop(lost_device_message(error))
             return
         next_step = self._recovery.after(error)
         name = repr(error)
         fields = {"error": name, "next": next_step, "batch_tokens": self._recovery.batch_tokens}
-        log.warning("decoding loop failed", extra=fields)
-        if not self._loop.stop(timeout_s=_STOP_TIMEOUT_S):
-            self._stop("the decoding loop does not end")
-            return
+        log.warning("a step failed", extra=fields)
         if next_step == "give up":
             self._stop(f"the decoder failed again and again: {name}")
             return
-        scheduler = self._queue.scheduler
-        for sequence in reversed(self._running.values()):
-            scheduler.release(sequence)
+        again: list[Sequence] = []
+        for sequence in self._scheduler.stop_all():
             if sequence.is_over:
-                self._queue.drop(sequence)
+                self._frontend.complete(sequence)
             elif next_step == "smaller":
                 sequence.num_attempts -= 1  # this one does not count against it
-                scheduler.add_first(sequence)
+                again.append(sequence)
             elif sequence.num_attempts == 1:
-                scheduler.add(sequence, suspect=True)
+                self._scheduler.add(sequence, suspect=True)
             else:
-                self._queue.fail(sequence, f"the decoder failed on it twice: {name}")
+                why = f"{sequence.request.request_id}: the decoder failed on it twice: {name}"
+                self._frontend.fail(sequence, InferError(why))
                 self._recovery.on_failed_alone()
-        self._running.clear()
-        self._loop_failed = False
-        self._loop = self._start_loop()
+        self._scheduler.add_first(again)
+        self._scheduler.batch_tokens = self._recovery.batch_tokens
         with self._frontend.counting() as stats:
             stats.extra["restarts"] += 1
 
-    def _start_loop(self) -> DecodeLoop:
-        return DecodeLoop(
-            self._model.decoder,
-            self._processor,
-            self._config.model_copy(update={"max_batch_tokens": self._recovery.batch_tokens}),
-            lambda name, error: self._post(partial(self._on_over, name, error)),
-            self._busy,
-        )
+    @contextmanager
+    def _computing(self, part: Part) -> Iterator[None]:
+        """Count as busy, and let the watchdog see what computes."""
+        self._part = part
+        self._num_moves += 1
+        self._is_computing = True
+        try:
+            with self._busy:
+                yield
+        finally:
+            self._is_computing = False
+            self._num_moves += 1
 
-    def _end(self, reason: str) -> None:
-        self._frontend.end(reason)
-        ended = self._encoder.close(timeout_s=_STOP_TIMEOUT_S)
-        if self._loop.stop(timeout_s=_STOP_TIMEOUT_S) and ended:
-            self._model.decoder.set_attn_implementation(self._attention)
-            self._model.decoder.set_input_embeddings(self._words)
-        else:
-            log.error("engine ended with a thread that does not", extra={"reason": reason})
+    # --- the watchdog's thread --------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """End the engine when a pass of the decoder or the encoder does not end."""
+        timer = StallTimer()
+        while not self._over.wait(_WATCH_S):
+            stalled_s = timer.stalled_s(self._num_moves, busy=self._is_computing)
+            if stalled_s > self._longest_s:
+                done = _NOTHING_DONE[self._part]
+                self._stop(f"the {self._part} hangs: {done} in {self._longest_s:g} s")
+                self._frontend.end(self._closing or "")
+                return

@@ -1,14 +1,15 @@
-"""Attention on a CPU over keys and values in pages: few large calls instead of one per sequence.
+"""Attention over keys and values in pages, by torch alone: few calls instead of one per sequence.
 
-Sequences that decode are attended together, grouped by length, so that little is padding; each
-prompt, or part of one, by itself. What depends on a step's layout alone is computed once, not once
-per layer.
+The way of a CPU, and of any device without a kernel that reads pages. Sequences that decode are
+attended together, grouped by length, so that little is padding; each prompt, or part of one, by
+itself. What depends on a step's layout alone is computed once, not once per layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from torch.nn import functional
 _MAX_PADDING = 1.25  # keys read by those needed, in a group
 
 Numbers = npt.NDArray[np.int64]
+New = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # query, key, value of a step's tokens
+Cache = tuple[torch.Tensor, torch.Tensor]  # keys and values of one layer
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,48 @@ class StepLayout:
         ]
         return np.concatenate(parts)
 
+    def rows(self, own: slice) -> StepLayout:
+        """Return the layout of some of the sequences."""
+        return replace(self, new=self.new[own], past=self.past[own], pages=self.pages[own])
+
+
+def write(new: New, cache: Cache, slots: torch.Tensor) -> None:
+    """Write new keys and values to their pages.
+
+    Args:
+        new: query; key and value, shape (key heads, tokens, head size).
+        cache: Keys and values, shape (pages, page size, key heads, head size).
+        slots: Place of each token's key, counted in tokens from the first page, shape (tokens,).
+    """
+    for pages, fresh in zip(cache, new[1:], strict=True):
+        pages.view(-1, *pages.shape[2:]).index_copy_(0, slots, fresh.transpose(0, 1))
+
+
+class Step(Protocol):
+    """One step's attention, for all layers."""
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """Return the place of each new token's key, counted in tokens from the first page."""
+        ...
+
+    def attend(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
+        """Write the new keys and values to their pages, and attend causally in each sequence.
+
+        Args:
+            new: query (heads, tokens, head size), key and value (key heads, tokens, head size).
+            cache: Keys and values, shape (pages, page size, key heads, head size).
+            scaling: Of the scores.
+
+        Returns:
+            shape (tokens, heads, head size).
+        """
+        ...
+
+    def attend_written(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
+        """Attend as `attend` does, where the new keys and values are in their pages already."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -99,41 +145,42 @@ class _Span:
 
 
 class PagedStep:
-    """One step's attention, for all layers.
+    """One step's attention, for all layers, by torch alone.
 
     Args:
         layout: Of the step.
         dtype: Of keys and queries.
+        device: Of keys and queries.
+        window: Keys that a token attends to, its own included; None: all before it.
+
+    Attributes:
+        slots: Place of each new token's key, counted in tokens from the first page.
     """
 
-    def __init__(self, layout: StepLayout, dtype: torch.dtype) -> None:
-        self._written = torch.from_numpy(layout.written())
+    def __init__(
+        self,
+        layout: StepLayout,
+        dtype: torch.dtype,
+        device: torch.device = _CPU,
+        window: int | None = None,
+    ) -> None:
+        kind = _Kind(dtype, device, window)
+        self.slots = torch.from_numpy(layout.written()).to(device)
         ends = layout.new.cumsum()
-        self._groups = list(_groups(layout, ends, dtype))
+        self._groups = list(_groups(layout, ends, kind))
         self._spans = [
-            _span(layout, row, int(ends[row]), dtype)
+            _span(layout, row, int(ends[row]), kind)
             for row in np.flatnonzero(layout.new > 1).tolist()
         ]
 
-    def attend(
-        self,
-        new: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        cache: tuple[torch.Tensor, torch.Tensor],
-        scaling: float,
-    ) -> torch.Tensor:
-        """Write the new keys and values to their pages, and attend causally in each sequence.
+    def attend(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
+        """Write and attend, as `Step.attend`."""
+        write(new, cache, self.slots)
+        return self.attend_written(new, cache, scaling)
 
-        Args:
-            new: query (heads, tokens, head size), key and value (key heads, tokens, head size).
-            cache: Keys and values, shape (pages, page size, key heads, head size).
-            scaling: Of the scores.
-
-        Returns:
-            shape (tokens, heads, head size).
-        """
+    def attend_written(self, new: New, cache: Cache, scaling: float) -> torch.Tensor:
+        """Attend, as `Step.attend_written`."""
         query, key, value = new
-        for pages, fresh in zip(cache, (key, value), strict=True):
-            pages.flatten(0, 1).index_copy_(0, self._written, fresh.transpose(0, 1))
         output = query.new_empty(query.shape[1], query.shape[0], query.shape[2])
         for group in self._groups:
             output[group.tokens] = _attend_group(query, group, cache, scaling)
@@ -154,10 +201,19 @@ class PagedStep:
         return output
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What masks are made for; `window` as of `PagedStep`."""
+
+    dtype: torch.dtype
+    device: torch.device
+    window: int | None
+
+
 def _attend_group(
     query: torch.Tensor,
     group: _Group,
-    cache: tuple[torch.Tensor, torch.Tensor],
+    cache: Cache,
     scaling: float,
 ) -> torch.Tensor:
     heads, _, size = query.shape
@@ -184,7 +240,7 @@ def _read(pages: torch.Tensor, group: _Group) -> torch.Tensor:
     return keys.unflatten(0, (group.tokens.shape[0], -1))
 
 
-def _groups(layout: StepLayout, ends: Numbers, dtype: torch.dtype) -> Iterator[_Group]:
+def _groups(layout: StepLayout, ends: Numbers, kind: _Kind) -> Iterator[_Group]:
     """Group the sequences with one new token, the longest first."""
     single = np.flatnonzero(layout.new == 1)
     order = single[np.argsort(-layout.known[single], kind="stable")].tolist()
@@ -194,33 +250,44 @@ def _groups(layout: StepLayout, ends: Numbers, dtype: torch.dtype) -> Iterator[_
     for row in order:
         needed += known[row]
         if group and known[group[0]] * (len(group) + 1) > _MAX_PADDING * needed:
-            yield _group(layout, group, ends, dtype)
+            yield _group(layout, group, ends, kind)
             group, needed = [], known[row]
         group.append(row)
     if group:
-        yield _group(layout, group, ends, dtype)
+        yield _group(layout, group, ends, kind)
 
 
-def _group(layout: StepLayout, rows: Sequence[int], ends: Numbers, dtype: torch.dtype) -> _Group:
+def _group(layout: StepLayout, rows: Sequence[int], ends: Numbers, kind: _Kind) -> _Group:
     known = layout.known[rows]
     shortest, num_pages = int(known.min()), -(-int(known.max()) // layout.page_size)
     num_keys = num_pages * layout.page_size
     is_padding = np.arange(shortest, num_keys) >= known[:, None]
-    mask = torch.zeros(len(rows), 1, 1, num_keys, dtype=dtype)
+    mask = torch.zeros(len(rows), 1, 1, num_keys, dtype=kind.dtype)
     mask[:, 0, 0, shortest:].masked_fill_(torch.from_numpy(is_padding), -torch.inf)
+    if kind.window is not None:
+        is_over = np.arange(num_keys) < known[:, None] - kind.window
+        mask[:, 0, 0].masked_fill_(torch.from_numpy(is_over), -torch.inf)
     row, key = is_padding.nonzero()
     return _Group(
-        tokens=torch.from_numpy(ends[rows] - 1),
-        pages=torch.from_numpy(layout.pages[rows, :num_pages].clip(min=0).ravel()),
-        mask=mask,
-        padding=torch.from_numpy(row * num_keys + shortest + key),
+        tokens=torch.from_numpy(ends[rows] - 1).to(kind.device),
+        pages=torch.from_numpy(layout.pages[rows, :num_pages].clip(min=0).ravel()).to(kind.device),
+        mask=mask.to(kind.device),
+        padding=torch.from_numpy(row * num_keys + shortest + key).to(kind.device),
     )
 
 
-def _span(layout: StepLayout, row: int, end: int, dtype: torch.dtype) -> _Span:
+def _span(layout: StepLayout, row: int, end: int, kind: _Kind) -> _Span:
     new, known = int(layout.new[row]), int(layout.known[row])
-    if new == known:
+    past = known - new
+    pages = None
+    if past:
+        pages = torch.from_numpy(layout.pages[row, : -(-known // layout.page_size)].copy())
+        pages = pages.to(kind.device)
+    is_cut = kind.window is not None and known > kind.window
+    if not past and not is_cut:
         return _Span(end - new, end, None, known, None)
-    pages = torch.from_numpy(layout.pages[row, : -(-known // layout.page_size)].copy())
-    mask = torch.full((new, known), -torch.inf, dtype=dtype).triu(known - new + 1)
+    hidden = torch.full((new, known), -torch.inf, dtype=kind.dtype, device=kind.device)
+    mask = hidden.triu(past + 1)
+    if kind.window is not None:
+        mask += hidden.tril(past - kind.window)
     return _Span(end - new, end, pages, known, mask)

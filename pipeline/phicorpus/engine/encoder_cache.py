@@ -1,11 +1,8 @@
-"""Encoded media: a cache of feature rows, and token ids that name them.
-
-The decoder's embedding is wrapped so that an id at or above the vocabulary's size names a row of
-the cache. An id is never used for two contents: the KV cache knows a prefix by its ids.
-"""
+"""Encoded media: each is encoded once, and kept until its rows' memory is needed."""
 
 from __future__ import annotations
 
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -15,215 +12,179 @@ import torch
 from torch import nn
 from transformers import Phi3ForCausalLM
 
-LAST_ID = 2**31  # ids are int32 in the library
+from phicorpus.engine.recovery import is_device_lost
+from phicorpus.models.model import Canvas, Slot
 
-
-class _IdsUsedUp(Exception):
-    """No id is left."""
+_CROP_PIXELS = 448 * 448  # of CLIP's 336 and SigLIP's 448 the larger; a canvas is cut into such
 
 
 def word_embedding(decoder: Phi3ForCausalLM) -> nn.Embedding:
-    """Return the decoder's own embedding."""
+    """Return the decoder's embedding."""
     return cast("nn.Embedding", decoder.get_input_embeddings())
 
 
-class VirtualEmbedding(nn.Module):
-    """An embedding whose ids beyond the vocabulary name feature rows.
-
-    Args:
-        words: The decoder's own embedding.
-        num_rows: Feature rows.
-    """
-
-    rows: torch.Tensor
-
-    def __init__(self, words: nn.Embedding, num_rows: int) -> None:
-        super().__init__()
-        self.words = words
-        self.num_tokens = 0  # embedded so far
-        empty = torch.zeros(
-            num_rows, words.embedding_dim, dtype=words.weight.dtype, device=words.weight.device
-        )
-        self.register_buffer("rows", empty, persistent=False)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The vocabulary's embeddings, as a head that is tied to them expects."""
-        return self.words.weight
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embed ids of any shape; the result has shape (*ids.shape, hidden)."""
-        self.num_tokens += ids.numel()
-        first = self.words.num_embeddings
-        virtual = ids >= first
-        embedded = self.words(ids.masked_fill(virtual, 0))
-        rows = self.rows[(ids - first).clamp(min=0).long() % self.rows.shape[0]]
-        return torch.where(virtual[..., None], rows, embedded)
-
-    @torch.no_grad()
-    def write(self, start: int, features: torch.Tensor) -> None:
-        """Store rows of shape (n, hidden) from absolute row `start`; visible when it returns."""
-        row = start % self.rows.shape[0]
-        self.rows[row : row + features.shape[0]].copy_(features)
-        if self.rows.is_cuda:
-            torch.cuda.current_stream(self.rows.device).synchronize()
-
-
 @dataclass(eq=False, slots=True)
-class Features:
-    """The run of rows of one medium.
+class Medium:
+    """One medium's feature rows.
 
     Attributes:
-        key: Names the medium.
-        start: Absolute row: only grows, over the cache's whole life.
-        num_rows: Length of the run.
-        holders: Number of sequences that need it, and 1 for the encoder while it writes.
-        encoded: True when the rows are written.
+        slot: What to encode.
+        rows: shape (slot.num_rows, hidden); None until they are encoded.
+        error: Why they cannot be encoded.
+        holders: Sequences that need it.
     """
 
-    key: Hashable
-    start: int
-    num_rows: int
+    slot: Slot
+    rows: torch.Tensor | None = None
+    error: Exception | None = None
     holders: int = 0
-    encoded: bool = False
-
-
-def _run_now(action: Callable[[], None]) -> None:
-    action()
 
 
 class EncoderCache:
-    """Gives out runs of rows, and ids for them. Used by one thread.
-
-    A place moves forward through the rows, past the runs that are held, so an id, which counts the
-    rows passed, never comes twice. Runs that are not held stay until their rows are needed; the
-    least recently used go first.
+    """Feature rows by medium, the least recently used dropped first. Used by one thread.
 
     Args:
-        num_rows: Size of the cache.
-        first_id: The id of absolute row 0.
-        last_id: Ids stay below it. When they are used up they begin anew.
-        between_steps: Runs an action, here `restart`, while the decoder runs no step, and makes it
-            forget all cached prefixes, which are known by their ids.
+        encode: `Model.encode`.
+        num_rows: Rows that it may hold.
+        batch: Crops and clips encoded at once.
 
-    Example:
-        >>> cache = EncoderCache(num_rows=10, first_id=100)
-        >>> (one,) = cache.hold([("a", 6)]) or []
-        >>> cache.ids(one), cache.hold([("b", 6)])
-        (range(100, 106), None)
-        >>> cache.release(one)
-        >>> (two,) = cache.hold([("b", 6)]) or []
-        >>> cache.ids(two)
-        range(110, 116)
+    Attributes:
+        num_held: Rows that a sequence needs.
+        num_encoded: Media encoded so far.
     """
 
     def __init__(
-        self,
-        *,
-        num_rows: int,
-        first_id: int,
-        last_id: int = LAST_ID,
-        between_steps: Callable[[Callable[[], None]], None] = _run_now,
+        self, encode: Callable[[Sequence[Slot]], list[torch.Tensor]], *, num_rows: int, batch: int
     ) -> None:
-        self.num_rows = num_rows
-        self._first_id = first_id
-        self._last_id = last_id
-        self._between_steps = between_steps
-        self._runs: OrderedDict[Hashable, Features] = OrderedDict()
-        self._next = 0
-        self.num_held = 0  # rows of runs that are held
+        self.num_held = 0
+        self.num_encoded = 0
+        self._encode = encode
+        self._num_rows = num_rows
+        self._batch = batch
+        self._media: OrderedDict[Hashable, Medium] = OrderedDict()
+        self._total = 0  # rows of all media here
+        self._pending: dict[Medium, None] = {}  # held, and not encoded yet
+        self._num_pending = 0  # crops and clips of these
 
-    def ids(self, features: Features) -> range:
-        """Return the token ids of a run."""
-        start = self._first_id + features.start
-        return range(start, start + features.num_rows)
+    @property
+    def is_batch_full(self) -> bool:
+        """True where as much waits as is encoded at once."""
+        return self._num_pending >= self._batch
 
-    def hold(self, wanted: Sequence[tuple[Hashable, int]]) -> list[Features] | None:
-        """Hold the runs of all wanted (key, rows), making those that are new; all or none.
+    @property
+    def has_pending(self) -> bool:
+        """True where media wait to be encoded."""
+        return bool(self._pending)
+
+    def hold(self, slots: Sequence[Slot]) -> list[Medium] | None:
+        """Hold the media of slots, all or none; those that are new wait to be encoded.
 
         Returns:
-            One run per wanted key, each held once more; None if there is no room now.
+            One medium for each key; None where there is no room now.
         """
+        wanted = {slot.key: slot for slot in slots}
+        known = {key: self._media[key] for key in wanted if key in self._media}
+        num_new = sum(slot.num_rows for key, slot in wanted.items() if key not in known)
+        num_kept = sum(one.slot.num_rows for one in known.values() if not one.holders)
+        if self.num_held + num_kept + num_new > self._num_rows:
+            return None
+        for medium in known.values():
+            self._hold(medium)
+        while self._total + num_new > self._num_rows:
+            self._drop(next(one for one in self._media.values() if not one.holders))
+        for key, slot in wanted.items():
+            if key not in known:
+                medium = self._media[key] = Medium(slot)
+                self._total += slot.num_rows
+                self._pending[medium] = None
+                self._num_pending += num_crops(slot)
+                self._hold(medium)
+        return [self._media[key] for key in wanted]
+
+    def release(self, media: Sequence[Medium]) -> None:
+        """Hold media once less; one that nobody needs and that is not encoded is forgotten."""
+        for medium in media:
+            medium.holders -= 1
+            if medium.holders:
+                continue
+            self.num_held -= medium.slot.num_rows
+            if medium.rows is None:
+                self._drop(medium)
+
+    def encode_next(self) -> list[Medium]:
+        """Encode the next batch; see `encode`."""
+        media = self.next_batch()
+        self.encode(media)
+        return media
+
+    def next_batch(self) -> list[Medium]:
+        """Take the media that are to be encoded next; they wait no more."""
+        media: list[Medium] = []
+        size = 0
+        for medium in self._pending:
+            size += num_crops(medium.slot)
+            if media and size > self._batch:
+                break
+            media.append(medium)
+        for medium in media:
+            self._done(medium)
+        return media
+
+    def encode(self, media: Sequence[Medium]) -> None:
+        """Encode media together; where that fails, each alone.
+
+        Each has its rows or its error then. May run in a thread of its own.
+        """
+        error = self._try(media) if media else None
+        if error is not None and len(media) > 1 and not is_device_lost(error):
+            for medium in media:
+                medium.error = self._try([medium])
+        elif error is not None:
+            for medium in media:
+                medium.error = error
+
+    @torch.no_grad()
+    def _try(self, media: Sequence[Medium]) -> Exception | None:
+        """Encode media together; return what went wrong."""
         try:
-            held = self._try_hold(wanted)
-            if held is None and not self.num_held:  # what is left unheld cuts the room in pieces
-                self._runs.clear()
-                held = self._try_hold(wanted)
-        except _IdsUsedUp:
-            if self.num_held:
-                return None
-            self._between_steps(self.restart)
-            return self.hold(wanted)
-        return held
-
-    def retain(self, run: Features) -> None:
-        """Hold a run once more."""
-        self.num_held += 0 if run.holders else run.num_rows
-        run.holders += 1
-
-    def release(self, run: Features) -> None:
-        """Hold a run once less."""
-        run.holders -= 1
-        self.num_held -= 0 if run.holders else run.num_rows
-
-    def drop(self, run: Features) -> None:
-        """Forget a run that could not be encoded: its key is new again, its rows are free."""
-        if self._runs.get(run.key) is run:
-            del self._runs[run.key]
-
-    def restart(self) -> None:
-        """Begin the ids anew; no run may be held."""
-        if self.num_held:
-            raise RuntimeError(f"{self.num_held} rows are still held")
-        self._runs.clear()
-        self._next = 0
-
-    def _try_hold(self, wanted: Sequence[tuple[Hashable, int]]) -> list[Features] | None:
-        held: list[Features] = []
-        for key, num_rows in wanted:
-            run = self._runs.get(key)
-            if run is None:
-                start = self._room(num_rows)
-                if start is None:
-                    self._undo(held)
-                    return None
-                if self._first_id + start + num_rows > self._last_id:
-                    self._undo(held)
-                    raise _IdsUsedUp
-                self._next = start + num_rows
-                run = self._runs[key] = Features(key=key, start=start, num_rows=num_rows)
-            self.retain(run)
-            self._runs.move_to_end(key)
-            held.append(run)
-        return held
-
-    def _undo(self, held: Sequence[Features]) -> None:
-        for run in held:
-            self.release(run)
-            if not run.holders and not run.encoded:
-                self.drop(run)
-
-    def _room(self, num_rows: int) -> int | None:
-        """Return the next absolute row with `num_rows` free from it, dropping unheld runs."""
-        while (start := self._gap(num_rows)) is None:
-            unheld = next((run for run in self._runs.values() if not run.holders), None)
-            if unheld is None:
-                return None
-            self.drop(unheld)
-        return start
-
-    def _gap(self, num_rows: int) -> int | None:
-        turn, row = divmod(self._next, self.num_rows)
-        if not self._runs and row:  # an empty cache: the whole of it, in one piece
-            turn, row = turn + 1, 0
-        taken = sorted(
-            (run.start % self.num_rows, run.start % self.num_rows + run.num_rows)
-            for run in self._runs.values()
-        )
-        taken.append((self.num_rows, self.num_rows))
-        for lap_turn, free in ((turn, row), (turn + 1, 0)):
-            for begin, end in taken:
-                if begin - free >= num_rows:
-                    return lap_turn * self.num_rows + free
-                free = max(free, end)  # noqa: PLW2901 the scan's own place
+            outputs = self._encode([medium.slot for medium in media])
+            for medium, rows in zip(media, outputs, strict=True):
+                _check(medium.slot, rows)
+            for medium, rows in zip(media, outputs, strict=True):
+                # A view would keep the memory of the whole batch.
+                is_view = rows.untyped_storage().nbytes() > rows.nbytes
+                medium.rows = rows.clone() if is_view else rows
+        except Exception as error:  # noqa: BLE001 an encoder may raise anything: its requests fail
+            traceback.clear_frames(error.__traceback__)  # they hold the batch's memory
+            return error
+        self.num_encoded += len(media)
         return None
+
+    def _hold(self, medium: Medium) -> None:
+        self.num_held += 0 if medium.holders else medium.slot.num_rows
+        medium.holders += 1
+        self._media.move_to_end(medium.slot.key)
+
+    def _drop(self, medium: Medium) -> None:
+        self._done(medium)
+        if self._media.get(medium.slot.key) is medium:
+            del self._media[medium.slot.key]
+            self._total -= medium.slot.num_rows
+
+    def _done(self, medium: Medium) -> None:
+        if medium in self._pending:
+            del self._pending[medium]
+            self._num_pending -= num_crops(medium.slot)
+
+
+def _check(slot: Slot, rows: torch.Tensor) -> None:
+    if rows.shape[0] != slot.num_rows:
+        raise ValueError(f"the encoder gave {rows.shape[0]} rows, announced were {slot.num_rows}")
+
+
+def num_crops(slot: Slot) -> int:
+    """Count the crops or clips of a slot in a batch."""
+    if not isinstance(slot.media, Canvas):
+        return 1
+    height, width, _ = slot.media.pixels.shape
+    return max(1, round(height * width / _CROP_PIXELS))

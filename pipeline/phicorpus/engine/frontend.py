@@ -18,7 +18,7 @@ from phicorpus.engine.encoder_cache import word_embedding
 from phicorpus.engine.engine import Completion, EngineStats, Guide, Request
 from phicorpus.engine.grammar import Grammars, Matcher
 from phicorpus.engine.sampling import NoRepeat, SamplingState, SeededDraw
-from phicorpus.engine.sequence import Attempt, Sequence
+from phicorpus.engine.sequence import Attempt, Prompt, Sequence
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from phicorpus.models.model import Model, Slot
 
@@ -34,7 +34,7 @@ class RequestLimits:
         max_length: Prompt and answer, tokens.
         regime_length: Prompt and answer up to which the short LongRoPE factors serve; 0: always.
         page_size: Tokens per KV page.
-        num_pages: KV pages that may be promised at once.
+        num_pages: KV pages.
         num_rows: Feature rows of one request.
     """
 
@@ -46,36 +46,35 @@ class RequestLimits:
     num_rows: int
 
     @staticmethod
-    def of(model: Model, config: EngineConfig, *, kv_share: float) -> RequestLimits:
-        """Return the limits of a model run with a config; `kv_share` of the pages are promised."""
+    def of(model: Model, config: EngineConfig) -> RequestLimits:
+        """Return the limits of a model run with a config."""
         return RequestLimits(
             vocabulary=word_embedding(model.decoder).num_embeddings,
             max_length=model.max_length,
             regime_length=model.regime_length,
             page_size=config.page_size,
-            num_pages=max(2, int(config.kv_cache_tokens // config.page_size * kv_share)),
+            num_pages=config.kv_cache_tokens // config.page_size,
             num_rows=config.feature_rows,
         )
 
-    def check(self, request: Request, prompt: abc.Sequence[int | Slot]) -> Sequence:
+    def check(self, request: Request, parts: abc.Sequence[int | Slot]) -> Sequence:
         """Build the sequence of a request, if it can be run at all.
 
         Raises:
             RequestRefused: empty, too long, an id outside the vocabulary, or larger than the KV
                 cache or the encoder cache; names limit and value.
         """
-        name = request.request_id
-        rows = sum(part.num_rows for part in prompt if isinstance(part, Slot))
-        num_tokens = rows + sum(not isinstance(part, Slot) for part in prompt)
-        longest = num_tokens + request.max_new_tokens
-        pages = math.ceil(longest / self.page_size) + 1
-        if num_tokens == 0:
+        name, prompt = request.request_id, Prompt(parts)
+        rows = sum(span.slot.num_rows for span in prompt.spans)
+        longest = len(prompt) + request.max_new_tokens
+        pages = math.ceil(longest / self.page_size)
+        if not len(prompt):
             raise RequestRefused(f"{name}: the prompt is empty")
         if request.max_new_tokens < 1:
             raise RequestRefused(f"{name}: max_new_tokens is {request.max_new_tokens}, not >= 1")
         if longest > self.max_length:
             raise RequestRefused(
-                f"{name}: {num_tokens} prompt + {request.max_new_tokens} new tokens,"
+                f"{name}: {len(prompt)} prompt + {request.max_new_tokens} new tokens,"
                 f" the model's max_length is {self.max_length}"
             )
         if pages > self.num_pages:
@@ -87,19 +86,17 @@ class RequestLimits:
             raise RequestRefused(
                 f"{name}: {rows} feature rows, engine.feature_rows is {self.num_rows}"
             )
-        for part in prompt:
+        for part in parts:
             if not isinstance(part, Slot) and not 0 <= part < self.vocabulary:
                 raise RequestRefused(
                     f"{name}: token id {part}, the vocabulary has {self.vocabulary}"
                 )
         is_short = self.regime_length == 0 or longest <= self.regime_length
-        return Sequence(
-            request=request,
-            prompt=prompt,
-            num_tokens=num_tokens,
-            num_pages=pages,
-            rope_regime="short" if is_short else "long",
+        sequence = Sequence(
+            request=request, prompt=prompt, rope_regime="short" if is_short else "long"
         )
+        sequence.hash_pages(self.page_size)
+        return sequence
 
 
 class Frontend:
@@ -108,7 +105,6 @@ class Frontend:
     Args:
         model: Loaded, on its device.
         config: Sizes and limits.
-        kv_share: Of the KV pages may be promised.
         stats: The engine's counters and gauges.
         enqueue: Takes a sequence, from the caller's thread.
         cancel: Ends a sequence early; may come before its `enqueue`, whose sequence is over then.
@@ -119,12 +115,11 @@ class Frontend:
         model: Model,
         config: EngineConfig,
         *,
-        kv_share: float,
         stats: EngineStats,
         enqueue: Callable[[Sequence], None],
         cancel: Callable[[Sequence], None],
     ) -> None:
-        self.limits = RequestLimits.of(model, config, kv_share=kv_share)
+        self.limits = RequestLimits.of(model, config)
         self._model = model
         self._deadline_s = config.deadline_s
         self._enqueue = enqueue
@@ -173,10 +168,8 @@ class Frontend:
             self._cancel(sequence)
         return bool(found)
 
-    def begin_attempt(
-        self, sequence: Sequence, on_first_token: Callable[[], None] | None = None
-    ) -> Attempt:
-        """Begin a sequence's next attempt; `on_first_token` is called at its first token."""
+    def begin_attempt(self, sequence: Sequence) -> Attempt:
+        """Begin a sequence's next attempt."""
         sequence.num_attempts += 1
         sequence.attempt = Attempt(
             sequence.request,
@@ -184,7 +177,6 @@ class Frontend:
             decode=self._decode,
             deadline_s=self._deadline_s,
             sampling=self._sampling_state(sequence.request),
-            on_first_token=on_first_token,
         )
         if sequence.is_over:  # since before there was an attempt to cancel
             sequence.attempt.cancel()
@@ -196,7 +188,11 @@ class Frontend:
         if failure is not None:
             self.fail(sequence, InferError(f"{sequence.request.request_id}: {failure}"))
             return
-        completion = sequence.completion()
+        try:
+            completion = sequence.completion()
+        except Exception as error:  # noqa: BLE001 a tokenizer may raise anything: it fails alone
+            self.fail(sequence, InferError(f"{sequence.request.request_id}: {error!r}"))
+            return
         with self._lock:
             if not self._close(sequence):
                 return

@@ -11,13 +11,16 @@ from phicorpus.engine.memory_budget import Budget, DeviceKind
 from phicorpus.errors import ConfigError
 from phicorpus.models.memory_use import Footprint
 
-KV_SHARE = 0.85  # of the pages may be promised: the rest is the library's safety margin
-
 _GB = 1e9
 _HEADROOM = 0.05  # of the budget: what allocators lose between blocks
 _LEAST_HEADROOM: Mapping[DeviceKind, int] = {"gpu": 1_000_000_000, "cpu": 100_000_000}
 _LEAST_TOKENS = 4096  # one request up to here can always run, or up to the model's own limit
 _LEAST_ROWS = 256
+# What attention copies at once, of one layer: on a CPU the keys of all that decode; on a GPU, where
+# these are read in place, only of prompts that continue.
+GATHERED_TOKENS = 32_768
+# Of CUDA graphs: their own workspaces, and what they hold between the layers.
+_GRAPH_BYTES: Mapping[DeviceKind, int] = {"gpu": 500_000_000, "cpu": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class _Most:
 
 _MOST: Mapping[DeviceKind, _Most] = {
     "cpu": _Most(32, 512, 32, 32_768, 32_768),
-    "gpu": _Most(64, 8192, 256, 524_288, 262_144),
+    "gpu": _Most(256, 8192, 256, 1_048_576, 65_536),
 }
 _LEAST_BATCH_TOKENS = 64
 # What these may take of the memory that the least sizes leave, where they are not set.
@@ -120,9 +123,10 @@ def plan_memory(
     whole = _with_second_decoder(footprint) if second else footprint
     room = max(0, budget.num_bytes - whole.weights - headroom)
     config = _choose(whole, settings, budget.device, room)
-    parts = _parts(footprint, config)
+    parts = _parts(footprint, config, budget.device)
     if second:
-        parts["second_decoder"] = sum(_parts(whole, config).values()) - sum(parts.values())
+        both = _parts(whole, config, budget.device)
+        parts["second_decoder"] = sum(both.values()) - sum(parts.values())
     parts["headroom"] = headroom
     if sum(parts.values()) > budget.num_bytes:
         named = ", ".join(f"{name} {size / _GB:.2f}" for name, size in parts.items())
@@ -137,7 +141,7 @@ def plan_memory(
 def least_bytes(footprint: Footprint, device: DeviceKind) -> int:
     """Return the smallest budget that a replica can have, all sizes left open."""
     config = _choose(footprint, EngineSettings(), device, room=0)
-    needed = sum(_parts(footprint, config).values())
+    needed = sum(_parts(footprint, config, device).values())
     return max(math.ceil(needed / (1 - _HEADROOM)) + 1, needed + _LEAST_HEADROOM[device])
 
 
@@ -153,14 +157,15 @@ def _with_second_decoder(footprint: Footprint) -> Footprint:
     )
 
 
-def _parts(footprint: Footprint, config: EngineConfig) -> dict[str, int]:
-    return {
+def _parts(footprint: Footprint, config: EngineConfig, device: DeviceKind) -> dict[str, int]:
+    graphs = {"graphs": _GRAPH_BYTES[device]} if _GRAPH_BYTES[device] else {}
+    return graphs | {
         "weights": footprint.weights,
         "kv_cache": config.kv_cache_tokens * footprint.kv_token,
         "features": config.feature_rows * footprint.feature_row,
         "activations": config.max_batch_tokens * footprint.batch_token
         + config.max_requests * footprint.logit_row
-        + config.kv_cache_tokens * footprint.gathered_token,
+        + _gathered_tokens(config.kv_cache_tokens, device) * footprint.gathered_token,
         "encoding": config.encode_batch * footprint.encoded_item,
     }
 
@@ -178,7 +183,7 @@ def _choose(
         feature_rows=settings.feature_rows or _least_rows(footprint),
         encode_batch=settings.encode_batch or 1,
     )
-    spare = max(0, room + footprint.weights - sum(_parts(footprint, least).values()))
+    spare = max(0, room + footprint.weights - sum(_parts(footprint, least, device).values()))
     batch = _Size(footprint.batch_token, _BATCH_SHARE, _LEAST_BATCH_TOKENS, most.max_batch_tokens)
     requests = _Size(footprint.logit_row, _LOGITS_SHARE, 1, most.max_requests)
     encode = _Size(footprint.encoded_item, _ENCODE_SHARE, 1, most.encode_batch)
@@ -186,7 +191,11 @@ def _choose(
     max_requests, for_logits = requests.choose(settings.max_requests, spare)
     encode_batch, for_encoding = encode.choose(settings.encode_batch, spare)
     rest = room - for_batch - for_logits - for_encoding
-    token, row = footprint.kv_token + footprint.gathered_token, footprint.feature_row
+    token, row = footprint.kv_token, footprint.feature_row
+    if device == "cpu":
+        token += footprint.gathered_token
+    else:
+        rest -= _GRAPH_BYTES[device] + GATHERED_TOKENS * footprint.gathered_token
     rest -= least.kv_cache_tokens * token + least.feature_rows * row
     open_tokens = settings.kv_cache_tokens is None
     open_rows = settings.feature_rows is None and footprint.takes_media
@@ -242,8 +251,11 @@ class _Size:
 def _least_tokens(footprint: Footprint, page_size: int) -> int:
     """Return the smallest KV cache that one request of ordinary length fits in."""
     longest = min(_LEAST_TOKENS, footprint.context_tokens)
-    pages = math.ceil((math.ceil(longest / page_size) + 1) / KV_SHARE)
-    return max(pages, math.ceil(256 / page_size)) * page_size
+    return math.ceil(max(longest, 256) / page_size) * page_size
+
+
+def _gathered_tokens(kv_cache_tokens: int, device: DeviceKind) -> int:
+    return kv_cache_tokens if device == "cpu" else GATHERED_TOKENS
 
 
 def _least_rows(footprint: Footprint) -> int:

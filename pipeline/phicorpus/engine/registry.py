@@ -9,7 +9,6 @@ name in `config.EngineName`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -18,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 from phicorpus.config import EngineConfig, EngineName, RunConfig
 from phicorpus.engine.capabilities import Capabilities, Library
 from phicorpus.errors import ConfigError
-from phicorpus.models.decoder_shape import sliding_window
 
 if TYPE_CHECKING:
     from phicorpus.engine.engine import Engine
     from phicorpus.models.model import Model
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,25 +36,11 @@ class EngineEntry:
     capabilities: Capabilities
 
 
-# "auto" is none of them: `load_engine` decides where the device is.
+# "auto" is the first.
 ENGINES: Mapping[EngineName, EngineEntry] = {
     "continuous": EngineEntry(
         path="phicorpus.engine.continuous:ContinuousEngine",
-        capabilities=Capabilities(
-            shares_prefixes=True,
-            recovers=True,
-            devices=frozenset({"cpu", "cuda"}),
-            takes_attention=False,
-            takes_windows=False,
-            library=Library(
-                packages=("transformers",),
-                version="5.23",
-                fix="pip install 'transformers>=5.23,<5.24', or set engine.name to static",
-            ),
-        ),
-    ),
-    "static": EngineEntry(
-        path="phicorpus.engine.static:StaticEngine", capabilities=Capabilities(recovers=True)
+        capabilities=Capabilities(shares_prefixes=True, recovers=True),
     ),
     "vllm": EngineEntry(
         path="phicorpus.engine.vllm.engine:VllmEngine",
@@ -79,29 +61,20 @@ ENGINES: Mapping[EngineName, EngineEntry] = {
 }
 
 
-def load_engine(model: Model, config: EngineConfig) -> Engine:
-    """Start an engine on a loaded model: the one named, or continuous batching where it works.
-
-    Elsewhere static batches, which answer alike and more slowly; one warning says why.
+def load_engine(model: Model, config: EngineConfig, *, attention: str = "auto") -> Engine:
+    """Start an engine on a loaded model.
 
     Args:
         model: Loaded, on its device; its decoder belongs to the engine until `close`.
         config: The engine's name; sizes and limits.
+        attention: As `model.attention` of a job's config.
 
     Raises:
-        ConfigError: the engine that is named cannot run here.
+        ConfigError: the engine, or the attention, cannot run here.
     """
-    name = config.name
-    if name in ("auto", "continuous"):
-        from phicorpus.engine.library_loop import why_unsupported  # noqa: PLC0415  (torch)
-
-        reason = why_unsupported(model.decoder)
-        if reason is not None and name == "continuous":
-            raise ConfigError(f"engine.name is continuous, which does not run here: {reason}")
-        if reason is not None:
-            log.warning("no continuous batching: static batches", extra={"reason": reason})
-        name = "continuous" if reason is None else "static"
-    return resolve_name(ENGINES[name].path)(model, config)
+    entry = _entry(config.name)
+    chosen = {"attention": attention} if entry.capabilities.takes_attention else {}
+    return resolve_name(entry.path)(model, config, **chosen)
 
 
 def check_config(config: RunConfig) -> None:
@@ -111,10 +84,7 @@ def check_config(config: RunConfig) -> None:
         ConfigError: names the engine, the setting and what to set instead.
     """
     engine, model = config.engine.name, config.model
-    entry = ENGINES.get(engine)
-    if entry is None:
-        return
-    able = entry.capabilities
+    able = _entry(engine).capabilities
     if model.quantization != "none" and not able.takes_quantization:
         raise ConfigError(
             f"engine.name is {engine}, which reads weights of its own, and model.quantization is"
@@ -127,12 +97,12 @@ def check_config(config: RunConfig) -> None:
         known = " or ".join(sorted(able.devices))
         raise ConfigError(
             f"engine.name is {engine}, which runs on {known}, and model.device is"
-            f" {model.device!r}: set engine.name to static"
+            f" {model.device!r}: set engine.name to continuous"
         )
     if model.attention != "auto" and not able.takes_attention:
         raise ConfigError(
             f"engine.name is {engine}, which brings its own attention, and model.attention is"
-            f" {model.attention!r}: leave it at auto, or set engine.name to static"
+            f" {model.attention!r}: leave it at auto, or set engine.name to continuous"
         )
 
 
@@ -146,16 +116,7 @@ def check_model(engine: EngineName, shape: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the engine, what the model has and what to set instead.
     """
-    entry = ENGINES.get(engine)
-    if entry is None:
-        return
-    able = entry.capabilities
-    window = sliding_window(shape)
-    if window is not None and not able.takes_windows:
-        raise ConfigError(
-            f"engine.name is {engine}, and this model looks back over {window} tokens, which"
-            " forbids shared prefixes: set engine.name to auto or static"
-        )
+    able = _entry(engine).capabilities
     size = shape["hidden_size"] // shape["num_attention_heads"]
     for package in able.library.installed() if able.library is not None else ():
         sizes = able.head_sizes.get(package)
@@ -165,3 +126,7 @@ def check_model(engine: EngineName, shape: Mapping[str, Any]) -> None:
                 f" {', '.join(map(str, sizes))} dimensions, and this model's have {size}: set"
                 " engine.name to auto"
             )
+
+
+def _entry(name: EngineName) -> EngineEntry:
+    return ENGINES["continuous" if name == "auto" else name]

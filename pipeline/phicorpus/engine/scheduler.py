@@ -1,162 +1,211 @@
-"""Choose the sequences that may run: by KV pages and rows, shared prefix, LongRoPE regime. Pure."""
+"""Who computes how many tokens in a step: by KV pages, encoded media and shared prefixes."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal
 
-from phicorpus.models.model import Regime
+import numpy as np
 
-_OTHER: dict[Regime, Regime] = {"short": "long", "long": "short"}
+from phicorpus.engine.encoder_cache import EncoderCache, Medium
+from phicorpus.engine.kv_cache import PageHash, PagePool
+from phicorpus.engine.sequence import Sequence
 
-
-class Schedulable(Protocol):
-    """The part of a sequence that scheduling needs."""
-
-    @property
-    def num_pages(self) -> int:
-        """KV pages of its prompt and its longest answer."""
-        ...
-
-    @property
-    def rope_regime(self) -> Regime:
-        """Its LongRoPE factors."""
-        ...
-
-    @property
-    def group(self) -> Hashable | None:
-        """Equal for sequences that share a prefix; None: it shares none."""
-        ...
+Outcome = Literal["started", "later", "no pages"]
 
 
-SequenceT = TypeVar("SequenceT", bound=Schedulable)
+class Scheduler:
+    """Moves sequences from waiting to running, in order, and shares out a step's tokens.
 
+    - Running sequences come first, each with its next token; then prompts, in parts where a step
+      has no room for the whole. All pages that a sequence may need are held when it starts.
+    - A sequence whose next page is being computed by another waits for it, and shares it.
+    - A sequence waits until its media are encoded; those behind it may go first. One that finds too
+      few pages lets nobody go first, or it would never run.
+    - A suspect, which ran when a step failed, runs alone, before all others.
 
-@dataclass(slots=True)
-class _Group(Generic[SequenceT]):
-    leader: SequenceT
-    has_token: bool = False
-    members: set[SequenceT] = field(default_factory=set)
-
-
-class Scheduler(Generic[SequenceT]):
-    """Lets waiting sequences run, in order, as far as pages and rows allow.
-
-    - The first sequence of a group leads: the others wait for its first token, when the shared
-      prefix is in the KV cache. If it ends before, the next one leads.
-    - All that run share one regime. It changes when its sequences are used up, or when so many of
-      them overtook one of the other regime that its turn has come; the running ones end first.
-    - A suspect, which ran when the decoding loop died, runs alone, before all others.
-
-    Sequences are compared by identity.
+    Used by one thread.
 
     Args:
-        num_pages: KV pages that may be promised.
-        num_rows: Sequences at once.
-        turn: Sequences of one regime that may overtake one of the other.
+        pool: The KV pages.
+        encoder: The encoded media.
+        page_size: Tokens per page.
+        max_requests: Sequences at once.
+        batch_tokens: Tokens per step.
+        begin: Called with each sequence when it starts.
+
+    Attributes:
+        running: Those that hold pages.
+        batch_tokens: May be changed between steps.
+        num_prefilled: Tokens of prompts that were computed.
+        num_media: Media of the sequences that were started.
     """
 
-    def __init__(self, *, num_pages: int, num_rows: int, turn: int) -> None:
-        self.num_pages_taken = 0
-        self.running: set[SequenceT] = set()
-        self._num_pages = num_pages
-        self._num_rows = num_rows
-        self._turn = turn
-        self._waiting: dict[Regime, dict[SequenceT, None]] = {"short": {}, "long": {}}
-        self._suspects: dict[SequenceT, None] = {}
-        self._alone: SequenceT | None = None
-        self._groups: dict[Hashable, _Group[SequenceT]] = {}
-        self._regime: Regime = "short"
-        self._overtaken = 0
+    def __init__(
+        self,
+        pool: PagePool,
+        encoder: EncoderCache,
+        *,
+        page_size: int,
+        max_requests: int,
+        batch_tokens: int,
+        begin: Callable[[Sequence], object],
+    ) -> None:
+        self.running: list[Sequence] = []
+        self.batch_tokens = batch_tokens
+        self.num_prefilled = 0
+        self.num_media = 0
+        self._pool = pool
+        self._encoder = encoder
+        self._page_size = page_size
+        self._max_requests = max_requests
+        self._begin = begin
+        self._waiting: dict[Sequence, None] = {}
+        self._suspects: dict[Sequence, None] = {}
+        self._alone: Sequence | None = None
+        self._in_flight: set[PageHash] = set()  # of the pages that running sequences compute
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that wait here."""
-        return sum(map(len, (self._suspects, *self._waiting.values())))
+        """Sequences that wait."""
+        return len(self._waiting) + len(self._suspects)
 
-    def waiting(self) -> list[SequenceT]:
-        """Return the waiting sequences, suspects first."""
-        return [*self._suspects, *self._waiting["short"], *self._waiting["long"]]
-
-    def add(self, sequence: SequenceT, *, suspect: bool = False) -> None:
+    def add(self, sequence: Sequence, *, suspect: bool = False) -> None:
         """Add a sequence behind the others."""
-        (self._suspects if suspect else self._waiting[sequence.rope_regime])[sequence] = None
+        (self._suspects if suspect else self._waiting)[sequence] = None
 
-    def add_first(self, sequence: SequenceT) -> None:
-        """Add a sequence in front of all others of its regime."""
-        queue = self._waiting[sequence.rope_regime]
-        self._waiting[sequence.rope_regime] = {sequence: None, **queue}
+    def add_first(self, sequences: Iterable[Sequence]) -> None:
+        """Add sequences in front of all others that are no suspects."""
+        self._waiting = dict.fromkeys([*sequences, *self._waiting])
 
-    def remove(self, sequence: SequenceT) -> bool:
-        """Remove a waiting sequence; False if it does not wait."""
-        for queue in (self._suspects, self._waiting[sequence.rope_regime]):
-            if sequence in queue:
-                del queue[sequence]
-                return True
-        return False
+    def schedule(self) -> list[Sequence]:
+        """Choose the sequences of the next step, those with one new token first.
 
-    def schedule(self) -> Iterator[SequenceT]:
-        """Yield the sequences that may run now, all of one regime."""
-        while (sequence := self._next()) is not None:
-            self._start(sequence)
-            yield sequence
+        Each has its `num_new`. Media that the first of the waiting need are queued to be encoded.
+        """
+        budget = self.batch_tokens
+        for sequence in sorted(self.running, key=lambda one: not one.is_decoding):
+            left = sequence.num_tokens - sequence.num_computed
+            sequence.num_new = min(budget, max(1, left))
+            budget -= sequence.num_new
+        most = min(self._max_requests, self.batch_tokens)
+        for sequence in self._candidates():
+            if budget <= 0 or len(self.running) >= most:
+                break
+            outcome = self._start(sequence)
+            if outcome == "no pages":
+                break
+            if outcome == "started":
+                sequence.num_new = min(budget, sequence.num_tokens - sequence.num_computed)
+                budget -= sequence.num_new
+        return sorted((one for one in self.running if one.num_new), key=lambda one: one.num_new > 1)
 
-    def on_first_token(self, sequence: SequenceT) -> None:
-        """Let the rest of a sequence's group run: its whole prompt is in the KV cache."""
-        group = self._groups.get(sequence.group) if sequence.group is not None else None
-        if group is not None and group.leader is sequence:
-            group.has_token = True
+    def advance(self, batch: Iterable[Sequence]) -> None:
+        """Note that a step has computed the new tokens of its sequences."""
+        size = self._page_size
+        for sequence in batch:
+            before, sequence.num_computed = (
+                sequence.num_computed,
+                sequence.num_computed + sequence.num_new,
+            )
+            if before >= sequence.num_tokens:
+                continue
+            self.num_prefilled += sequence.num_new
+            hashes = sequence.page_hashes
+            for index in range(before // size, min(sequence.num_computed // size, len(hashes))):
+                self._pool.name(int(sequence.pages[index]), hashes[index])
+                self._in_flight.discard(hashes[index])
+            if sequence.is_decoding:
+                self._release_media(sequence)
 
-    def release(self, sequence: SequenceT) -> None:
-        """Free the pages of a running sequence, which is over."""
-        self.running.discard(sequence)
-        self.num_pages_taken -= sequence.num_pages
+    def release(self, sequence: Sequence) -> None:
+        """Free what a running sequence holds; it runs no more."""
+        first = sequence.num_computed // self._page_size
+        self._in_flight.difference_update(sequence.page_hashes[first:])
+        self._pool.release(sequence.pages.tolist())
+        sequence.pages = sequence.pages[:0]
+        sequence.num_computed = 0
+        self._release_media(sequence)
         if self._alone is sequence:
             self._alone = None
-        group = self._groups.get(sequence.group) if sequence.group is not None else None
-        if group is not None:
-            group.members.discard(sequence)
-            if not group.members or (group.leader is sequence and not group.has_token):
-                del self._groups[sequence.group]
+        self.running.remove(sequence)
 
-    def _start(self, sequence: SequenceT) -> None:
-        if sequence in self._suspects:
-            self._alone = sequence
-        if sequence.rope_regime != self._regime:
-            self._regime = sequence.rope_regime
-            self._overtaken = 0
-        elif self._waiting[_OTHER[self._regime]]:
-            self._overtaken += 1
-        self.remove(sequence)
-        self.running.add(sequence)
-        self.num_pages_taken += sequence.num_pages
-        if sequence.group is not None:
-            self._groups.setdefault(sequence.group, _Group(leader=sequence)).members.add(sequence)
+    def stop_all(self) -> list[Sequence]:
+        """Free all that is held, also by those that wait; return the sequences that ran."""
+        stopped = list(self.running)
+        for sequence in stopped:
+            self.release(sequence)
+        for sequence in [*self._waiting, *self._suspects]:
+            self._release_media(sequence)
+        return stopped
 
-    def _next(self) -> SequenceT | None:
-        if self._alone is not None or len(self.running) >= self._num_rows:
-            return None
-        if self._suspects:
-            return None if self.running else next(iter(self._suspects))
-        other = _OTHER[self._regime]
-        if self._overtaken < self._turn or not self._waiting[other]:
-            found, blocked = self._first(self._regime)
-            if found is not None or blocked:
-                return found
-        if self.running:
-            return None  # a change of regime waits for them
-        found, _ = self._first(other)
+    def remove_over(self) -> list[Sequence]:
+        """Remove the waiting sequences of which no token is wanted, and return them."""
+        over = [one for one in [*self._waiting, *self._suspects] if one.is_over]
+        for sequence in over:
+            self._remove(sequence)
+        return over
+
+    def remove_failed(self, failed: Iterable[Medium]) -> list[tuple[Sequence, Medium]]:
+        """Remove the waiting sequences that hold one of these media, and return them with it."""
+        wanted = set(failed)
+        found = [
+            (sequence, next(iter(wanted.intersection(sequence.media))))
+            for sequence in [*self._waiting, *self._suspects]
+            if not wanted.isdisjoint(sequence.media)
+        ]
+        for sequence, _ in found:
+            self._remove(sequence)
         return found
 
-    def _first(self, regime: Regime) -> tuple[SequenceT | None, bool]:
-        """Return the first of a regime that may run, and whether one is there that has to wait.
+    def _candidates(self) -> list[Sequence]:
+        if self._alone is not None or (self._suspects and self.running):
+            return []
+        return list(self._suspects)[:1] or list(self._waiting)
 
-        A sequence that finds too few pages blocks those behind it, or it would never run.
-        """
-        for sequence in self._waiting[regime]:
-            group = self._groups.get(sequence.group) if sequence.group is not None else None
-            if group is None or group.has_token:
-                fits = self.num_pages_taken + sequence.num_pages <= self._num_pages
-                return (sequence if fits else None), True
-        return None, bool(self._waiting[regime])
+    def _start(self, sequence: Sequence) -> Outcome:
+        """Let a waiting sequence run if its media are encoded and there are pages for it."""
+        hashes = sequence.page_hashes
+        cached = self._pool.cached(hashes)
+        if len(cached) < len(hashes) and hashes[len(cached)] in self._in_flight:
+            return "later"
+        computed = len(cached) * self._page_size
+        if not self._has_media(sequence, computed):
+            return "later"
+        num_pages = math.ceil(sequence.longest / self._page_size)
+        pages = self._pool.take(cached, num_pages - len(cached))
+        if pages is None:
+            return "no pages"
+        sequence.pages = np.array(pages, np.int64)
+        sequence.num_computed = computed
+        self._in_flight.update(hashes[len(cached) :])
+        if self._suspects:
+            self._alone = sequence
+        self._waiting.pop(sequence, None)
+        self._suspects.pop(sequence, None)
+        self.running.append(sequence)
+        self.num_media += len(sequence.prompt.spans)
+        self._begin(sequence)
+        return "started"
+
+    def _has_media(self, sequence: Sequence, computed: int) -> bool:
+        """Return whether the media behind the first `computed` tokens are encoded; hold them."""
+        slots = [span.slot for span in sequence.prompt.spans if span.stop > computed]
+        if slots and not sequence.media:
+            if self._encoder.is_batch_full:
+                return False
+            held = self._encoder.hold(slots)
+            if held is None:
+                return False
+            sequence.media = held
+        return all(medium.rows is not None for medium in sequence.media)
+
+    def _release_media(self, sequence: Sequence) -> None:
+        self._encoder.release(sequence.media)
+        sequence.media = ()
+
+    def _remove(self, sequence: Sequence) -> None:
+        self._waiting.pop(sequence, None)
+        self._suspects.pop(sequence, None)
+        self._release_media(sequence)

@@ -5,15 +5,61 @@ from __future__ import annotations
 import math
 import time
 from collections import abc
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from phicorpus.engine.encoder_cache import Features
+import numpy as np
+import numpy.typing as npt
+
+from phicorpus.engine.encoder_cache import Medium
 from phicorpus.engine.engine import Completion, FinishReason, Request
+from phicorpus.engine.kv_cache import PageHash, page_hashes
 from phicorpus.engine.sampling import SamplingState
 from phicorpus.engine.stopping import StopCheck, cut_at_stop
 from phicorpus.models.model import Regime, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The tokens of a prompt, from `start` to before `stop`, that a medium's rows fill."""
+
+    start: int
+    stop: int
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the decoder needs it.
+
+    Attributes:
+        parts: Token ids and slots.
+    """
+
+    parts: abc.Sequence[int | Slot]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Token ids, shape (tokens,); 0 at the rows of media."""
+        counts = [part.num_rows if isinstance(part, Slot) else 1 for part in self.parts]
+        ids = [0 if isinstance(part, Slot) else part for part in self.parts]
+        return np.repeat(np.array(ids, np.int64), counts)
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """The media, in order."""
+        spans: list[Span] = []
+        start = 0
+        for part in self.parts:
+            if isinstance(part, Slot):
+                spans.append(Span(start, start + part.num_rows, part))
+            start += part.num_rows if isinstance(part, Slot) else 1
+        return spans
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -22,31 +68,43 @@ class Sequence:
 
     Attributes:
         request: As submitted.
-        prompt: Token ids and slots.
-        num_tokens: Ids and feature rows of the prompt.
-        num_pages: KV pages of the prompt and the longest answer.
+        prompt: What the decoder reads first.
         rope_regime: LongRoPE factors, fixed for its life.
+        page_hashes: Of the prompt's pages that others may share.
         future: Where the answer goes.
-        group: Equal for requests with the same prefix, up to and with their first medium.
-        features: The feature rows that it holds, one run per slot.
-        missing: Of these, the runs that are not encoded yet.
+        pages: The KV pages that it holds, of its prompt and its longest answer.
+        media: The media that it holds, until its prompt is in the KV cache.
+        num_computed: Tokens whose keys and values are in the pages.
+        num_new: Tokens of the step under way.
+        last_id: The last token of its answer, to be computed next.
         num_attempts: Times it was given to the decoder.
         attempt: The one under way, or the last.
         is_cancelled: Cancelled by its id: it is answered with the tokens that are there.
     """
 
     request: Request
-    prompt: abc.Sequence[int | Slot]
-    num_tokens: int
-    num_pages: int
+    prompt: Prompt
     rope_regime: Regime
+    page_hashes: abc.Sequence[PageHash] = ()
     future: Future[Completion] = field(default_factory=Future)
-    group: Hashable | None = None
-    features: list[Features] = field(default_factory=list)
-    missing: set[Features] = field(default_factory=set)
+    pages: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    media: abc.Sequence[Medium] = ()
+    num_computed: int = 0
+    num_new: int = 0
+    last_id: int = 0
     num_attempts: int = 0
     attempt: Attempt | None = None
     is_cancelled: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids and feature rows of the prompt."""
+        return len(self.prompt)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt and the longest answer."""
+        return len(self.prompt) + self.request.max_new_tokens
 
     @property
     def is_over(self) -> bool:
@@ -54,14 +112,14 @@ class Sequence:
         return self.is_cancelled or self.future.done()
 
     @property
-    def slots(self) -> list[Slot]:
-        """The media of the prompt, in order."""
-        return [part for part in self.prompt if isinstance(part, Slot)]
+    def is_decoding(self) -> bool:
+        """True where its whole prompt is in the KV cache."""
+        return self.num_computed >= self.num_tokens
 
     @property
-    def media_sizes(self) -> list[tuple[Hashable, int]]:
-        """Key and number of feature rows of each slot."""
-        return [(slot.key, slot.num_rows) for slot in self.slots]
+    def is_asked(self) -> bool:
+        """True where the step under way gives it a token."""
+        return self.num_computed + self.num_new >= self.num_tokens
 
     @property
     def failure(self) -> str | None:
@@ -87,26 +145,12 @@ class Sequence:
             regime=self.rope_regime,
         )
 
-    def token_ids(self, ids_of: Callable[[Features], abc.Sequence[int]]) -> list[int]:
-        """Return the prompt as ids, given the ids of feature rows."""
-        rows = iter(self.features)
-        ids: list[int] = []
-        for part in self.prompt:
-            if isinstance(part, Slot):
-                ids.extend(ids_of(next(rows)))
-            else:
-                ids.append(part)
-        return ids
-
-    def set_group(self, page_size: int) -> None:
-        """Set `group` to the prefix that others may share: up to the end of the first medium."""
-        before: list[int] = []
-        for part in self.prompt:
-            if isinstance(part, Slot):
-                if len(before) + part.num_rows >= page_size:
-                    self.group = (self.rope_regime, *before, self.features[0].start)
-                return
-            before.append(part)
+    def hash_pages(self, page_size: int) -> None:
+        """Set `page_hashes`, for a cache of such pages."""
+        media = [(span.start, span.stop, span.slot.key) for span in self.prompt.spans]
+        self.page_hashes = page_hashes(
+            self.prompt.ids, media, page_size=page_size, salt=self.rope_regime
+        )
 
 
 class Attempt:
@@ -120,7 +164,6 @@ class Attempt:
         decode: Converts token ids to text, special tokens skipped.
         deadline_s: Seconds from the first token until the answer is ended as it is.
         sampling: How tokens are chosen; None is greedy.
-        on_first_token: Called at the first token, when the whole prompt is in the KV cache.
     """
 
     def __init__(
@@ -131,13 +174,11 @@ class Attempt:
         decode: Callable[[abc.Sequence[int]], str],
         deadline_s: float,
         sampling: SamplingState | None = None,
-        on_first_token: Callable[[], None] | None = None,
     ) -> None:
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.failure: str | None = None  # why there will be no completion
         self.sampling = sampling
-        self._on_first_token = on_first_token
         self._request = request
         self._stop_ids = stop_ids
         self._decode = decode
@@ -166,9 +207,6 @@ class Attempt:
 
         Tokens after the end are ignored: a padded batch yields them until its longest row ends.
         """
-        if self._on_first_token is not None:
-            self._on_first_token()
-            self._on_first_token = None
         is_over = self._add(token_id, logprob)
         if self.sampling is not None and self.finish_reason != "stop":
             is_complete = self.sampling.take(token_id)

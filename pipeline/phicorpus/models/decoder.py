@@ -84,7 +84,8 @@ class PinnedRotary(nn.Module):
     long one is answered differently than alone. Here the regime is chosen per request, and pinned.
 
     Attributes:
-        inv_freq: shape (rotated dimensions / 2,), float32; changed in place, for CUDA graphs.
+        is_long: shape (tokens,), bool: those that take the long factors; None: all as pinned.
+        inv_freq: shape (rotated dimensions / 2,), float32; the factors that are pinned.
         short_inv_freq: The frequencies up to the original length.
         long_inv_freq: Those beyond; equal to the short ones without LongRoPE.
         attention_scaling: Multiplies cosine and sine; the same in both regimes.
@@ -106,12 +107,14 @@ class PinnedRotary(nn.Module):
             for key in ("short_factor", "long_factor")
         )
         self.attention_scaling = _attention_scaling(config)
+        self.is_long: torch.Tensor | None = None
         self.register_buffer("short_inv_freq", short, persistent=False)
         self.register_buffer("long_inv_freq", long, persistent=False)
         self.register_buffer("inv_freq", short.clone(), persistent=False)
 
     def pin(self, regime: Regime) -> None:
         """Use one regime's factors from the next forward pass on."""
+        self.is_long = None
         self.inv_freq.copy_(self.short_inv_freq if regime == "short" else self.long_inv_freq)
 
     @torch.no_grad()
@@ -119,7 +122,10 @@ class PinnedRotary(nn.Module):
         self, x: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute cosine and sine, shape (batch, length, rotated dimensions), in `x`'s dtype."""
-        angles = position_ids[..., None].float() * self.inv_freq
+        inv_freq = self.inv_freq
+        if self.is_long is not None:
+            inv_freq = torch.where(self.is_long[:, None], self.long_inv_freq, self.short_inv_freq)
+        angles = position_ids[..., None].float() * inv_freq
         angles = torch.cat((angles, angles), dim=-1)
         cosine, sine = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cosine.to(x.dtype), sine.to(x.dtype)
@@ -127,10 +133,19 @@ class PinnedRotary(nn.Module):
 
 def pin_regime(decoder: Phi3ForCausalLM, regime: Regime) -> None:
     """Pin the LongRoPE factors of a finished decoder."""
+    _rotary(decoder).pin(regime)
+
+
+def choose_regimes(decoder: Phi3ForCausalLM, is_long: torch.Tensor) -> None:
+    """Choose the LongRoPE factors of each token, shape (tokens,), of a finished decoder."""
+    _rotary(decoder).is_long = is_long
+
+
+def _rotary(decoder: Phi3ForCausalLM) -> PinnedRotary:
     rotary = decoder.model.rotary_emb
     if not isinstance(rotary, PinnedRotary):
         raise TypeError(f"the decoder's rotary embedding is a {type(rotary).__name__}")
-    rotary.pin(regime)
+    return rotary
 
 
 def _rope(config: Phi3Config) -> dict[str, Any]:

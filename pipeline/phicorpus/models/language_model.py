@@ -104,6 +104,10 @@ class LanguageModel:
         """Pin the decoder's LongRoPE factors for the forward passes to come."""
         decoders.pin_regime(self.decoder, regime)
 
+    def set_regimes(self, is_long: torch.Tensor) -> None:
+        """Choose the LongRoPE factors of each token of the forward passes to come."""
+        decoders.choose_regimes(self.decoder, is_long)
+
     def encode(self, slots: Sequence[Slot]) -> list[torch.Tensor]:
         """Encode nothing: prompts of this model have no slots.
 

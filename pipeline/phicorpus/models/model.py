@@ -146,3 +146,11 @@ class Model(Protocol):
     def set_regime(self, regime: Regime) -> None:
         """Pin the decoder's LongRoPE factors for the forward passes to come."""
         ...
+
+    def set_regimes(self, is_long: torch.Tensor) -> None:
+        """Choose the LongRoPE factors of each token of the forward passes to come.
+
+        Args:
+            is_long: shape (tokens,), bool: True where the long factors are taken.
+        """
+        ...

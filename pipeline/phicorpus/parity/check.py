@@ -54,6 +54,7 @@ class PackModel:
         self.regime_length = model.regime_length if regime_length is None else regime_length
         self.encode = model.encode
         self.set_regime = model.set_regime
+        self.set_regimes = model.set_regimes
         self._run = run
 
     def tokenize(self, turns: Sequence[Turn]) -> list[int | Slot]:

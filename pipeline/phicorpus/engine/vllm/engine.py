@@ -1,7 +1,7 @@
-"""The engine on vLLM: the same frontend, queues and encoder as before our own decoding loop.
+"""The engine on vLLM: our frontend and encoders before it, its own scheduler and decoder.
 
-Two threads of ours: the coordinator (an event loop) holds all state, the encoder turns media into
-feature rows. vLLM's processes turn prompts into tokens.
+One thread of ours, an event loop, holds all state; another encodes media. vLLM's processes turn
+prompts into tokens.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from functools import partial
 from typing import Any
 
 from phicorpus.config import EngineConfig
-from phicorpus.engine.encode_queue import EncodeQueue
-from phicorpus.engine.encoder import EncoderThread
-from phicorpus.engine.encoder_cache import EncoderCache, Features, word_embedding
+from phicorpus.engine.encoder_cache import EncoderCache
 from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Request
 from phicorpus.engine.frontend import Frontend
-from phicorpus.engine.recovery import MIN_HANG_S, StallTimer, is_device_lost, lost_device_message
+from phicorpus.engine.recovery import MIN_HANG_S, StallTimer
 from phicorpus.engine.registry import ENGINES
-from phicorpus.engine.request_queue import TURN_FACTOR, RequestQueue
-from phicorpus.engine.scheduler import Scheduler
 from phicorpus.engine.sequence import Sequence
-from phicorpus.engine.vllm.media_rows import FeatureRows
+from phicorpus.engine.vllm.media_rows import MediaEncoder, Prompt, on_cpu, prompt
 from phicorpus.engine.vllm.server import Servers
 from phicorpus.errors import EngineDied, InferError
 from phicorpus.models.model import Model
@@ -40,7 +36,6 @@ BLOCK_TOKENS = 32  # vLLM's KV blocks are of a multiple of this on every device
 IN_FLIGHT = 1.1  # times those that decode: some wait inside vLLM, so that it never waits for one
 _STOP_TIMEOUT_S = 60.0
 _WATCH_S = 1.0
-_LAST_ROW = 1 << 62  # rows are not named by ids here: they never run out
 
 
 class VllmEngine:
@@ -66,34 +61,19 @@ class VllmEngine:
         self._frontend = Frontend(
             model,
             self._config,
-            kv_share=1.0,
-            stats=EngineStats(extra={"kv_pages": 0, "feature_rows": 0, "servers": 0}),
-            enqueue=lambda sequence: self._post(partial(self._queue.add, sequence)),
-            cancel=lambda sequence: self._post(partial(self._queue.cancel, sequence)),
+            stats=EngineStats(),
+            enqueue=lambda sequence: self._post(partial(self._start, sequence)),
+            cancel=self._cancel,
         )
         self._busy = BusyTime()
-        self._rows = FeatureRows(config.feature_rows, word_embedding(model.decoder).weight)
-        cache = EncoderCache(num_rows=config.feature_rows, first_id=0, last_id=_LAST_ROW)
-        self._encoder = EncoderThread(
-            encode=model.encode,
-            write=self._rows.write,
-            done=lambda *medium: self._post(partial(self._on_encoded, *medium)),
-            batch=config.encode_batch,
-            device=model.decoder.device,
-            busy=self._busy,
+        self._cache = EncoderCache(
+            on_cpu(model.encode), num_rows=config.feature_rows, batch=config.encode_batch
         )
-        self._queue = RequestQueue(
-            self._frontend,
-            EncodeQueue(cache, self._encoder.put, page_size=self._config.page_size),
-            Scheduler(
-                num_pages=self._frontend.limits.num_pages,
-                num_rows=math.ceil(IN_FLIGHT * config.max_requests),
-                turn=TURN_FACTOR * config.max_requests,
-            ),
-        )
+        self._encoder = MediaEncoder(self._cache, self._busy)
+        self._places = asyncio.Semaphore(math.ceil(IN_FLIGHT * config.max_requests))
         self._serials = itertools.count()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stall = StallTimer()
+        self._tasks: dict[Sequence, asyncio.Task[None]] = {}
+        self._stall, self._encoder_stall = StallTimer(), StallTimer()
         self._num_steps = 0
         self._following = 0
         self._closing = threading.Lock()
@@ -123,7 +103,12 @@ class VllmEngine:
     def stats(self) -> EngineStats:
         """Return counters and gauges."""
         stats = self._frontend.stats()
-        stats.extra["servers"] = len(self._servers)
+        if not self._frontend.has_ended:
+            stats.num_running = self._following
+            stats.num_waiting = max(0, len(self._tasks) - self._following)
+        stats.media_encoded = self._cache.num_encoded
+        stats.media_reused = max(0, self._encoder.num_media - self._cache.num_encoded)
+        stats.extra |= {"feature_rows": self._cache.num_held, "servers": len(self._servers)}
         stats.busy_s, stats.loaded_s = self._busy.seconds()
         return stats
 
@@ -140,29 +125,36 @@ class VllmEngine:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 self._thread.join(_STOP_TIMEOUT_S)
                 self._loop.close()
-            self._encoder.close(timeout_s=_STOP_TIMEOUT_S)
+            self._encoder.close()
 
-    def _post(self, message: Callable[[], None]) -> None:
+    def _post(self, message: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, all are answered
-            self._loop.call_soon_threadsafe(self._handle, message)
+            self._loop.call_soon_threadsafe(message)
+
+    def _cancel(self, sequence: Sequence) -> None:
+        """End a sequence early, from any thread: at its next token if it runs, else now."""
+        if sequence.attempt is not None:
+            sequence.attempt.cancel()
+        else:
+            self._frontend.complete(sequence)
+            self._post(partial(self._leave, sequence))
 
     # --- the coordinator's thread -----------------------------------------------------------------
 
-    def _handle(self, message: Callable[[], None]) -> None:
-        """Handle a message, and start the sequences that may run by it."""
-        message()
-        self._start_sequences()
+    def _start(self, sequence: Sequence) -> None:
+        """Begin to answer a sequence."""
+        if not self._frontend.has_ended and not sequence.is_over:
+            task = self._tasks[sequence] = self._loop.create_task(self._answer(sequence))
+            task.add_done_callback(partial(self._on_end, sequence))
 
-    def _start_sequences(self) -> None:
-        if self._frontend.has_ended:
-            return
-        for sequence in self._queue.schedule():
-            task = self._loop.create_task(self._answer(sequence))
-            self._tasks.add(task)
-            task.add_done_callback(self._on_end)
+    def _leave(self, sequence: Sequence) -> None:
+        """End the task of a sequence that is answered, and waits."""
+        task = self._tasks.get(sequence)
+        if task is not None and sequence.attempt is None:
+            task.cancel()
 
-    def _on_end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _on_end(self, sequence: Sequence, task: asyncio.Task[None]) -> None:
+        del self._tasks[sequence]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._die(str(error) if isinstance(error, EngineDied) else f"it failed: {error!r}")
 
@@ -171,28 +163,24 @@ class VllmEngine:
         log.error("the engine's coordinator failed", exc_info=context.get("exception"))
         self._die(f"the engine's coordinator failed: {context.get('exception')!r}")
 
-    def _on_encoded(self, features: Features, error: Exception | None) -> None:
-        if error is not None and is_device_lost(error):
-            self._die(lost_device_message(error))
-        else:
-            self._queue.on_encoded(features, error)
-
     async def _answer(self, sequence: Sequence) -> None:
         """Run one sequence to its end.
 
         Raises:
-            EngineDied: vLLM died.
+            EngineDied: vLLM died, or the encoders' device.
         """
         try:
-            await self._follow(sequence)
+            async with self._places:
+                async with self._encoder.encoded(sequence) as media:
+                    asked = prompt(sequence, media)
+                await self._follow(sequence, asked)
         except InferError as error:
-            self._queue.scheduler.release(sequence)
-            self._queue.fail(sequence, str(error))
+            name = sequence.request.request_id
+            self._frontend.fail(sequence, InferError(f"{name}: {error}"))
         else:
-            self._queue.finish(sequence)
-        self._start_sequences()
+            self._frontend.complete(sequence)
 
-    async def _follow(self, sequence: Sequence) -> None:
+    async def _follow(self, sequence: Sequence, asked: Prompt) -> None:
         """Pass an answer's tokens on, and end it where it is over.
 
         Raises:
@@ -202,11 +190,11 @@ class VllmEngine:
         server = await self._servers.get(sequence.rope_regime)
         if sequence.is_over:  # since before it started
             return
-        attempt = self._frontend.begin_attempt(sequence, partial(self._on_first_token, sequence))
+        attempt = self._frontend.begin_attempt(sequence)
         name = f"{next(self._serials)}:{sequence.request.request_id}"
         self._following += 1
         try:
-            steps = server.answer(name, sequence.request, self._rows.prompt(sequence))
+            steps = server.answer(name, sequence.request, asked)
             with self._busy:
                 async with aclosing(steps):
                     async for step in steps:
@@ -216,9 +204,6 @@ class VllmEngine:
                             return
         finally:
             self._following -= 1
-
-    def _on_first_token(self, sequence: Sequence) -> None:
-        self._post(partial(self._queue.scheduler.on_first_token, sequence))
 
     def _count_prefill(self, sequence: Sequence, cached_tokens: int) -> None:
         if sequence.attempt is not None and not sequence.attempt.token_ids:  # its first step
@@ -230,7 +215,9 @@ class VllmEngine:
         longest_s = max(self._config.deadline_s, MIN_HANG_S)
         if self._stall.stalled_s(self._num_steps, busy=self._following > 0) > longest_s:
             self._die(f"vLLM hangs: no token in {longest_s:g} s")
-        if self._encoder.stalled_s() > longest_s:
+        encoder = self._encoder
+        stalled_s = self._encoder_stall.stalled_s(encoder.num_batches, busy=encoder.is_encoding)
+        if stalled_s > longest_s:
             self._die(f"the encoder hangs: no batch of media in {longest_s:g} s")
         if not self._frontend.has_ended:
             self._loop.call_later(_WATCH_S, self._watch)
@@ -244,7 +231,7 @@ class VllmEngine:
 
     async def _end(self) -> None:
         self._die("the engine is closed")
-        tasks = list(self._tasks)
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

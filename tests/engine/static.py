@@ -1,4 +1,4 @@
-"""The reference and the fallback: padded batches through `generate`, one after another."""
+"""The reference: padded batches through transformers' `generate`, one after another."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from phicorpus.config import EngineConfig
+from phicorpus.engine.capabilities import Capabilities
 from phicorpus.engine.encoder_cache import word_embedding
 from phicorpus.engine.engine import BusyTime, Completion, EngineStats, Request
 from phicorpus.engine.frontend import Frontend
 from phicorpus.engine.recovery import is_device_lost, lost_device_message
-from phicorpus.engine.registry import ENGINES
 from phicorpus.engine.sampling import Sampler
 from phicorpus.engine.sequence import Attempt, Sequence
 from phicorpus.errors import InferError
@@ -32,7 +32,7 @@ from phicorpus.models.model import Model, Slot
 
 _STOP_TIMEOUT_S = 60.0
 
-Rows = dict[Hashable, torch.Tensor]  # by the key of `Sequence.media_sizes`
+Rows = dict[Hashable, torch.Tensor]  # by the key of a slot
 
 
 class StaticEngine:
@@ -46,7 +46,7 @@ class StaticEngine:
         config: `max_requests` and `kv_cache_tokens` bound a batch.
     """
 
-    capabilities = ENGINES["static"].capabilities
+    capabilities = Capabilities(recovers=True)
 
     def __init__(self, model: Model, config: EngineConfig) -> None:
         self._model = model
@@ -54,7 +54,6 @@ class StaticEngine:
         self._frontend = Frontend(
             model,
             config,
-            kv_share=1.0,
             stats=EngineStats(),
             enqueue=self._on_arrival,
             cancel=self._on_cancel,
@@ -144,7 +143,7 @@ class StaticEngine:
         longest = 0
         while self._waiting and len(sequences) < self._config.max_requests:
             sequence = self._waiting.popleft()
-            length = max(longest, sequence.num_pages * self._config.page_size)
+            length = max(longest, sequence.longest)
             fits = length * (len(sequences) + 1) <= self._config.kv_cache_tokens
             if sequence.is_over:
                 self._frontend.complete(sequence)
@@ -193,15 +192,15 @@ class StaticEngine:
         with self._frontend.counting() as stats:
             stats.prefill_tokens += sum(sequence.num_tokens for sequence in answered)
             stats.media_encoded += len(rows)
-            stats.media_reused += sum(len(sequence.slots) for sequence in sequences) - len(rows)
+            stats.media_reused += sum(len(one.prompt.spans) for one in sequences) - len(rows)
         return None
 
     @torch.no_grad()
     def _encode(self, sequences: list[Sequence]) -> Rows:
         slots: dict[Hashable, Slot] = {}
         for sequence in sequences:
-            for (key, _), slot in zip(sequence.media_sizes, sequence.slots, strict=True):
-                slots.setdefault(key, slot)
+            for span in sequence.prompt.spans:
+                slots.setdefault(span.slot.key, span.slot)
         keys, rows = list(slots), Rows()
         for first in range(0, len(keys), self._config.encode_batch):
             part = keys[first : first + self._config.encode_batch]
@@ -240,15 +239,12 @@ class StaticEngine:
 
     def _embed(self, sequence: Sequence, rows: Rows) -> torch.Tensor:
         """Embed the prompt, shape (tokens, hidden)."""
-        keys = iter(sequence.media_sizes)
         words = word_embedding(self._model.decoder)
-        parts: list[torch.Tensor] = []
-        for part in sequence.prompt:
-            if isinstance(part, Slot):
-                parts.append(rows[next(keys)[0]])
-            else:
-                parts.append(words(torch.tensor([part], device=words.weight.device)))
-        return torch.cat(parts)
+        ids = torch.from_numpy(sequence.prompt.ids).to(words.weight.device)
+        embedded = words(ids)
+        for span in sequence.prompt.spans:
+            embedded[span.start : span.stop] = rows[span.slot.key]
+        return embedded
 
 
 class _BatchCallbacks:
