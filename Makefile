@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
-# vLLM pins other versions of what this project pins: it gets an environment of its own.
+# vLLM holds transformers, numpy and llguidance back and brings 2.5 GB: tests with it get an environment of their own.
 VLLM   ?= .venv-vllm
+# The ends of the range of versions; PyPI's torch for Linux comes with CUDA, 3 GB, which the tests leave alone.
+OLDEST ?= .venv-oldest
+NEWEST ?= .venv-newest
 # Two processes, file by file: fixtures of a module are made once, and one waits for Ray while the other works.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast test-vllm lint fuzz chaos clean
+.PHONY: help demo test test-ends test-fast test-vllm lint fuzz chaos clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +50,26 @@ $(VLLM)/installed: pyproject.toml constraints-vllm.txt
 test-vllm: $(VLLM)/installed  ## The engine on vLLM, built for CPUs, against the other engines
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/vllm
 
+TESTED_AT_ENDS := tests/models tests/parity tests/engine/test_contract.py
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --upgrade pip
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[run,demo]' \
+		pytest pytest-timeout hypothesis jsonschema
+	touch $@
+
+$(NEWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --upgrade pip
+	$(NEWEST)/bin/pip install --quiet --upgrade --editable '.[run,demo]' \
+		pytest pytest-timeout hypothesis jsonschema
+	touch $@
+
+test-ends: $(OLDEST)/installed $(NEWEST)/installed  ## Models and engine on the oldest and the newest torch and transformers
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest $(TESTED_AT_ENDS)
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest $(TESTED_AT_ENDS)
+
 fuzz: $(VENV)/installed  ## Decode 10,000 damaged files; fails on an error without a name
 	$(BIN)/python -m tests.hostile.fuzz
 
@@ -56,4 +79,4 @@ chaos: $(VENV)/installed  ## Kill drivers and workers at random, over 200 times,
 	$(BIN)/python -m tests.chaos.soak --runs 21 --kills 10 --output benchmarks/results/chaos.json
 
 clean:  ## Remove the virtual environments and the demo
-	rm -rf $(VENV) $(VLLM) $(DEMO)
+	rm -rf $(VENV) $(VLLM) $(OLDEST) $(NEWEST) $(DEMO)

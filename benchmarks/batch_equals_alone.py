@@ -28,7 +28,7 @@ from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion, Engine, Request
 from phicorpus.models.model import Canvas, Clip, Modality, Model, Slot, Turn
 from phicorpus.parity import recipes
-from phicorpus.parity.forward import PackRun, opened
+from phicorpus.parity.forward import CACHE, PackRun, opened
 
 GOLDENS = Path(__file__).parents[1] / "tests/goldens"
 WORDS = ("the", "quick", "brown", "fox", "reads", "every", "page", "and", "hears", "each", "word")
@@ -99,9 +99,9 @@ def answer_alone(model: Model, request: Request) -> list[int]:
     cache = None
     for _ in range(request.max_new_tokens):
         output = model.decoder(
-            inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1
+            inputs_embeds=embeds, use_cache=True, logits_to_keep=1, **{CACHE: cache}
         )
-        cache, logits = output.past_key_values, output.logits[0, -1]
+        cache, logits = output[CACHE], output.logits[0, -1]
         logits[list(model.banned_ids)] = -torch.inf
         token = int(logits.argmax())
         if token in model.stop_ids:

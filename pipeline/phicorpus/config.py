@@ -25,6 +25,7 @@ from phicorpus.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps", "npu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8", "fp8"]
 Modality = Literal["vision", "speech", "text"]
 """What a model is loaded for, and so which flow a task goes through."""
 TaskName = str
@@ -53,6 +54,11 @@ class ModelConfig(Section):
         default="auto", description="auto: bfloat16 where the device is fast at it"
     )
     attention: Literal["auto", "flash", "sdpa"] = "auto"
+    quantization: Quantization = Field(
+        default="none",
+        description="Of the decoder's layers, to 8 bits: int8 anywhere, fp8 on Ada and Hopper. It"
+        " changes answers, and so fingerprints",
+    )
 
 
 class RetryConfig(Section):

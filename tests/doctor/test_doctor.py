@@ -13,13 +13,14 @@ from phicorpus.doctor import Finding, Machine, diagnose, render_findings
 pytestmark = pytest.mark.slow
 
 
-def a_machine(
+def a_machine(  # noqa: PLR0913 - a builder
     tmp_path: Path,
     *,
     programs: Sequence[str] = (),
     answers: dict[str, str] | None = None,
     modules: dict[str, str] | None = None,
     device: str | None = "",
+    cuda: str | None = None,
     is_macos: bool = False,
 ) -> Machine:
     """A machine with these programs on its PATH; `answers` are by a program's name."""
@@ -33,6 +34,7 @@ def a_machine(
         output=output,
         version=(modules or {}).get,
         torch_device=lambda: device,
+        torch_cuda=lambda: cuda,
         is_file=lambda path: Path(path).name in programs,
         font_folders=[str(tmp_path / "fonts")],
         temporary_folder=str(tmp_path),
@@ -74,19 +76,21 @@ def test_an_empty_machine_says_what_to_install_on_both_systems(tmp_path: Path) -
 
 
 def test_a_full_machine_is_told_nothing_to_install(tmp_path: Path) -> None:
-    modules = {"torch": "2.13", "flash_attn": "2.8"} | dict.fromkeys(
+    modules = {"torch": "2.13", "triton": "3.6", "flash_attn": "2.8"} | dict.fromkeys(
         ("s3fs", "gcsfs", "adlfs", "pillow_heif", "reportlab"), "1.0"
     )
     machine = a_machine(
         tmp_path,
-        programs=("soffice", "fc-match", "bwrap"),
+        programs=("soffice", "fc-match", "bwrap", "gcc", "Python.h"),
         answers={
+            "nvidia-smi": "580.65.06",
             "soffice": "LibreOffice 7.4.7.2",
             "fc-match": "Carlito,Caladea,Liberation Sans",
             "bwrap": "",
         },
         modules=modules,
         device="cuda: 1 x NVIDIA H200, 139 GiB",
+        cuda="13.0",
     )
 
     findings = by_name(diagnose(machine))
@@ -156,3 +160,63 @@ def test_a_broken_gpu_is_not_a_gpu(tmp_path: Path) -> None:
     assert findings["torch"].ok
     assert not findings["GPU"].ok
     assert "driver is too old" in findings["GPU"].found
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "why", "cure"),
+    [
+        ("13.0", "535.104.05", "built for CUDA 13.0, needs 580 or newer", "whl/cu126"),
+        ("12.6", "470.57.02", "built for CUDA 12.6, needs 525 or newer", "a driver of 525"),
+        (None, "580.65.06", "built without CUDA, and NVIDIA's driver 580.65.06", "pip uninstall"),
+        ("13.0", "580.65.06", "though NVIDIA's driver 580.65.06 fits", "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_gpu_that_torch_does_not_see_comes_with_the_reason_and_the_cure(
+    tmp_path: Path, cuda: str | None, driver: str, why: str, cure: str
+) -> None:
+    machine = a_machine(
+        tmp_path, modules={"torch": "2.13.0"}, cuda=cuda, answers={"nvidia-smi": driver}
+    )
+
+    findings = by_name(diagnose(machine))
+
+    assert findings["NVIDIA driver"].found == driver
+    assert not findings["GPU"].ok
+    assert findings["GPU"].level == "useful"
+    assert why in findings["GPU"].found
+    assert cure in str(findings["GPU"].install.debian)
+    assert why in shown(list(findings.values()))
+
+
+def test_the_driver_of_several_gpus_is_told_once(tmp_path: Path) -> None:
+    machine = a_machine(tmp_path, answers={"nvidia-smi": "580.65.06\n580.65.06"})
+
+    assert by_name(diagnose(machine))["NVIDIA driver"].found == "580.65.06"
+
+
+def test_what_torch_is_built_for_stands_beside_its_version(tmp_path: Path) -> None:
+    found = [
+        by_name(diagnose(a_machine(tmp_path, modules={"torch": "2.13.0"}, cuda=cuda)))["torch"]
+        for cuda in ("13.0", None)
+    ]
+
+    assert [finding.found for finding in found] == [
+        "2.13.0, built for CUDA 13.0",
+        "2.13.0, built without CUDA",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("programs", "found"), [(("Python.h",), "not found"), (("gcc",), "/bin/gcc, no ")]
+)
+def test_beside_a_gpu_a_compiler_without_its_headers_is_missed(
+    tmp_path: Path, programs: tuple[str, ...], found: str
+) -> None:
+    device = "cuda: 1 x NVIDIA H200, 139 GiB"
+    machine = a_machine(tmp_path, device=device, cuda="13.0", programs=programs)
+
+    finding = by_name(diagnose(machine))["C compiler"]
+
+    assert (finding.ok, finding.level) == (False, "useful")
+    assert finding.found.startswith(found)
+    assert "libc6-dev" in str(finding.install.debian)

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from phicorpus.doctor.accelerators import OLD_DRIVER_TORCH
 
 ROOT = Path(__file__).parents[2]
 Instruction = tuple[str, str]
@@ -62,7 +66,7 @@ def test_the_extras_are_extras_of_the_project(instructions: list[Instruction]) -
 
     extras = set(arguments["EXTRAS"].split(","))
     assert extras <= set(project()["optional-dependencies"])
-    assert extras.isdisjoint({"dev", "gpu"})
+    assert extras.isdisjoint({"dev", "flash"})  # flash-attn needs nvcc
     assert "run" in extras
 
 
@@ -117,7 +121,35 @@ def test_it_has_what_the_doctor_and_kuberay_ask_for(instructions: list[Instructi
     packages = {word for word in install.split() if re.fullmatch(r"[a-z0-9+.-]+", word)}
     assert {
         "libreoffice-impress", "fonts-crosextra-carlito", "fonts-crosextra-caladea",
-        "fonts-liberation", "fontconfig", "bubblewrap", "wget", "tini",
+        "fonts-liberation", "fontconfig", "bubblewrap", "wget", "tini", "gcc", "libc6-dev",
     } <= packages  # fmt: skip
     assert "--no-install-recommends" in install
     assert "rm -rf /var/lib/apt/lists/*" in install
+
+
+def test_a_torch_of_another_index_takes_the_place_of_pypis(instructions: list[Instruction]) -> None:
+    *downloads, _ = pip_installs(instructions)
+
+    for arguments in downloads:
+        index = arguments[arguments.index("--extra-index-url") + 1]
+        assert index == "${TORCH_INDEX_URL}"
+    # Of an index's 2.13.0+cu126 and PyPI's 2.13.0 pip takes the former, which is the newer to it.
+    assert Version("2.13.0+cu126") in SpecifierSet("==2.13.0")
+    assert Version("2.13.0+cu126") > Version("2.13.0")
+
+
+def test_the_variants_in_the_comments_are_those_that_the_doctor_and_the_readme_name() -> None:
+    dockerfile, readme = (
+        (ROOT / "infra" / name).read_text() for name in ("Dockerfile", "README.md")
+    )
+    (index,) = re.findall(r"https://download\.pytorch\.org/whl/cu\d+", OLD_DRIVER_TORCH)
+
+    assert f"TORCH_INDEX_URL={index} " in dockerfile
+    assert index in readme
+
+
+def test_no_extra_but_its_own_needs_flash_attn() -> None:
+    extras = project()["optional-dependencies"]
+
+    assert [name for name, lines in extras.items() if "flash-attn" in " ".join(lines)] == ["flash"]
+    assert extras["gpu"] == ["phicorpus[run]"]

@@ -6,6 +6,7 @@ Probes only look: nothing is installed, changed or sent, and no probe raises.
 from __future__ import annotations
 
 from phicorpus.doctor import hardware, software
+from phicorpus.doctor.accelerators import accelerators
 from phicorpus.doctor.finding import Finding, Install, Level, render_findings
 from phicorpus.doctor.machine import Machine
 
@@ -19,7 +20,7 @@ def diagnose(machine: Machine | None = None) -> list[Finding]:
         software.libreoffice(machine),
         software.fonts(machine),
         software.isolation(machine),
-        *hardware.accelerators(machine),
+        *accelerators(machine),
         *software.extras(machine),
         hardware.memory(machine),
         hardware.cpus(machine),

@@ -1,10 +1,9 @@
-"""Accelerators, memory, processors and disks, as this process may use them."""
+"""Memory, processors and disks, as this process may use them."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from phicorpus.doctor.finding import Finding, Install
@@ -14,42 +13,6 @@ _MIN_MEMORY_BYTES = 4 * GIB
 _MIN_SHARED_BYTES = 1 * GIB
 _MIN_DISK_BYTES = 5 * GIB
 _MIN_CPUS = 2
-
-
-def accelerators(machine: Machine) -> Iterator[Finding]:
-    """Look for torch, a device that it sees, and flash-attn."""
-    version, device = machine.version("torch"), machine.torch_device()
-    yield Finding(
-        name="torch",
-        level="required",
-        ok=device is not None,
-        found=version or "not found" if device is not None else "not found, or does not load",
-        stops_working="every model",
-        install=Install(
-            debian="pip install 'phicorpus[run]'", macos="pip install 'phicorpus[run]'"
-        ),
-    )
-    has_device = bool(device) and not str(device).startswith("broken")
-    yield Finding(
-        name="GPU",
-        level="optional",
-        ok=has_device,
-        found=device or "none that torch sees: models run on the CPU",
-        stops_working="speed: the full Phi-4-multimodal wants a GPU of 24 GB or more; the small "
-        "demonstration model runs anywhere",
-        install=Install(
-            debian="an NVIDIA driver, and torch built for CUDA (pytorch.org/get-started)"
-        ),
-    )
-    flash = machine.version("flash_attn")
-    yield Finding(
-        name="flash-attn",
-        level="optional",
-        ok=flash is not None,
-        found=flash or "not found",
-        stops_working="model.attention: flash. The default, auto, uses torch's own kernels",
-        install=Install(debian="pip install 'phicorpus[gpu]' (needs an NVIDIA GPU and nvcc)"),
-    )
 
 
 def memory(machine: Machine) -> Finding:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -53,6 +54,15 @@ def _version(module: str) -> str | None:
         return "present"
 
 
+def _torch_cuda() -> str | None:
+    """Return the version of CUDA that torch is built for; None where torch does not load too."""
+    try:
+        import torch  # noqa: PLC0415 - heavy
+    except (ImportError, OSError):
+        return None
+    return torch.version.cuda
+
+
 def _torch_device() -> str | None:
     """Name the accelerator that torch sees; "" for none, None where torch does not load."""
     try:
@@ -60,7 +70,10 @@ def _torch_device() -> str | None:
     except (ImportError, OSError):
         return None
     try:
-        if torch.cuda.is_available():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an old driver: `why_no_gpu` says it with the cure
+            has_cuda = torch.cuda.is_available()
+        if has_cuda:
             num, memory_bytes = torch.cuda.device_count(), torch.cuda.mem_get_info(0)[1]
             name = torch.cuda.get_device_name(0)
             return f"cuda: {num} x {name}, {memory_bytes / GIB:.0f} GiB"
@@ -80,6 +93,7 @@ class Machine:
     output: Callable[[Sequence[str]], str | None] = _output
     version: Callable[[str], str | None] = _version
     torch_device: Callable[[], str | None] = _torch_device
+    torch_cuda: Callable[[], str | None] = _torch_cuda
     is_file: Callable[[str], bool] = os.path.isfile
     font_folders: Sequence[str] = _FONT_FOLDERS
     temporary_folder: str = field(default_factory=tempfile.gettempdir)

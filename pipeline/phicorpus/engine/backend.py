@@ -61,7 +61,10 @@ def phi_backend(config: RunConfig) -> Backend:
     from phicorpus.models.checkpoint import hub_config, resolve  # noqa: PLC0415
 
     check_config(config)
-    resolved = resolve(config.model.name, config.model.revision, config.model.adapters)
+    quantization = config.model.quantization
+    resolved = resolve(
+        config.model.name, config.model.revision, config.model.adapters, quantization
+    )
     if config.engine.name != "auto":
         check_model(config.engine.name, hub_config(resolved))
     preparation = resolved.preparation
@@ -69,13 +72,14 @@ def phi_backend(config: RunConfig) -> Backend:
     max_crops = config.images.max_crops
     if max_crops is None and (max_crops := _crops_alone(resolved.name)) is not None:
         identity += f":{max_crops}"  # nothing else in the fingerprint would tell
+    identity += "" if quantization == "none" else f":{quantization}"
     if preparation is not None and max_crops is not None:
         preparation = preparation.with_max_crops(max_crops)
         resolved = replace(resolved, preparation=preparation)
     names = "+".join([resolved.name, *(adapter.name for adapter in resolved.adapters)])
     version = resolved.digest if resolved.adapters else resolved.revision or resolved.digest
     return Backend(
-        label=f"{names}@{version[:12]}",
+        label=f"{names}@{version[:12]}" + ("" if quantization == "none" else f":{quantization}"),
         identity=identity,
         modalities=frozenset(resolved.modalities),
         preparation=preparation,

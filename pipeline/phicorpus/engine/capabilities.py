@@ -54,6 +54,7 @@ class Capabilities:
             weights and a KV cache of its own; else they run beside the others.
         devices: Those of `model.device` that it runs on; None: any.
         takes_attention: `model.attention` chooses the decoder's; else the engine brings its own.
+        takes_quantization: Runs decoders whose weights `model.quantization` makes smaller.
         head_sizes: By package of its library: the dimensions of a head that it has kernels for.
         library: What it is built on.
     """
@@ -63,5 +64,6 @@ class Capabilities:
     decoder_per_regime: bool = False
     devices: frozenset[Device] | None = None
     takes_attention: bool = True
+    takes_quantization: bool = True
     head_sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     library: Library | None = None

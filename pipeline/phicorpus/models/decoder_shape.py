@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from phicorpus.errors import CheckpointError
 Json = Mapping[str, Any]
 LONGROPE_NAMES = ("longrope", "su")
 ACTIVATION = "silu"
+# Of the decoder's parameters: all but embeddings, head and norms.
+QUANTIZED = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
 SIZES = (
     "vocab_size",
     "hidden_size",

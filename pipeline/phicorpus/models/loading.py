@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from phicorpus.config import Quantization
 from phicorpus.errors import CheckpointError
 from phicorpus.models.peft import LowRank
+from phicorpus.models.quantization import check_device
 from phicorpus.models.shards import Tensor, check_regular, preprocessor, read_json, tensors
 from phicorpus.models.tokenizer import PromptTokenizer
 
@@ -72,12 +74,14 @@ class Placement:
         dtype: Of weights and features.
         attention: Name of the decoder's attention in transformers.
         encode_batch: Upper bound of the crops, or clips, encoded in one pass.
+        quantization: Of the decoder's layers.
     """
 
     device: torch.device
     dtype: torch.dtype
     attention: str
     encode_batch: int
+    quantization: Quantization = "none"
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,13 +90,21 @@ ATTENTIONS = {"auto": "sdpa", "sdpa": "sdpa", "flash": "flash_attention_2"}
 BFLOAT16_CAPABILITY = (8, 0)
 
 
-def place(*, device: str, dtype: str, attention: str, encode_batch: int) -> Placement:
+def place(
+    *,
+    device: str,
+    dtype: str,
+    attention: str,
+    encode_batch: int,
+    quantization: Quantization = "none",
+) -> Placement:
     """Choose device, dtype and attention; "auto" takes the accelerator, if there is one.
 
     On the CPU float32; on NVIDIA GPUs before Ampere float16; on every other accelerator bfloat16.
 
     Raises:
         CheckpointError: the named device is not there.
+        ConfigError: it cannot multiply by weights that are quantized like this.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if device == "auto":
@@ -103,6 +115,7 @@ def place(*, device: str, dtype: str, attention: str, encode_batch: int) -> Plac
         there = accelerator.type if accelerator is not None else "none"
         raise CheckpointError(f"device {device!r} is not available; accelerator found: {there}")
     chosen_dtype = DTYPES[dtype] if dtype != "auto" else _fast_dtype(chosen)
+    check_device(quantization, chosen, chosen_dtype)
     if chosen.type == "cuda" and chosen_dtype == torch.float32:
         # Convolutions would take TensorFloat-32, ten bits, for float32; who asks for it wants it.
         torch.backends.cudnn.allow_tf32 = False
@@ -111,6 +124,7 @@ def place(*, device: str, dtype: str, attention: str, encode_batch: int) -> Plac
         dtype=chosen_dtype,
         attention=ATTENTIONS[attention],
         encode_batch=encode_batch,
+        quantization=quantization,
     )
 
 

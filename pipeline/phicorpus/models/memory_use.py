@@ -6,11 +6,13 @@ forward passes keep at their widest place.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from phicorpus.config import Modality
+from phicorpus.config import Modality, Quantization
 from phicorpus.errors import CheckpointError
 from phicorpus.models.architectures import ARCHITECTURES
+from phicorpus.models.decoder_shape import QUANTIZED
 from phicorpus.models.expected_tensors import PARTS, Json, count_elements
 
 _FLOAT32 = 4
@@ -21,7 +23,7 @@ class Footprint:
     """Bytes.
 
     Attributes:
-        weights: Of what one modality loads.
+        weights: Of what one modality loads; quantized to int8, with one of them widened.
         decoder: Of these, the decoder's.
         kv_token: Of a token in the KV cache.
         gathered_token: Of a token's keys and values of one layer, copied for its attention.
@@ -47,7 +49,14 @@ class Footprint:
     takes_media: bool
 
 
-def footprint(architecture: str, config: Json, modality: Modality, *, itemsize: int) -> Footprint:
+def footprint(
+    architecture: str,
+    config: Json,
+    modality: Modality,
+    *,
+    itemsize: int,
+    quantization: Quantization = "none",
+) -> Footprint:
     """Estimate what a model takes of a device's memory.
 
     Args:
@@ -55,6 +64,7 @@ def footprint(architecture: str, config: Json, modality: Modality, *, itemsize: 
         config: config.json, in the hub's keys.
         modality: What it is loaded for.
         itemsize: Bytes per number: 4 for float32, 2 for the 16-bit types.
+        quantization: Of the decoder's layers.
 
     Raises:
         CheckpointError: the config lacks a size.
@@ -65,6 +75,12 @@ def footprint(architecture: str, config: Json, modality: Modality, *, itemsize: 
         part: itemsize * count_elements(s for n, s in shapes.items() if entry.part_of(n) == part)
         for part in parts
     }
+    if quantization != "none":
+        quantized = [shape for name, shape in shapes.items() if QUANTIZED.fullmatch(name)]
+        own["decoder"] -= (itemsize - 1) * count_elements(quantized)
+        own["decoder"] += sum(_FLOAT32 * num_out for num_out, _ in quantized)
+        if quantization == "int8":
+            own["decoder"] += itemsize * max(map(math.prod, quantized))
     try:
         hidden, wide = config["hidden_size"], config["intermediate_size"]
         head = hidden // config["num_attention_heads"]

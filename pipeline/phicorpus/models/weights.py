@@ -13,8 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from phicorpus.config import Quantization
 from phicorpus.errors import CheckpointError
+from phicorpus.models.decoder_shape import QUANTIZED
 from phicorpus.models.peft import LowRank
+from phicorpus.models.quantization import put_quantized
 from phicorpus.models.shards import Tensor, few
 
 # What adapters put between a layer's name and its weight.
@@ -44,11 +47,13 @@ class Target:
         module: Built on the meta device; its parameter names are the checkpoint's, less the prefix.
         prefix: What the checkpoint puts before the module's names.
         wanted: False: the tensors must be there but are not read.
+        quantization: Of the decoder's linear layers.
     """
 
     module: nn.Module
     prefix: str
     wanted: bool = True
+    quantization: Quantization = "none"
 
 
 @dataclass(slots=True)
@@ -81,7 +86,7 @@ def fill(
 ) -> None:
     """Fill every parameter and buffer of the plan's modules, and account for every tensor.
 
-    Tensors whose full name is in `plan.float32` keep float32; all others get `dtype`.
+    Tensors whose full name is in `plan.float32` keep float32; all others get `dtype`, or 8 bits.
 
     Raises:
         CheckpointError: a tensor has no place, a place has no tensor, or shapes differ. Nothing
@@ -105,6 +110,9 @@ def fill(
             value = reader(tensors[source]).to(device)
             for changed in _changes(tensors, place, source, (adapter, plan.on_top)):
                 value = _merged(reader, value, changed)
+            if target.quantization != "none" and QUANTIZED.fullmatch(name):
+                put_quantized(target.module, name, value, (target.quantization, dtype))
+                continue
             kept = torch.float32 if place in plan.float32 else dtype
             _assign(target.module, name, value.to(device=device, dtype=kept))
 

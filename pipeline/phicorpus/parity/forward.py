@@ -6,12 +6,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import Phi3ForCausalLM
 
 from phicorpus.models.checkpoint import Resolved, load, resolve
 from phicorpus.models.model import Canvas, Clip, Media, Modality, Slot
@@ -29,6 +31,8 @@ SAMPLES = 64
 HIDDEN, LOGITS, LOGITS_PADDED, LOGITS_SUMS = 5e-3, 5e-4, 2e-3, 1.0
 # Closer than this, the two best tokens may change places.
 CLEAR_MARGIN = 4e-3
+# The argument and the output that hold keys and values; transformers 5.24 renamed them.
+CACHE = "cache" if "cache" in signature(Phi3ForCausalLM.forward).parameters else "past_key_values"
 
 
 def run_pack(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> list[Check]:
@@ -126,6 +130,11 @@ class PackRun:
         """Tokenize the prompt of a case that has one, as the product does."""
         model = prompts.language_model(self.model(self.modality(case)))
         return prompts.tokenize(model, case["prompt"], self._media(case))
+
+    def embedded(self, case: Mapping[str, Any]) -> torch.Tensor:
+        """Embed a case's prompt, shape (length, hidden), its encoded media in their places."""
+        model = self.model(self.modality(case))
+        return self._embeds(case["name"], model, model.model.encode(self.slots(case)))
 
     def _media(self, case: Mapping[str, Any]) -> list[Media]:
         return [
@@ -244,11 +253,11 @@ def _answers(model: Probed, prompts: Sequence[torch.Tensor]) -> list[_Answer]:
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE: cache},
         )
-        cache, logits = output.past_key_values, output.logits[:, -1]
+        cache, logits = output[CACHE], output.logits[:, -1]
         steps.append(logits)
         chosen.append(logits.argmax(-1))
         embeds = decoder.model.embed_tokens(chosen[-1])[:, None]

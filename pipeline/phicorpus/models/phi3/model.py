@@ -19,7 +19,11 @@ def load(source: Source, modality: Modality, placement: Placement) -> LanguageMo
     prompt = ChatFormat(source.tokenizer)
     config = decoders.decoder_config(source.config)
     decoder = decoders.build(config, attention=placement.attention)
-    plan = Plan(targets=[Target(decoder, "")], tied=decoders.tied(config), on_top=source.adapters)
+    plan = Plan(
+        targets=[Target(decoder, "", quantization=placement.quantization)],
+        tied=decoders.tied(config),
+        on_top=source.adapters,
+    )
     fill(source.tensors, plan, device=placement.device, dtype=placement.dtype)
     decoders.finish(decoder, placement.device)
     return LanguageModel(source, modality, decoder, prompt)

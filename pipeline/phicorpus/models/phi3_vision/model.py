@@ -68,7 +68,7 @@ def load(source: Source, modality: Modality, placement: Placement) -> LanguageMo
     tower = IMAGE_PREFIX + "img_processor.vision_model."
     plan = Plan(
         targets=[
-            Target(decoder, ""),
+            Target(decoder, "", quantization=placement.quantization),
             Target(encoder, IMAGE_PREFIX, wanted=modality == "vision"),
         ],
         # The features are those of the last layer but one.

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import Phi3ForCausalLM
 
+from phicorpus.config import Quantization
 from phicorpus.errors import CheckpointError
 from phicorpus.models import decoder as decoders
 from phicorpus.models.language_model import LanguageModel
@@ -117,7 +118,7 @@ def load(source: Source, modality: Modality, placement: Placement) -> Phi4Multim
     preparation = ImagePreparation.from_json(source.config, source.preprocessor)
     prompt = PromptFormat(source.tokenizer, preparation, modality)
     modules = _build(source.config, preparation, placement.attention)
-    plan = _plan(modules, source, modality)
+    plan = _plan(modules, source, modality, placement.quantization)
     fill(source.tensors, plan, device=placement.device, dtype=placement.dtype)
     decoders.finish(modules.decoder, placement.device)
     return Phi4Multimodal(source, modality, modules=modules, prompt=prompt, placement=placement)
@@ -150,12 +151,12 @@ def _in_hub_layout(source: Source) -> Source:
     return replace(source, config=config, tensors=tensors, adapters=adapters)
 
 
-def _plan(modules: Modules, source: Source, modality: Modality) -> Plan:
+def _plan(modules: Modules, source: Source, modality: Modality, quantization: Quantization) -> Plan:
     num_used = len(modules.image.img_processor.encoder.layers)
     tower = IMAGE_PREFIX + "img_processor."
     return Plan(
         targets=[
-            Target(modules.decoder, ""),
+            Target(modules.decoder, "", quantization=quantization),
             Target(modules.image, IMAGE_PREFIX, wanted=modality == "vision"),
             Target(modules.audio, AUDIO_PREFIX, wanted=modality != "text"),
         ],
