@@ -38,7 +38,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "images": {"max_pixels": 1_000_000},
         "units": {"image": 3},
         "model": {"name": "tiny", "device": "cpu", "dtype": "float32"},
-        "engine": {"name": "static", "max_requests": 3},
+        "engine": {"name": "continuous", "max_requests": 3},
         "cluster": {"cpus_per_replica": 0.25},
     },
 }

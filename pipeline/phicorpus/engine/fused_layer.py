@@ -6,6 +6,7 @@ the next layer's first kernel adds; the norm behind the last layer puts them tog
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class FusedLayer(nn.Module):
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         step: Step,
-        cache: tuple[torch.Tensor, torch.Tensor],
+        kv_pages: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
         logits_indices: torch.Tensor | None = None,
         **_kwargs: Any,  # noqa: ANN401 what transformers hands to every layer besides
     ) -> Stream:
@@ -68,7 +69,7 @@ class FusedLayer(nn.Module):
             hidden_states: shape (1, tokens, width), or what another fused layer returned.
             position_embeddings: Cosine and sine, shape (1, tokens, rotated dimensions).
             step: The attention of the step.
-            cache: Keys and values by layer, each (pages, page size, key heads, head size).
+            kv_pages: Keys and values by layer, each (pages, page size, key heads, head size).
             logits_indices: The tokens whose logits are read; None: all.
         """
         is_first = not isinstance(hidden_states, Stream)
@@ -77,7 +78,7 @@ class FusedLayer(nn.Module):
         states, residual = normalize(self.input_layernorm, output, residual)
         projected = self.self_attn.qkv_proj(states)
         layer = self.self_attn.layer_idx
-        pages = cache[0][layer], cache[1][layer]
+        pages = kv_pages[0][layer], kv_pages[1][layer]
         rotation = Rotation(position_embeddings[0][0], position_embeddings[1][0])
         new = rotate_and_write(projected, rotation, pages, step.slots)
         query, key, value = (part.transpose(0, 1) for part in new)

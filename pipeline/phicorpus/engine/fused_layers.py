@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class FusedLayers:
     """Puts fused layers in the places of a decoder's own, until they are released.
 
-    They take the decoder's arguments `step`, `cache` and `logits_indices`, and do what `LastLayer`
+    They take the decoder's arguments `step`, `kv_pages` and `logits_indices`, and do what `LastLayer`
     does. Weights and their names stay what they are.
 
     Args:
@@ -78,7 +78,7 @@ def deviation(decoder: Phi3ForCausalLM) -> float:
         "attention_mask": None,
         "position_embeddings": decoder.model.rotary_emb(states, positions),
         "step": PagedStep(layout, decoder.dtype, decoder.device),
-        "cache": (states.new_zeros(shape), states.new_zeros(shape)),
+        "kv_pages": (states.new_zeros(shape), states.new_zeros(shape)),
     }
     layer = decoder.model.layers[0]
     wanted = layer(states, **arguments)[0].float()

@@ -120,7 +120,7 @@ class ModelRunner:
             logits_to_keep=wanted,
             logits_indices=wanted,
             step=self._attention.step(layout),
-            cache=self._cache,
+            kv_pages=self._cache,
         )
         return output.logits[0].float()
 
@@ -145,7 +145,7 @@ class ModelRunner:
             position_ids=positions[None],
             use_cache=False,
             step=self._attention.decode_step(tensors),
-            cache=self._cache,
+            kv_pages=self._cache,
         )
         return output.logits[0]
 

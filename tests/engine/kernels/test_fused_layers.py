@@ -29,7 +29,7 @@ def attend(
     module: Any, query: Any, key: Any, value: Any, _mask: object, *, scaling: float, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
     """What the plain decoder's layers call: the same step and the same pages."""
-    cache = kwargs["cache"]
+    cache = kwargs["kv_pages"]
     pages = cache[0][module.layer_idx], cache[1][module.layer_idx]
     return kwargs["step"].attend((query[0], key[0], value[0]), pages, scaling)[None], None
 
@@ -72,7 +72,7 @@ def logits(
     step = Attention(decoder, layout.page_size).step(layout)
     kept = {} if asked is None else {"logits_to_keep": asked, "logits_indices": asked}
     return decoder(
-        input_ids=ids, position_ids=positions, use_cache=False, step=step, cache=cache, **kept
+        input_ids=ids, position_ids=positions, use_cache=False, step=step, kv_pages=cache, **kept
     ).logits
 
 
@@ -119,7 +119,7 @@ def test_tokens_are_decoded_behind_their_prompts_by_kernels_alone() -> None:
         table = torch.from_numpy(np.pad(pages, [(0, 1), (0, 3)])).to(DEVICE).int()
         output = decoder(
             input_ids=torch.tensor([[0, 1, 0]], device=DEVICE), position_ids=positions[None],
-            use_cache=False, cache=fused,
+            use_cache=False, kv_pages=fused,
             step=attention.decode_step(DecodeTensors(slots, table, lengths.int())),
         )  # fmt: skip
         found.append(output.logits[:, :2])

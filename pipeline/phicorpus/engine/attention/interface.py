@@ -30,10 +30,10 @@ def _attend(  # noqa: PLR0913 as transformers calls it
     *,
     scaling: float,
     step: Step,
-    cache: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
+    kv_pages: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
     **_others: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend in one layer, for packed sequences: a batch of one."""
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    pages = cache[0][layer], cache[1][layer]
+    pages = kv_pages[0][layer], kv_pages[1][layer]
     return step.attend((query[0], key[0], value[0]), pages, scaling)[None], None
