@@ -11,7 +11,7 @@ NEWEST ?= .venv-newest
 # Two processes, file by file: fixtures of a module are made once, and one waits for Ray while the other works.
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-ends test-fast test-vllm lint fuzz chaos clean
+.PHONY: help demo test test-transformers test-ends test-fast test-vllm lint fuzz chaos clean
 
 help:  ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,8 +32,19 @@ lint: $(VENV)/installed  ## Format, lint, types, import rules
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-test: lint  ## Everything that CI runs
+test: lint test-transformers  ## Everything that CI runs
 	$(PYTEST)
+
+# The engine's contract on both ends of transformers' range, laid over the environment.
+TRANSFORMERS_ENDS := 5.18.0 5.24.0
+
+.transformers/%: $(VENV)/installed
+	$(BIN)/pip install --quiet --no-deps --target $@ transformers==$*
+
+test-transformers: $(TRANSFORMERS_ENDS:%=.transformers/%)  ## The engine's contract on the oldest and the newest transformers
+	set -e; for end in $(TRANSFORMERS_ENDS); do \
+		PYTHONPATH=.transformers/$$end $(BIN)/pytest --numprocesses 2 -q -k continuous tests/engine/test_contract.py; \
+	done
 
 test-fast: $(VENV)/installed  ## What needs no Ray and takes no seconds: while you work
 	$(PYTEST) -m 'not gpu and not chaos and not ray and not slow'
@@ -79,4 +90,4 @@ chaos: $(VENV)/installed  ## Kill drivers and workers at random, over 200 times,
 	$(BIN)/python -m tests.chaos.soak --runs 21 --kills 10 --output benchmarks/results/chaos.json
 
 clean:  ## Remove the virtual environments and the demo
-	rm -rf $(VENV) $(VLLM) $(OLDEST) $(NEWEST) $(DEMO)
+	rm -rf $(VENV) $(VLLM) $(OLDEST) $(NEWEST) $(DEMO) .transformers

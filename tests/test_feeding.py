@@ -67,7 +67,9 @@ def one_unit_of_texts(_folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(
-    ("rows", "task"), [(some_images, "ocr"), (one_unit_of_texts, "summarise")], ids=str
+    ("rows", "task"),
+    [(some_images, "ocr"), (one_unit_of_texts, "summarise")],
+    ids=["images", "texts"],
 )
 def test_twice_the_requests_that_an_engine_decodes_are_in_it_at_once(
     tmp_path: Path, rows: Any, task: str

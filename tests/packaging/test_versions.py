@@ -53,3 +53,12 @@ def test_the_oldest_versions_that_are_tested_are_the_oldest_that_pip_may_take() 
         package: Version(f"{version.major}.{version.minor}")
         for package, version in pinned("constraints-oldest.txt").items()
     }
+
+
+def test_the_engines_contract_is_tested_on_both_ends_of_transformers() -> None:
+    (ends,) = re.findall(r"^TRANSFORMERS_ENDS := (.+)$", (ROOT / "Makefile").read_text(), re.M)
+    first, last = map(Version, ends.split())
+    bounds = {s.operator: Version(s.version) for s in required()["transformers"].specifier}
+
+    assert first == bounds[">="]
+    assert (last.major, last.minor + 1) == (bounds["<"].major, bounds["<"].minor)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class FusedLayers:
     """Puts fused layers in the places of a decoder's own, until they are released.
 
-    They take the decoder's arguments `step`, `kv_pages` and `logits_indices`, and do what `LastLayer`
+    They take the arguments `step`, `kv_pages` and `logits_indices`, and do what `LastLayer`
     does. Weights and their names stay what they are.
 
     Args:
