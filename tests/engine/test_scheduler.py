@@ -52,6 +52,7 @@ class Bench:
         """Schedule and advance; gives the new tokens of each sequence."""
         batch = self.scheduler.schedule()
         new = {sequence.request.request_id: sequence.num_new for sequence in batch}
+        assert all(map(_has_rows, batch))
         self.scheduler.advance(batch)
         if self.encoder.has_pending:
             self.encoder.encode_next()
@@ -162,6 +163,29 @@ def test_media_whose_rows_are_in_the_kv_cache_are_not_encoded_again() -> None:
     assert bench.encoder.num_encoded == 1
 
 
+def test_media_whose_pages_were_taken_meanwhile_are_encoded_after_all() -> None:
+    bench = Bench(pages=9, rows=40)
+    first = a_sequence("first", "XXXXXXXXa")
+    bench.add(first)
+    for _ in range(2):
+        bench.step()
+    bench.scheduler.release(first)
+    bench.encoder.release(bench.encoder.hold([Slot(an_image("Z", rows=40), "image", 40)]) or [])
+    second = a_sequence("second", "XXXXXXXXYYYYb")
+    bench.add(second)
+    assert bench.step() == {}  # needs the rows of Y alone, which are being encoded
+    (medium,) = second.media
+    taken = bench.pool.take([], 9)
+    assert taken is not None
+    bench.pool.release(taken)
+
+    assert bench.step() == {}
+
+    assert {one.slot.media.key for one in second.media} == {"X", "Y"}
+    assert bench.step() == {"second": 13}
+    assert medium.rows is not None
+
+
 def test_a_full_encoder_cache_holds_those_back_who_need_it_and_nobody_else() -> None:
     bench = Bench(pages=40, rows=8, requests=8)
     bench.add(a_sequence("x", "XXXXXX"), a_sequence("y", "YYYYY"), a_sequence("text"))
@@ -260,3 +284,11 @@ def test_limits_hold_and_everybody_runs_in_the_end(
 
 def _computed(running: Batch[Sequence]) -> list[Sequence]:
     return [one for one in running if one.num_computed >= one.num_tokens]
+
+
+def _has_rows(sequence: Sequence) -> bool:
+    """Whether all media whose rows are computed in a step are there."""
+    first, last = sequence.num_computed, sequence.num_computed + sequence.num_new
+    encoded = {one.slot.key for one in sequence.media if one.rows is not None}
+    spans = sequence.prompt.spans
+    return all(s.slot.key in encoded for s in spans if s.start < last and s.stop > first)

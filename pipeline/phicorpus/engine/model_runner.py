@@ -177,10 +177,12 @@ class ModelRunner:
             first, last = sequence.num_computed, sequence.num_computed + sequence.num_new
             offset = end - last  # from a place in the sequence to one in the step
             media = {medium.slot.key: medium.rows for medium in sequence.media}
-            for span in sequence.prompt.spans if media else ():
+            for span in sequence.prompt.spans if not sequence.is_decoding else ():
                 begin, stop = max(first, span.start), min(last, span.stop)
-                rows = media.get(span.slot.key)
-                if begin < stop and rows is not None:
+                if begin < stop:
+                    rows = media[span.slot.key]
+                    if rows is None:
+                        raise ValueError(f"{span.slot.media.key} is not encoded")
                     part = rows[begin - span.start : stop - span.start]
                     embedded[offset + begin : offset + stop] = part
         return embedded

@@ -191,14 +191,15 @@ class Scheduler:
 
     def _has_media(self, sequence: Sequence, computed: int) -> bool:
         """Return whether the media behind the first `computed` tokens are encoded; hold them."""
-        slots = [span.slot for span in sequence.prompt.spans if span.stop > computed]
-        if slots and not sequence.media:
+        needed = [span.slot for span in sequence.prompt.spans if span.stop > computed]
+        held = {medium.slot.key for medium in sequence.media}
+        if any(slot.key not in held for slot in needed):  # all or none, so that no two wait
+            self._release_media(sequence)
             if self._encoder.is_batch_full:
                 return False
-            held = self._encoder.hold(slots)
-            if held is None:
+            sequence.media = self._encoder.hold(needed) or ()
+            if not sequence.media:
                 return False
-            sequence.media = held
         return all(medium.rows is not None for medium in sequence.media)
 
     def _release_media(self, sequence: Sequence) -> None:
