@@ -93,7 +93,7 @@ def lines(name: str, work: Work, found: Mapping[str, Any]) -> list[str]:
         f" {engine['mean_running']:.0f} requests ran, busy {100 * engine['busy_share']:.0f} %",
         f"  tokens/s: {engine['prefill_tokens_per_s']:,.0f} in,"
         f" {engine['output_tokens_per_s']:,.0f} out, {engine['mean_answer_tokens']:.0f} an answer;"
-        f" a step takes about {engine['step_ms']:.1f} ms; attention {runs_on['attention']},"
+        f" {engine['step_ms'] or 0:.1f} ms from step to step; attention {runs_on['attention']},"
         f" layers {runs_on['layers']}, graphs {runs_on['graphs']}",
     ]
     if name in ESTIMATES:

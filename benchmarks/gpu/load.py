@@ -46,6 +46,7 @@ class Load:
         busy_s = self.after.busy_s - self.before.busy_s
         loaded_s = self.after.loaded_s - self.before.loaded_s
         assets_per_s = answers / work.tasks / self.seconds
+        steps = self.after.extra.get("steps", 0) - self.before.extra.get("steps", 0)
         return {
             "seconds": round(self.seconds, 2),
             "answers": answers,
@@ -53,7 +54,7 @@ class Load:
             "assets_per_s": assets_per_s,
             "rtfx": assets_per_s * CLIP_S if work.size_px is None else None,
             "output_tokens_per_s": tokens / self.seconds,
-            "step_ms": 1000 * self.seconds * statistics.mean(self.running) / max(1, tokens),
+            "step_ms": 1000 * self.seconds / steps if steps else None,
             "prefill_tokens_per_s": prefilled / self.seconds,
             "mean_answer_tokens": tokens / max(1, answers),
             "mean_running": statistics.mean(self.running),

@@ -77,7 +77,7 @@ class ContinuousEngine:
         self._frontend = Frontend(
             model,
             config,
-            stats=EngineStats(extra={"restarts": 0}),
+            stats=EngineStats(extra={"restarts": 0, "steps": 0}),
             enqueue=self._enqueue,
             cancel=self._cancel,
         )
@@ -238,6 +238,8 @@ class ContinuousEngine:
             # In one copy to the host; float32 holds every token id.
             tokens, logprobs = torch.stack((scores.argmax(-1).float(), logprobs)).tolist()
         self._scheduler.advance(batch)
+        with self._frontend.counting() as stats:
+            stats.extra["steps"] += 1
         for (sequence, attempt), token, logprob in zip(asked, tokens, logprobs, strict=True):
             sequence.last_id = int(token)
             if attempt.on_token(sequence.last_id, logprob):
