@@ -28,7 +28,7 @@ from phicorpus.engine.backend import Backend
 from phicorpus.engine.engine import EngineStats
 from phicorpus.engine.loaded import LoadedReplica
 from phicorpus.engine.slots import ReplicaSlots
-from phicorpus.errors import ConfigError, EngineDied, StoreError, WorkersLost
+from phicorpus.errors import CheckpointError, ConfigError, EngineDied, StoreError, WorkersLost
 from phicorpus.media.kinds import KINDS
 from phicorpus.models.model import Modality
 from phicorpus.planner import Work
@@ -175,8 +175,8 @@ class ReplicaSettings:
 class Replica:
     """Infer in an actor: when its engine is dead, so is its process, and Ray starts another.
 
-    What is wrong with the config shows when it is asked, and ends the run: an actor that does not
-    start would be started again.
+    What is wrong with config or checkpoint shows when it is asked, and ends the run: an actor that
+    does not start would be started again.
     """
 
     def __init__(
@@ -188,12 +188,12 @@ class Replica:
     ) -> None:
         send_logs(crash_log.log)
         crash_log.sign()
-        self._refusal: ConfigError | None = None
+        self._refusal: ConfigError | CheckpointError | None = None
         self._stats: StatsReporter | None = None
         loaded: LoadedReplica | None = None
         try:
             loaded = load() if load else None
-        except ConfigError as error:
+        except (ConfigError, CheckpointError) as error:
             self._refusal = error
         crash_log.sign()
         engine = loaded.engine if loaded else None
@@ -268,8 +268,8 @@ def _attempt(flow: Flow, commit: Commit, start: Start, on_progress: OnProgress) 
         What ended the stream, if it did not end by itself.
 
     Raises:
-        StoreError, ConfigError: a stage ends the run: a bucket wants other credentials, or no asset
-            of the run can be read.
+        StoreError, ConfigError, CheckpointError: a stage ends the run: a bucket wants other
+            credentials, no asset of the run can be read, or no replica can be loaded.
         RayTaskError: a stage raised anything else: a defect of this software.
     """
     try:
@@ -287,7 +287,7 @@ def _attempt(flow: Flow, commit: Commit, start: Start, on_progress: OnProgress) 
 def _stage_error(error: RayTaskError) -> Exception | None:
     """Return the error with which a stage ends the run, without Ray's text around it."""
     cause = error.cause
-    if not isinstance(cause, StoreError | ConfigError):
+    if not isinstance(cause, StoreError | ConfigError | CheckpointError):
         return None
     return type(cause)(str(cause).partition("\n")[0])
 

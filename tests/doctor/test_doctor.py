@@ -101,6 +101,17 @@ def test_a_full_machine_is_told_nothing_to_install(tmp_path: Path) -> None:
     assert "install --no-install-recommends" not in shown(list(findings.values()))
 
 
+@pytest.mark.parametrize(
+    ("device", "level"), [("cuda: 1 x NVIDIA H200, 139 GiB", "useful"), ("mps", "optional")]
+)
+def test_what_gpu_kernels_need_is_missed_only_beside_an_nvidia_gpu(
+    tmp_path: Path, device: str, level: str
+) -> None:
+    findings = by_name(diagnose(a_machine(tmp_path, device=device)))
+
+    assert {findings[name].level for name in ("Triton", "C compiler")} == {level}
+
+
 def test_a_libreoffice_that_does_not_run_is_not_found_good(tmp_path: Path) -> None:
     finding = by_name(diagnose(a_machine(tmp_path, programs=("soffice",))))["LibreOffice"]
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import (
@@ -96,3 +102,58 @@ def test_what_will_not_change_is_not_tried_again(error: Exception, cure: str) ->
         patiently(failing_with([error]), "owner/name", sleep=never)
 
     assert cure in str(raised.value)
+
+
+_DOWNLOAD = """
+import sys
+from phicorpus.errors import CheckpointError
+from phicorpus.models.hub import download_files
+try:
+    print(download_files("owner/name", sys.argv[1], ("*.safetensors", "config.json")))
+except CheckpointError as error:
+    print(error)
+"""
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A hub that answers nothing; 403, as its library asks again itself after 429."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_what_planning_left_in_the_cache_is_not_taken_for_the_model_where_the_hub_is_busy(
+    tmp_path: Path, *, has_weights: bool
+) -> None:
+    """A process of its own, as the hub's library reads once where the hub is."""
+    commit = "a" * 40
+    folder = tmp_path / "hub" / "models--owner--name" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    for name in ("config.json", *(["model.safetensors"] if has_weights else [])):
+        (folder / name).touch()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        env = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        env |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
+        env.pop("HF_HUB_OFFLINE", None)
+        ended = subprocess.run(  # noqa: S603 - our own interpreter
+            [sys.executable, "-c", _DOWNLOAD, commit],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        hub.shutdown()
+
+    if has_weights:
+        assert ended.stdout.strip() == str(folder)
+    else:
+        assert ended.stdout.startswith("cannot download owner/name: ")
+        assert "403" in ended.stdout

@@ -70,6 +70,16 @@ def greedy(model: Model, ids: list[int], *, most: int) -> list[int]:
     return answer[:-1] if answer[-1] in model.stop_ids else answer
 
 
+def test_an_int8_product_in_float16_stays_in_its_range_where_a_whole_one_does() -> None:
+    """Some activations of a decoder are in the thousands, and GPUs before Ampere run in float16."""
+    weight = torch.tensor([[0.1] + [0.01] * 63, [-0.1] + [0.02] * 63])
+    x = torch.tensor([[2000.0] + [1.0] * 63]).half()
+
+    product = Int8Linear(weight, torch.float16)(x)
+
+    assert torch.allclose(product.float(), x.float() @ weight.t(), rtol=0.01)
+
+
 @given(
     num_out=st.sampled_from([1, 7, 64, 512, 513, 1100]),
     num_in=st.integers(1, 80),

@@ -22,8 +22,9 @@ from ray.exceptions import AuthenticationError
 from phicorpus.commands.annotate import annotate
 from phicorpus.config import ClusterConfig
 from phicorpus.engine.engine import EngineStats
-from phicorpus.errors import WorkersLost
+from phicorpus.errors import ConfigError, WorkersLost
 from phicorpus.workers.cluster import EngineMetrics, cause, connect
+from phicorpus.workers.cluster import cluster as joined
 from tests.builders import a_backend, a_config, a_corpus
 
 
@@ -89,6 +90,20 @@ except WorkersLost as error:
 
     assert ended.stdout.startswith(f"Ray at {address} cannot be joined: Token authentication is")
     assert "no authentication token was found" in ended.stdout
+
+
+def test_a_wait_for_nodes_is_a_sign_of_life_and_ends_by_its_own_limit(cluster: str) -> None:
+    """Else cluster.driver_timeout_s would end a longer one, and call it Ray's start."""
+    looks: list[float] = []
+    config = ClusterConfig(address=cluster, replicas=99, cpus_per_replica=1, wait_for_nodes_s=0.3)
+
+    with (
+        pytest.raises(ConfigError, match=r"99 replicas x 1 CPUs.*, after 0\.3 s \(cluster\.wait"),
+        joined(config, on_wait=lambda: looks.append(time.monotonic())),
+    ):
+        pass
+
+    assert looks
 
 
 _STRANGER = """

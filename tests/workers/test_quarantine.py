@@ -201,6 +201,44 @@ def test_a_suspect_has_the_process_to_itself() -> None:
     assert max(count for _, count in seen) > 1
 
 
+def test_rows_that_wait_for_one_that_is_alone_are_not_blamed_where_it_kills() -> None:
+    suspect: Key = ("infer", "u", "s", "0", "ocr")
+    begun: set[str] = set()
+
+    class Seen(CrashLog):
+        def begin(self, keys: Sequence[Key]) -> list[int]:
+            begun.update(key[2] for key in keys)
+            return super().begin(keys)
+
+    crash_log = Seen()
+    for _ in range(3):
+        crash_log.begin([suspect])
+    is_alone, may_leave = asyncio.Event(), asyncio.Event()
+
+    async def ask(batch: pa.Table) -> AsyncIterator[pa.Table]:
+        if "s" in batch["asset_id"].to_pylist():
+            is_alone.set()
+            await may_leave.wait()
+        rows = [
+            a_segment(asset_id=n, task="ocr", status="ok") for n in batch["asset_id"].to_pylist()
+        ]
+        picked = [{k: v for k, v in row.items() if k in REPLY.names} for row in rows]
+        yield pa.Table.from_pylist(picked, schema=REPLY)
+
+    model = WatchedModel(ask, crash_log, 60, max_rows=64)
+
+    async def run() -> list[dict[str, object]]:
+        first = asyncio.create_task(answers(model, [segments(a_segment(asset_id="s"))]))
+        await is_alone.wait()
+        second = asyncio.create_task(answers(model, [segments(a_segment(asset_id="b"))]))
+        await asyncio.sleep(0.1)  # long enough to begin, if it may
+        assert begun == {"s"}
+        may_leave.set()
+        return [*await first, *await second]
+
+    assert [row["asset_id"] for row in asyncio.run(run())] == ["s", "b"]
+
+
 def test_replies_name_what_is_finished() -> None:
     reply = {"unit_id": "u", "asset_id": "a", "uri": "/a", "task": "ocr", "segment_index": 3}
     table = pa.Table.from_pylist([reply | {"segment_kind": "page", "status": "ok"}], schema=REPLY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from phicorpus.cli import tables
 from phicorpus.commands.status import status
 from phicorpus.engine.accelerator import check_accelerator, driver_version, unseen_gpu
+from phicorpus.models.catalog import SHIPPED
 from phicorpus.storage.store import open_store
 from tests.builders import a_config, an_image, write_files, write_manifest
 
@@ -94,6 +96,27 @@ def test_a_replica_that_sees_no_gpu_though_it_was_given_one_ends_the_run(tmp_pat
     again = phicorpus("annotate", str(job), *on_cpu, cwd=tmp_path, script=_WITH_A_GPU)
 
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_checkpoint_that_cannot_be_loaded_ends_the_run_at_once_and_is_named(
+    tmp_path: Path,
+) -> None:
+    """A hub that stays busy is one: it has been asked for minutes by then."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(SHIPPED["tiny"], damaged)
+    index = json.loads((damaged / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.more.weight"] = next(iter(index["weight_map"].values()))
+    (damaged / "model.safetensors.index.json").write_text(json.dumps(index))
+    job = a_job(tmp_path, num_cpus=2)
+
+    done = phicorpus("annotate", str(job), "--set", f"model.name={damaged}", cwd=tmp_path)
+
+    assert done.returncode == 2, done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("CheckpointError")]
+    assert f"{damaged}: index and shards disagree" in said
+    assert "died too often" not in done.stderr
 
 
 def test_a_gpu_that_torch_does_not_see_is_told_with_build_driver_and_cure() -> None:

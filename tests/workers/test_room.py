@@ -81,7 +81,7 @@ def test_what_is_decided_by_the_nodes_has_room_on_them(
     lack = lack_of_room(config, decided, nodes)
 
     if any(decided.gpus and node["GPU"] >= decided.gpus for node in nodes):
-        assert lack is None or (decided.cpus == 0.5 and "GPUs" not in lack)  # the least there is
+        assert lack is None or (decided.cpus == 0.5 and "GPUs needed, " not in lack)  # the least
 
 
 def test_a_cluster_that_is_too_small_is_described_by_what_it_lacks() -> None:
@@ -93,6 +93,23 @@ def test_a_cluster_that_is_too_small_is_described_by_what_it_lacks() -> None:
     decided = decide_slots(config, "auto", [{"CPU": 16, "GPU": 3}])
     assert lack_of_room(config, decided, [{"CPU": 16, "GPU": 3}]) == "4 GPUs needed, 3 there"
     assert lack_of_room(config, decided, [DGX]) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "config", "said"),
+    [
+        ([{"CPU": 8, "GPU": 1}] * 2, {"gpus_per_replica": 2, "replicas": 1}, "places for 0"),
+        ([{"CPU": 8, "GPU": 1}] * 2, {"gpus_per_replica": 0.6, "replicas": 3}, "places for 2"),
+        ([{"CPU": 4}] * 4, {"cpus_per_replica": 8, "replicas": 1}, "1 replicas x 8 CPUs needed"),
+    ],
+)
+def test_nodes_that_hold_a_replica_only_together_are_too_small(
+    nodes: list[Node], config: dict[str, Any], said: str
+) -> None:
+    """Ray would wait for a node that holds it until the driver's timeout."""
+    lack = lack_of_room(ClusterConfig(**config), slots(*nodes, **config), nodes)
+
+    assert said in str(lack)
 
 
 def test_gpus_that_no_replica_is_on_are_counted() -> None:

@@ -181,7 +181,7 @@ def execute(job: Prepared, run: Execution, on_progress: OnProgress | None) -> Ru
             check_stores(job.places.samples, job.config.fetch)
         with watch.watching():
             watch.waits_for("Ray to start")
-            with cluster(job.config.cluster, job.config.model.device) as slots:
+            with cluster(job.config.cluster, job.config.model.device, watch.alive) as slots:
                 watch.waits_for("the crash log's actor")
                 crash_log = RemoteCrashLog(job.store, evidence)
                 flows = flow.flows(job.config, job.backend, job.questions, crash_log, slots)

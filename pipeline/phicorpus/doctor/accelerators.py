@@ -21,7 +21,7 @@ _COMPILERS = ("gcc", "clang", "cc")  # in the order in which Triton looks for th
 def accelerators(machine: Machine) -> Iterator[Finding]:
     """Look for torch, a device that it sees, the driver, and what GPU kernels need."""
     device = machine.torch_device()
-    has_gpu = bool(device) and not str(device).startswith("broken")
+    has_cuda = str(device).startswith("cuda")  # kernels are for NVIDIA's GPUs, not for Apple's
     drivers = (machine.output(_DRIVER_VERSION) or "").split()
     driver = drivers[0] if drivers else None
     yield _torch(machine, loads=device is not None)
@@ -34,7 +34,7 @@ def accelerators(machine: Machine) -> Iterator[Finding]:
         install=Install(debian="NVIDIA's driver, 580 or newer for the torch that PyPI has"),
     )
     yield _gpu(machine, device, driver)
-    yield from _kernels(machine, has_gpu=has_gpu)
+    yield from _kernels(machine, has_cuda=has_cuda)
 
 
 def why_no_gpu(cuda: str | None, driver: str | None) -> tuple[str, str | None]:
@@ -91,12 +91,12 @@ def _gpu(machine: Machine, device: str | None, driver: str | None) -> Finding:
     )
 
 
-def _kernels(machine: Machine, *, has_gpu: bool) -> Iterator[Finding]:
+def _kernels(machine: Machine, *, has_cuda: bool) -> Iterator[Finding]:
     """Look for Triton, the compiler that it calls, and flash-attn."""
     triton = machine.version("triton")
     yield Finding(
         name="Triton",
-        level="useful" if has_gpu else "optional",
+        level="useful" if has_cuda else "optional",
         ok=triton is not None,
         found=triton or "not found",
         stops_working="speed on an NVIDIA GPU: kernels of this project's own",
@@ -107,7 +107,7 @@ def _kernels(machine: Machine, *, has_gpu: bool) -> Iterator[Finding]:
     has_header = machine.is_file(str(header))
     yield Finding(
         name="C compiler",
-        level="useful" if has_gpu else "optional",
+        level="useful" if has_cuda else "optional",
         ok=compiler is not None and has_header,
         found=", ".join((compiler or "not found", *(() if has_header else (f"no {header}",)))),
         stops_working="Triton's kernels: it builds their launchers when they are first called",

@@ -244,4 +244,4 @@ def _checkpoint_folder(resolved: Resolved) -> Path:
 def _adapter_folder(adapter: ResolvedAdapter) -> Path:
     if adapter.path is not None:
         return adapter.path
-    return download_files(adapter.name, adapter.digest, (peft.CONFIG, peft.WEIGHTS))
+    return download_files(adapter.name, adapter.digest, (peft.WEIGHTS, peft.CONFIG))

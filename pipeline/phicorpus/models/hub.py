@@ -17,7 +17,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, model_info, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -51,16 +51,32 @@ def download_files(
 ) -> Path:
     """Download files of a hub repository, from the cache where they are there already.
 
+    Args:
+        name: Of the model.
+        revision: Branch, tag or commit; None: the newest.
+        wanted: Patterns; the repository has a file of the first one.
+        unwanted: Patterns.
+
     Raises:
         CheckpointError: the hub refuses, or fails again and again; names the model and what to do.
     """
 
-    def fetch() -> str:
-        return snapshot_download(
-            name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted)
+    def snapshot() -> Path:
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(unwanted)
+            )
         )
 
-    return Path(patiently(fetch, name))
+    def fetch() -> Path:
+        folder = snapshot()
+        if any(folder.glob(wanted[0])):
+            return folder
+        # Where the hub did not answer, its library gives what little of a commit is in the cache.
+        model_info(name, revision=revision)  # raises what it kept to itself
+        return snapshot()
+
+    return patiently(fetch, name)
 
 
 def patiently(

@@ -85,6 +85,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply activations, shape (..., inputs), to shape (..., outputs)."""
+        if x.dtype == torch.float16:  # sums of up to 127 x would leave its range, at 65,504
+            return functional.linear(x, self.weight.to(x.dtype).mul_(self.scale[:, None]))
         if x.device.type != "cpu":
             return functional.linear(x, self.weight.to(x.dtype)) * self.scale
         wide = x.new_empty(min(_ROWS, len(self.weight)), self.weight.shape[1])

@@ -36,13 +36,20 @@ _BLOCK_BYTES = 32 * 1024**2
 """Of segments: large enough to amortise Ray's cost per block, small enough for a laptop's store."""
 
 
+OnWait = Callable[[], None]
+"""Called at every look at a cluster that nodes are waited for."""
+
+
 @contextmanager
-def cluster(config: ClusterConfig, device: Device = "auto") -> Iterator[ReplicaSlots]:
+def cluster(
+    config: ClusterConfig, device: Device = "auto", on_wait: OnWait = lambda: None
+) -> Iterator[ReplicaSlots]:
     """Connect to the config's cluster, or start a local one and end it again; keep Ray Data strict.
 
     Args:
         config: The cluster's section.
         device: That the model is to run on, as the config says.
+        on_wait: So that a wait for nodes, which has its own end, does not look like a hang.
 
     Yields:
         What the cluster sets aside for the replicas of a flow.
@@ -55,14 +62,16 @@ def cluster(config: ClusterConfig, device: Device = "auto") -> Iterator[ReplicaS
     started = not ray.is_initialized()
     # Ray prints about lost workers to standard output, which belongs to the command.
     with contextlib.redirect_stdout(sys.stderr):
-        yield from _cluster(config, device, started=started)
+        yield from _cluster(config, device, on_wait, started=started)
 
 
-def _cluster(config: ClusterConfig, device: Device, *, started: bool) -> Iterator[ReplicaSlots]:
+def _cluster(
+    config: ClusterConfig, device: Device, on_wait: OnWait, *, started: bool
+) -> Iterator[ReplicaSlots]:
     if started:
         connect(config)
     try:
-        slots = _await_room(config, device)
+        slots = _await_room(config, device, on_wait)
         context = DataContext.get_current()
         context.max_errored_blocks = 0
         context.raise_original_map_exception = True  # else the error that ends a run loses its type
@@ -157,7 +166,7 @@ def _address(config: ClusterConfig) -> str:
     return config.address or os.environ.get("RAY_ADDRESS", "local")
 
 
-def _await_room(config: ClusterConfig, device: Device) -> ReplicaSlots:
+def _await_room(config: ClusterConfig, device: Device, on_wait: OnWait) -> ReplicaSlots:
     """Wait until the cluster has room for the replicas; one that is started here never grows.
 
     Raises:
@@ -177,6 +186,7 @@ def _await_room(config: ClusterConfig, device: Device) -> ReplicaSlots:
             if waited_s >= longest_s:
                 waited = f", after {longest_s:g} s (cluster.wait_for_nodes_s)" if longest_s else ""
                 raise ConfigError(f"cluster: {lack}{waited}")
+            on_wait()
             if not is_asked:
                 request_resources(bundles=_bundles(config, slots))
                 is_asked = True

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from phicorpus.engine.engine import EngineStats
@@ -74,6 +74,10 @@ class RemoteCrashLog:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Reports)
         self._actor = actor.options(scheduling_strategy=here).remote(store, folder)
+        self._asked: ray.ObjectRef[list[LogLine]] | None = None  # for lines, and not answered yet
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_asked": None}  # only the driver asks
 
     def begin(self, keys: Sequence[Key]) -> list[int]:
         """See `CrashLog.begin`."""
@@ -139,8 +143,18 @@ class RemoteCrashLog:
             return
 
     def lines(self) -> Sequence[LogLine]:
-        """Return the lines of the workers that came since the last call; none if it cannot ask."""
+        """Return the lines of the workers that came since the last call; none if it cannot ask.
+
+        Lines that come too late for one call are those of the next.
+        """
+        asked = self._asked
         try:
-            return ray.get(self._actor.lines.remote(), timeout=_NOTED_WITHIN_S)
-        except (RayError, ConnectionError):
+            asked = self._actor.lines.remote() if asked is None else asked
+            lines = ray.get(asked, timeout=_NOTED_WITHIN_S)
+        except GetTimeoutError:
+            self._asked = asked
             return []
+        except (RayError, ConnectionError):
+            lines = []
+        self._asked = None
+        return lines

@@ -78,7 +78,23 @@ def lack_of_room(config: ClusterConfig, slots: ReplicaSlots, nodes: Sequence[Nod
         )
     there = sum(node.get("GPU", 0.0) for node in nodes)
     wanted = slots.num_replicas * slots.gpus
-    return f"{wanted:g} GPUs needed, {there:g} there" if wanted > there + _EPSILON else None
+    if wanted > there + _EPSILON:
+        return f"{wanted:g} GPUs needed, {there:g} there"
+    places = sum(_places(node, slots) for node in nodes)
+    if slots.num_replicas > places:
+        gpus = f" and {slots.gpus:g} GPUs" if slots.gpus else ""
+        return (
+            f"{slots.num_replicas} replicas x {slots.cpus:g} CPUs{gpus} needed, each on one node,"
+            f" and the nodes have places for {places}; set cluster.replicas, cpus_per_replica or"
+            " gpus_per_replica"
+        )
+    return None
+
+
+def _places(node: Node, slots: ReplicaSlots) -> int:
+    """Count the replicas that fit on a node."""
+    places = math.floor(node.get("CPU", 0.0) / slots.cpus + _EPSILON)
+    return min(places, _held(node, slots.gpus)) if slots.gpus else places
 
 
 def idle_gpus(slots: ReplicaSlots, nodes: Sequence[Node]) -> int:

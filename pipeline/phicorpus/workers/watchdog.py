@@ -147,9 +147,9 @@ class WatchedModel:
 
     async def _answered(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         keys = keys_of("infer", batch)
-        parts = split("infer", batch, await asyncio.to_thread(self._crash_log.begin, keys))
-        if parts.together.num_rows:
-            async with self._lock.shared():
+        async with self._lock.shared():  # who waits while one is alone has not begun
+            parts = split("infer", batch, await asyncio.to_thread(self._crash_log.begin, keys))
+            if parts.together.num_rows:
                 async for replies in self._asked(parts.together):
                     yield replies
         for key, segment in parts.alone:
