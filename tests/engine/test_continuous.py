@@ -118,6 +118,19 @@ def test_a_tiny_cache_evicts_old_prefixes_and_stays_right(start: Start) -> None:
     assert token_ids(completions) == list(map(reference, requests))
 
 
+def test_an_image_whose_pages_are_evicted_while_another_is_encoded_is_read_all_the_same(
+    start: Start,
+) -> None:
+    engine = start(FakeModel(), a_config(cache=256, page=8, batch_tokens=256))
+    one, other = an_image("one", rows=31), an_image("other", rows=16)
+    complete(engine, [a_request(one, "q", new=4)])
+    requests = [a_request(one, other, "q", new=4), a_request("t" * 225, new=8)]
+
+    completions = complete(engine, requests)  # the text takes pages of the image's
+
+    assert token_ids(completions) == list(map(reference, requests))
+
+
 def test_a_group_survives_its_cancelled_leader(start: Start) -> None:
     model = FakeModel(stops=False)
     begun = model.has_begun(2)  # of the six passes that the leader's prompt takes

@@ -192,7 +192,9 @@ class Scheduler:
     def _has_media(self, sequence: Sequence, computed: int) -> bool:
         """Return whether the media behind the first `computed` tokens are encoded; hold them."""
         slots = [span.slot for span in sequence.prompt.spans if span.stop > computed]
-        if slots and not sequence.media:
+        if not {slot.key for slot in slots} <= {medium.slot.key for medium in sequence.media}:
+            # All anew, where pages with the rows of some went to others while it waited.
+            self._release_media(sequence)
             if self._encoder.is_batch_full:
                 return False
             held = self._encoder.hold(slots)
