@@ -16,6 +16,7 @@ from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion
 from phicorpus.engine.recovery import MAX_FAILURES_IN_ROW
 from phicorpus.engine.registry import load_engine
+from phicorpus.engine.sequence import Sequence
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import (
     FakeModel,
@@ -26,6 +27,7 @@ from tests.engine.builders import (
     ask,
     complete,
     engine_threads,
+    logged,
     reference,
 )
 from tests.engine.test_contract import SlowEyes
@@ -192,6 +194,26 @@ def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
     assert model.num_forwards == MAX_FAILURES_IN_ROW + 1
     with pytest.raises(EngineDied, match="again and again"):
         asyncio.run(engine.submit(a_request("late")))
+
+
+def test_an_engine_that_is_closed_as_it_schedules_has_no_failed_step(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start(FakeModel(), a_config(requests=1))
+    schedule = engine._scheduler.schedule
+
+    def closes() -> list[Sequence]:
+        batch = schedule()
+        engine._stop("it is closed")
+        return batch
+
+    monkeypatch.setattr(engine._scheduler, "schedule", closes)
+    with logged() as records:
+        replies = ask(engine, [a_request("one"), a_request("another")])
+
+    assert [type(reply) for reply in replies] == [EngineDied, EngineDied]
+    assert engine.stats().extra["restarts"] == 0
+    assert not records
 
 
 def test_callers_of_several_event_loops_are_answered(start: Start) -> None:

@@ -206,7 +206,9 @@ class ContinuousEngine:
         if has_encoded:
             self._encode()
             batch = self._scheduler.schedule()  # with those that waited for it
-        if batch and self._closing is None:
+        if self._closing is not None:
+            return
+        if batch:
             self._decode(batch)
         elif not has_encoded and self._scheduler.num_waiting:
             raise RuntimeError("no request that waits can be scheduled")
