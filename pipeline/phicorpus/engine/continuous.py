@@ -265,7 +265,10 @@ class ContinuousEngine:
                 self._frontend.complete(sequence)
             elif next_step == "smaller":
                 sequence.num_attempts -= 1  # this one does not count against it
-                again.append(sequence)
+                if sequence.num_attempts:
+                    self._scheduler.add(sequence, suspect=True)  # as it was
+                else:
+                    again.append(sequence)
             elif sequence.num_attempts == 1:
                 self._scheduler.add(sequence, suspect=True)
             else:
