@@ -31,7 +31,7 @@ from tests.engine.builders import (
     reference,
 )
 from tests.engine.test_contract import SlowEyes
-from tests.engine.test_frontend import Gated
+from tests.engine.test_frontend import Gated, Unreadable
 
 pytestmark = pytest.mark.slow
 
@@ -182,6 +182,18 @@ def test_a_request_that_kills_the_loop_fails_alone(start: Start) -> None:
     others = [reply for reply in replies if isinstance(reply, Completion)]
     assert token_ids(others) == list(map(reference, requests))
     assert engine.stats().extra["restarts"] == 2
+
+
+def test_a_tokenizer_that_fails_on_an_answer_runs_no_other_again(start: Start) -> None:
+    model = FakeModel()
+    model.tokenizer = Unreadable()
+    engine = start(model, a_config())
+
+    replies = ask(engine, [a_request("q", stop=("end",)), a_request("q" * 9)])
+
+    assert [type(reply) for reply in replies] == [InferError, InferError]
+    assert "LookupError" in str(replies[0])
+    assert engine.stats().extra["restarts"] == 0
 
 
 def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
