@@ -16,6 +16,7 @@ from phicorpus.engine.continuous import ContinuousEngine
 from phicorpus.engine.engine import Completion
 from phicorpus.engine.recovery import MAX_FAILURES_IN_ROW
 from phicorpus.engine.registry import load_engine
+from phicorpus.engine.sequence import Sequence
 from phicorpus.errors import EngineDied, InferError, RequestRefused
 from tests.engine.builders import (
     FakeModel,
@@ -26,10 +27,11 @@ from tests.engine.builders import (
     ask,
     complete,
     engine_threads,
+    logged,
     reference,
 )
 from tests.engine.test_contract import SlowEyes
-from tests.engine.test_frontend import Gated
+from tests.engine.test_frontend import Gated, Unreadable
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +120,19 @@ def test_a_tiny_cache_evicts_old_prefixes_and_stays_right(start: Start) -> None:
     assert token_ids(completions) == list(map(reference, requests))
 
 
+def test_an_image_whose_pages_are_evicted_while_another_is_encoded_is_read_all_the_same(
+    start: Start,
+) -> None:
+    engine = start(FakeModel(), a_config(cache=256, page=8, batch_tokens=256))
+    one, other = an_image("one", rows=31), an_image("other", rows=16)
+    complete(engine, [a_request(one, "q", new=4)])
+    requests = [a_request(one, other, "q", new=4), a_request("t" * 225, new=8)]
+
+    completions = complete(engine, requests)  # the text takes pages of the image's
+
+    assert token_ids(completions) == list(map(reference, requests))
+
+
 def test_a_group_survives_its_cancelled_leader(start: Start) -> None:
     model = FakeModel(stops=False)
     begun = model.has_begun(2)  # of the six passes that the leader's prompt takes
@@ -169,6 +184,18 @@ def test_a_request_that_kills_the_loop_fails_alone(start: Start) -> None:
     assert engine.stats().extra["restarts"] == 2
 
 
+def test_a_tokenizer_that_fails_on_an_answer_runs_no_other_again(start: Start) -> None:
+    model = FakeModel()
+    model.tokenizer = Unreadable()
+    engine = start(model, a_config())
+
+    replies = ask(engine, [a_request("q", stop=("end",)), a_request("q" * 9)])
+
+    assert [type(reply) for reply in replies] == [InferError, InferError]
+    assert "LookupError" in str(replies[0])
+    assert engine.stats().extra["restarts"] == 0
+
+
 def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
     model = FakeModel(fail_forward=range(1, 1000))
     engine = start(model, a_config())
@@ -179,6 +206,26 @@ def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
     assert model.num_forwards == MAX_FAILURES_IN_ROW + 1
     with pytest.raises(EngineDied, match="again and again"):
         asyncio.run(engine.submit(a_request("late")))
+
+
+def test_an_engine_that_is_closed_as_it_schedules_has_no_failed_step(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start(FakeModel(), a_config(requests=1))
+    schedule = engine._scheduler.schedule
+
+    def closes() -> list[Sequence]:
+        batch = schedule()
+        engine._stop("it is closed")
+        return batch
+
+    monkeypatch.setattr(engine._scheduler, "schedule", closes)
+    with logged() as records:
+        replies = ask(engine, [a_request("one"), a_request("another")])
+
+    assert [type(reply) for reply in replies] == [EngineDied, EngineDied]
+    assert engine.stats().extra["restarts"] == 0
+    assert not records
 
 
 def test_callers_of_several_event_loops_are_answered(start: Start) -> None:

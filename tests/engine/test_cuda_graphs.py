@@ -110,6 +110,29 @@ def test_a_first_replay_that_disagrees_turns_graphs_off_with_one_warning(
     assert [record.levelname for record in records] == ["WARNING"]
 
 
+def test_a_sequence_that_overflows_as_a_step_is_captured_turns_no_graphs_off() -> None:
+    graphs: list[Recorded] = []
+
+    def new_graph() -> Recorded:
+        graphs.append(Recorded())
+        return graphs[-1]
+
+    def forward(numbers: torch.Tensor) -> torch.Tensor:
+        scores = sums(numbers)
+        scores[numbers[:, 0] > 50] = torch.nan
+        return scores
+
+    runner = DecodeGraphs(forward, new_graph, device=CPU, max_rows=4, padding=PADDING)
+    overflown = runner.scores(a_step(2, 1) + 100)
+    runner.scores(a_step(2, 1))
+    runner.scores(a_step(2, 1))
+
+    assert overflown is not None
+    assert overflown.isnan().all()
+    assert runner.why_off is None
+    assert [graph.num_replays for graph in graphs] == [2]
+
+
 def test_what_cannot_be_captured_is_computed_without() -> None:
     runner = DecodeGraphs(
         sums, lambda: Recorded(fails=True), device=CPU, max_rows=4, padding=PADDING

@@ -102,6 +102,26 @@ def test_a_request_that_does_not_fit_alone_is_its_own_error_and_the_passes_grow_
     assert later[0].prompt_tokens == sizes[0] > LEAST_BATCH_TOKENS
 
 
+def test_who_runs_alone_as_memory_is_used_up_runs_alone_again(start: Start) -> None:
+    model = FakeModel()
+    model.poison_id = ord("!")
+    begun: list[int] = []
+
+    def before(_module: object, args: tuple[torch.Tensor]) -> None:
+        begun.append(args[0].numel())
+        if len(begun) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.decoder.get_input_embeddings().register_forward_pre_hook(before)
+    engine = start(model, a_config(requests=2, batch_tokens=256))
+    good = a_request("good")
+
+    replies = ask(engine, [good, a_request("bad!"), a_request("bad too!")])
+
+    assert tokens_of(replies) == [reference(good)]
+    assert [isinstance(reply, InferError) for reply in replies] == [False, True, True]
+
+
 def test_a_cancelled_request_is_not_run_again_after_a_fault(start: Start) -> None:
     model = FakeModel(fail_forward=[8], stops=False)
     begun = model.has_begun(2)

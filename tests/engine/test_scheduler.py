@@ -196,6 +196,19 @@ def test_a_full_encoder_cache_holds_those_back_who_need_it_and_nobody_else() -> 
     assert bench.step() == {"text": 1, "x": 1, "y": 5}
 
 
+def test_a_request_of_many_rows_is_not_overtaken_for_ever_by_those_of_few() -> None:
+    bench = Bench(pages=40, rows=8, requests=8)
+    bench.add(a_sequence("first", "AAA"), a_sequence("large", "XXXXXXXX"))
+    begun: list[str] = []
+    for number in range(20):
+        letters = chr(ord("C") + number) * 3
+        bench.add(a_sequence(f"small {number}", letters))
+        begun += bench.step()
+        for sequence in _computed(bench.scheduler.running):
+            bench.scheduler.release(sequence)
+    assert begun[:2] == ["first", "large"]
+
+
 def test_suspects_run_alone_and_first() -> None:
     bench = Bench(pages=30)
     running, suspect = a_sequence("running"), a_sequence("suspect")

@@ -206,7 +206,9 @@ class ContinuousEngine:
         if has_encoded:
             self._encode()
             batch = self._scheduler.schedule()  # with those that waited for it
-        if batch and self._closing is None:
+        if self._closing is not None:
+            return
+        if batch:
             self._decode(batch)
         elif not has_encoded and self._scheduler.num_waiting:
             raise RuntimeError("no request that waits can be scheduled")
@@ -265,7 +267,10 @@ class ContinuousEngine:
                 self._frontend.complete(sequence)
             elif next_step == "smaller":
                 sequence.num_attempts -= 1  # this one does not count against it
-                again.append(sequence)
+                if sequence.num_attempts:
+                    self._scheduler.add(sequence, suspect=True)  # as it was
+                else:
+                    again.append(sequence)
             elif sequence.num_attempts == 1:
                 self._scheduler.add(sequence, suspect=True)
             else:

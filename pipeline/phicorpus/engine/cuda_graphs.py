@@ -7,6 +7,7 @@ changes from step to step is copied to tensors that stay where they are.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import torch
 ROW_STEP = 8  # between numbers of sequences, from this one on; 1, 2 and 4 below
 MIN_PAGES = 4
 TOLERANCE = 0.02  # of the largest score: replayed kernels may sum in another order
+_TINY = 1e-30
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ class DecodeGraphs:
     """Runs decoding steps by graphs, each captured when its size first comes.
 
     The step in which it is captured is computed without it, and its first replay has to give the
-    same scores: else one warning is logged, and no graph is used any more.
+    same scores: else one warning is logged, and no graph is used any more. Where a sequence's own
+    scores overflow, there is nothing to compare, and a later step of that size is captured.
 
     Args:
         forward: Computes the scores, shape (rows, vocabulary), of a step's numbers, shape
@@ -136,6 +139,9 @@ class DecodeGraphs:
         """Compute a step without a graph, and capture one for the steps of its size."""
         numbers = padded.to(self._device)
         scores = self._forward(numbers)
+        largest = scores.abs().amax().item()
+        if not math.isfinite(largest):
+            return scores
         if self._scores is None:
             self._scores = scores.new_empty(self._max_rows, scores.shape[1])
         graph = self._new_graph()
@@ -145,8 +151,7 @@ class DecodeGraphs:
         except RuntimeError as error:
             self._turn_off(f"{tuple(padded.shape)}: {error}")
             return scores
-        largest = scores.abs().amax()
-        deviation = ((self._out(len(numbers)) - scores).abs().amax() / largest).item()
+        deviation = (self._out(len(numbers)) - scores).abs().amax().item() / max(largest, _TINY)
         if deviation <= TOLERANCE:
             self._captured[tuple(padded.shape)] = _Captured(numbers, graph)
         else:  # nan too

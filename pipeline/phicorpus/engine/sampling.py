@@ -162,10 +162,10 @@ class Sampler:
         best = scores.amax(dim=-1)
         for row, state in special:
             if state.draw is not None:
-                chosen = state.draw.choose(scores[row])
-                best[row] = scores[row, chosen]
-                scores[row] = -torch.inf
-                scores[row, chosen] = 0.0
+                # Not as an index of `scores`, for which torch would wait for the device.
+                chosen = state.draw.choose(scores[row])[None]
+                best[row] = scores[row].index_select(0, chosen)[0]
+                scores[row].fill_(-torch.inf).index_fill_(0, chosen, 0.0)
         return scores, best - total
 
     def _restrict(self, scores: torch.Tensor, special: Sequence[tuple[int, SamplingState]]) -> None:
@@ -177,9 +177,15 @@ class Sampler:
                 rows.append(row)
                 masks.append(allowed)
             elif forbidden := state.forbidden():
-                scores[row, torch.tensor(forbidden, device=scores.device)] = -torch.inf
+                places = _put(torch.tensor(forbidden), scores.device)
+                scores[row].index_fill_(0, places, -torch.inf)
         if rows:
-            packed = torch.from_numpy(np.stack(masks)).to(scores.device)
+            packed = _put(torch.from_numpy(np.stack(masks)), scores.device)
             bits = (packed[:, :, None] >> self._bit & 1).flatten(1)[:, : scores.shape[1]]
-            places = torch.tensor(rows, device=scores.device)
+            places = _put(torch.tensor(rows), scores.device)
             scores[places] = scores[places].masked_fill(bits == 0, -torch.inf)
+
+
+def _put(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy values to a device, without waiting for what it computes."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)

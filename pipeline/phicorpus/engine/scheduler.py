@@ -12,7 +12,7 @@ from phicorpus.engine.encoder_cache import EncoderCache, Medium
 from phicorpus.engine.kv_cache import PageHash, PagePool
 from phicorpus.engine.sequence import Sequence
 
-Outcome = Literal["started", "later", "no pages"]
+Outcome = Literal["started", "later", "no pages", "no rows"]
 
 
 class Scheduler:
@@ -22,7 +22,8 @@ class Scheduler:
       has no room for the whole. All pages that a sequence may need are held when it starts.
     - A sequence whose next page is being computed by another waits for it, and shares it.
     - A sequence waits until its media are encoded; those behind it may go first. One that finds too
-      few pages lets nobody go first, or it would never run.
+      few pages lets nobody go first, or it would never run; one that finds too few rows for its
+      media, nobody who needs rows that it does not hold yet.
     - A suspect, which ran when a step failed, runs alone, before all others.
 
     Used by one thread.
@@ -90,12 +91,14 @@ class Scheduler:
             sequence.num_new = min(budget, max(1, left))
             budget -= sequence.num_new
         most = min(self._max_requests, self.batch_tokens)
+        has_rows = True
         for sequence in self._candidates():
             if budget <= 0 or len(self.running) >= most:
                 break
-            outcome = self._start(sequence)
+            outcome = self._start(sequence, may_hold=has_rows)
             if outcome == "no pages":
                 break
+            has_rows = has_rows and outcome != "no rows"
             if outcome == "started":
                 sequence.num_new = min(budget, sequence.num_tokens - sequence.num_computed)
                 budget -= sequence.num_new
@@ -164,14 +167,29 @@ class Scheduler:
             return []
         return list(self._suspects)[:1] or list(self._waiting)
 
-    def _start(self, sequence: Sequence) -> Outcome:
-        """Let a waiting sequence run if its media are encoded and there are pages for it."""
+    def _start(self, sequence: Sequence, *, may_hold: bool) -> Outcome:
+        """Let a waiting sequence run if its media are encoded and there are pages for it.
+
+        Args:
+            sequence: It waits.
+            may_hold: It may hold media that it does not hold yet.
+        """
         hashes = sequence.page_hashes
         cached = self._pool.cached(hashes)
         if len(cached) < len(hashes) and hashes[len(cached)] in self._in_flight:
             return "later"
         computed = len(cached) * self._page_size
-        if not self._has_media(sequence, computed):
+        slots = [span.slot for span in sequence.prompt.spans if span.stop > computed]
+        if not {slot.key for slot in slots} <= {medium.slot.key for medium in sequence.media}:
+            # All anew, where pages with the rows of some went to others while it waited.
+            self._release_media(sequence)
+            if self._encoder.is_batch_full or not may_hold:
+                return "later"
+            held = self._encoder.hold(slots)
+            if held is None:
+                return "no rows"
+            sequence.media = held
+        if any(medium.rows is None for medium in sequence.media):
             return "later"
         num_pages = math.ceil(sequence.longest / self._page_size)
         pages = self._pool.take(cached, num_pages - len(cached))
@@ -188,19 +206,6 @@ class Scheduler:
         self.num_media += len(sequence.prompt.spans)
         self._begin(sequence)
         return "started"
-
-    def _has_media(self, sequence: Sequence, computed: int) -> bool:
-        """Return whether the media behind the first `computed` tokens are encoded; hold them."""
-        needed = [span.slot for span in sequence.prompt.spans if span.stop > computed]
-        held = {medium.slot.key for medium in sequence.media}
-        if any(slot.key not in held for slot in needed):  # all or none, so that no two wait
-            self._release_media(sequence)
-            if self._encoder.is_batch_full:
-                return False
-            sequence.media = self._encoder.hold(needed) or ()
-            if not sequence.media:
-                return False
-        return all(medium.rows is not None for medium in sequence.media)
 
     def _release_media(self, sequence: Sequence) -> None:
         self._encoder.release(sequence.media)

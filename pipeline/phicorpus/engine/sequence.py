@@ -233,7 +233,10 @@ class Attempt:
         else:
             self.token_ids.append(token_id)
             self._logprob_sum += logprob
-            self.finish_reason = self._check_end(time.monotonic() - self._started)
+            try:
+                self.finish_reason = self._check_end(time.monotonic() - self._started)
+            except Exception as error:  # noqa: BLE001 a tokenizer may raise anything: it fails alone
+                self.failure = repr(error)
         return self.finish_reason is not None or self.failure is not None
 
     def _check_end(self, elapsed_s: float) -> FinishReason | None:
