@@ -219,7 +219,8 @@ class UnitConfig(Section):
     text: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
-EngineName = Literal["auto", "continuous", "vllm"]
+EngineName = Literal["auto", "continuous", "static", "vllm"]
+"""auto is continuous; so is static, which earlier configs and records name."""
 
 
 class EngineConfig(Section):
@@ -240,7 +241,8 @@ class EngineSettings(Section):
 
     name: EngineName = Field(
         default="auto",
-        description="auto and continuous: our own, on every device; vllm: an extra",
+        description="auto, continuous: our own, on every device; vllm: an extra; static, of earlier"
+        " configs: as auto",
     )
     memory_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,

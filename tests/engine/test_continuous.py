@@ -203,7 +203,7 @@ def test_a_decoder_that_keeps_failing_is_given_up(start: Start) -> None:
     replies = ask(engine, [a_request("q" * (index + 1)) for index in range(12)])
 
     assert all(isinstance(reply, InferError | EngineDied) for reply in replies)
-    assert model.num_forwards == MAX_FAILURES_IN_ROW + 1
+    assert model.num_forwards == MAX_FAILURES_IN_ROW + 1 + 1  # with one of its own
     with pytest.raises(EngineDied, match="again and again"):
         asyncio.run(engine.submit(a_request("late")))
 
@@ -226,6 +226,37 @@ def test_an_engine_that_is_closed_as_it_schedules_has_no_failed_step(
     assert [type(reply) for reply in replies] == [EngineDied, EngineDied]
     assert engine.stats().extra["restarts"] == 0
     assert not records
+
+
+def test_many_bad_requests_in_a_row_are_their_own_errors_where_the_decoder_is_well(
+    start: Start,
+) -> None:
+    model = FakeModel()
+    model.poison_id = ord("!")
+    engine = start(model, a_config())
+    good = a_request("good", new=10)
+
+    replies = ask(engine, [*(a_request("!" * (1 + index)) for index in range(9)), good])
+
+    assert [type(reply) for reply in replies[:9]] == [InferError] * 9
+    assert token_ids([one for one in replies if isinstance(one, Completion)]) == [reference(good)]
+
+
+def test_what_overflowed_is_computed_anew_when_it_is_asked_again(start: Start) -> None:
+    model = FakeModel()
+    engine = start(model, a_config(page=8))
+    request = a_request(an_image("loud", rows=30), "q")
+    handle = model.decoder.lm_head.register_forward_hook(
+        lambda *_: torch.tensor(torch.nan).expand(1, 1, 300).clone()
+    )
+
+    (failed,) = ask(engine, [request])
+    handle.remove()
+    (answered,) = complete(engine, [request])
+
+    assert isinstance(failed, InferError)
+    assert list(answered.token_ids) == reference(request)
+    assert engine.stats().prefill_tokens == 2 * (30 + 3)
 
 
 def test_callers_of_several_event_loops_are_answered(start: Start) -> None:

@@ -110,3 +110,18 @@ def test_the_prefix_that_was_used_last_goes_last() -> None:
 
     assert pool.cached([b"two"]) == []
     assert pool.cached([b"one"]) != []
+
+
+def test_forgotten_pages_are_not_found_and_are_given_anew() -> None:
+    pool = PagePool(2)
+    pages = pool.take([], 2)
+    assert pages is not None
+    pool.name(pages[0], b"one")
+    pool.name(pages[1], b"two")
+    pool.release(pages[:1])
+
+    pool.forget(pages)
+    pool.release(pages[1:])
+
+    assert pool.cached([b"one"]) == pool.cached([b"two"]) == []
+    assert sorted(pool.take([], 2) or []) == [0, 1]

@@ -12,10 +12,10 @@ from phicorpus.config import EngineConfig, EngineName, RunConfig, parse_config
 from phicorpus.engine.backend import phi_backend
 from phicorpus.engine.capabilities import Library
 from phicorpus.engine.engine import Engine
-from phicorpus.engine.registry import ENGINES, check_config
+from phicorpus.engine.registry import ENGINES, check_config, load_engine
 from phicorpus.errors import ConfigError
 from phicorpus.models.model import Model
-from tests.engine.builders import FakeModel, a_config, a_request, an_image, complete
+from tests.engine.builders import FakeModel, a_config, a_request, an_image, complete, logged
 
 Load = Callable[[Model, EngineConfig], Engine]
 CONTINUOUS, VLLM = (ENGINES[name].capabilities for name in ("continuous", "vllm"))
@@ -46,7 +46,7 @@ def test_an_engine_shares_prefixes_if_it_says_so(load: Load) -> None:
 
 
 def test_engines_that_a_config_can_name_say_what_they_can() -> None:
-    assert {"auto", *ENGINES} == set(get_args(EngineName))
+    assert {"auto", "static", *ENGINES} == set(get_args(EngineName))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -106,3 +106,13 @@ def test_our_own_engine_runs_everywhere_and_is_built_on_no_inside() -> None:
 
 def test_ordinary_settings_are_taken() -> None:
     check_config(a_job("continuous", device="cpu", dtype="float32"))
+
+
+def test_what_earlier_configs_called_static_runs_on_with_a_word_of_warning() -> None:
+    with logged() as records:
+        check_config(a_job("static"))
+
+    assert [record.levelname for record in records] == ["WARNING"]
+    engine = load_engine(FakeModel(), EngineConfig(name="static"))
+    engine.close()
+    assert engine.capabilities == CONTINUOUS

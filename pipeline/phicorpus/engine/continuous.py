@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 import torch
 
 from phicorpus.config import EngineConfig
@@ -181,10 +182,10 @@ class ContinuousEngine:
                     traceback.clear_frames(error.__traceback__)  # they hold the step's memory
                     self._recover(error)
         finally:
+            self._over.set()
             self._frontend.end(self._closing or "the engine's thread failed; the log says why")
             self._scheduler.stop_all()
             self._runner.release()
-            self._over.set()
 
     def _receive(self) -> None:
         """Take what has arrived; wait for it where there is nothing to do."""
@@ -246,6 +247,8 @@ class ContinuousEngine:
             sequence.last_id = int(token)
             if attempt.on_token(sequence.last_id, logprob):
                 self._recovery.on_completion()
+                if attempt.failure is not None:  # such as nan, which would be everybody's
+                    self._scheduler.forget(sequence)
                 self._scheduler.release(sequence)
                 self._frontend.complete(sequence)
 
@@ -258,11 +261,12 @@ class ContinuousEngine:
         name = repr(error)
         fields = {"error": name, "next": next_step, "batch_tokens": self._recovery.batch_tokens}
         log.warning("a step failed", extra=fields)
-        if next_step == "give up":
+        stopped = self._scheduler.stop_all()
+        if next_step == "give up" and not self._runs_a_probe():
             self._stop(f"the decoder failed again and again: {name}")
             return
         again: list[Sequence] = []
-        for sequence in self._scheduler.stop_all():
+        for sequence in stopped:
             if sequence.is_over:
                 self._frontend.complete(sequence)
             elif next_step == "smaller":
@@ -281,6 +285,24 @@ class ContinuousEngine:
         self._scheduler.batch_tokens = self._recovery.batch_tokens
         with self._frontend.counting() as stats:
             stats.extra["restarts"] += 1
+
+    def _runs_a_probe(self) -> bool:
+        """Check that the decoder computes a token of its own: then the requests are to blame."""
+        probe = self._frontend.probe()
+        pages = self._pool.take([], 1)
+        if pages is None:
+            return False
+        probe.pages, probe.num_new = np.array(pages, np.int64), 1
+        try:
+            with self._computing("decoder"):
+                is_right = bool(self._runner.forward([probe]).isfinite().any())
+        except Exception as error:  # noqa: BLE001 a decoder may raise anything
+            traceback.clear_frames(error.__traceback__)
+            return False
+        finally:
+            self._pool.release(pages)
+        self._recovery.on_completion()
+        return is_right
 
     @contextmanager
     def _computing(self, part: Part) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-ROW_STEP = 8  # between numbers of sequences, from this one on; 1, 2 and 4 below
+MAX_GRAPHS = 64  # the least recently used goes: each holds memory
 MIN_PAGES = 4
 TOLERANCE = 0.02  # of the largest score: replayed kernels may sum in another order
 _TINY = 1e-30
@@ -102,7 +103,7 @@ class DecodeGraphs:
         self._device = device
         self._max_rows = max_rows
         self._padding = padding
-        self._captured: dict[tuple[int, ...], _Captured] = {}
+        self._captured: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
         self._scores: torch.Tensor | None = None  # of every graph
 
     def scores(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor | None:
@@ -121,6 +122,7 @@ class DecodeGraphs:
         captured = self._captured.get(padded.shape)
         if captured is None:
             return self._capture(padded)[: len(numbers)]
+        self._captured.move_to_end(tuple(padded.shape))
         captured.numbers.copy_(padded, non_blocking=True)
         captured.graph.replay()
         return self._out(len(numbers))
@@ -154,6 +156,8 @@ class DecodeGraphs:
         deviation = (self._out(len(numbers)) - scores).abs().amax().item() / max(largest, _TINY)
         if deviation <= TOLERANCE:
             self._captured[tuple(padded.shape)] = _Captured(numbers, graph)
+            if len(self._captured) > MAX_GRAPHS:
+                self._captured.popitem(last=False)
         else:  # nan too
             self._turn_off(f"{tuple(padded.shape)}: a replay is off by {deviation:.3g}")
         return scores
@@ -172,12 +176,13 @@ def bucket(rows: int) -> int:
     """Round a number of sequences up to one that graphs are captured for.
 
     Example:
-        >>> [bucket(rows) for rows in (1, 2, 3, 8, 9, 64, 65)]
-        [1, 2, 4, 8, 16, 64, 72]
+        >>> [bucket(rows) for rows in (1, 2, 3, 8, 9, 64, 65, 256)]
+        [1, 2, 4, 8, 16, 64, 96, 256]
     """
-    if rows <= ROW_STEP:
+    if rows <= 8:  # noqa: PLR2004 powers of two, then steps of 8, then of 32
         return 1 << (rows - 1).bit_length()
-    return -(-rows // ROW_STEP) * ROW_STEP
+    step = 8 if rows <= 64 else 32  # noqa: PLR2004
+    return -(-rows // step) * step
 
 
 def _write(scores: torch.Tensor, out: torch.Tensor) -> None:

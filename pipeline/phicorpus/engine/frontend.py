@@ -20,7 +20,7 @@ from phicorpus.engine.grammar import Grammars, Matcher
 from phicorpus.engine.sampling import NoRepeat, SamplingState, SeededDraw
 from phicorpus.engine.sequence import Attempt, Prompt, Sequence
 from phicorpus.errors import EngineDied, InferError, RequestRefused
-from phicorpus.models.model import Model, Slot
+from phicorpus.models.model import Model, Slot, Turn
 
 SEEDS = (-(2**63), 2**64 - 1)  # that torch's generators take
 
@@ -167,6 +167,12 @@ class Frontend:
         for sequence in found:
             self._cancel(sequence)
         return bool(found)
+
+    def probe(self) -> Sequence:
+        """Build a sequence of one token, which nobody waits for."""
+        turns = (Turn("user", ("a",)),)
+        request = Request(request_id="probe", turns=turns, max_new_tokens=1)
+        return Sequence(request=request, prompt=Prompt([0]), rope_regime="short")
 
     def begin_attempt(self, sequence: Sequence) -> Attempt:
         """Begin a sequence's next attempt."""

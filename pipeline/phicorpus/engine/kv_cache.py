@@ -108,6 +108,16 @@ class PagePool:
         if value not in self._page_of:
             self._page_of[value], self._hash_of[page] = page, value
 
+    def forget(self, pages: Iterable[int]) -> None:
+        """Take their names from pages whose content is not to be found again."""
+        for page in pages:
+            value = self._hash_of.pop(page, None)
+            if value is not None:
+                del self._page_of[value]
+            if page in self._kept:
+                del self._kept[page]
+                self._free.append(page)
+
     def release(self, pages: Sequence[int]) -> None:
         """Hold pages once less. The last of a prefix is the first to be given anew."""
         for page in reversed(pages):

@@ -107,6 +107,9 @@ class ModelRunner:
                 return scores.float()
         ends = layout.new.cumsum()
         asked = ends[[one.is_asked for one in batch]] - 1
+        num_asked = len(asked)
+        if not num_asked:  # of prompts in parts; a product of no rows is not every kernel's case
+            asked = ends[-1:] - 1
         is_long = [one.rope_regime == "long" for one in batch]
         parts = _new_ids(batch), layout.positions(), np.repeat(is_long, layout.new), asked
         on_device = self._to_device(np.concatenate(parts))
@@ -122,7 +125,7 @@ class ModelRunner:
             step=self._attention.step(layout),
             kv_pages=self._cache,
         )
-        return output.logits[0].float()
+        return output.logits[0, :num_asked].float()
 
     def release(self) -> None:
         """Free the KV cache, and leave the decoder as it was."""

@@ -9,6 +9,7 @@ name in `config.EngineName`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -21,6 +22,9 @@ from phicorpus.errors import ConfigError
 if TYPE_CHECKING:
     from phicorpus.engine.engine import Engine
     from phicorpus.models.model import Model
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,6 @@ class EngineEntry:
     capabilities: Capabilities
 
 
-# "auto" is the first.
 ENGINES: Mapping[EngineName, EngineEntry] = {
     "continuous": EngineEntry(
         path="phicorpus.engine.continuous:ContinuousEngine",
@@ -84,6 +87,8 @@ def check_config(config: RunConfig) -> None:
         ConfigError: names the engine, the setting and what to set instead.
     """
     engine, model = config.engine.name, config.model
+    if engine == "static":
+        log.warning("engine.name static is gone: continuous runs everywhere and answers alike")
     able = _entry(engine).capabilities
     if model.quantization != "none" and not able.takes_quantization:
         raise ConfigError(
@@ -129,4 +134,4 @@ def check_model(engine: EngineName, shape: Mapping[str, Any]) -> None:
 
 
 def _entry(name: EngineName) -> EngineEntry:
-    return ENGINES["continuous" if name == "auto" else name]
+    return ENGINES["continuous" if name in ("auto", "static") else name]

@@ -122,6 +122,10 @@ class Scheduler:
             if sequence.is_decoding:
                 self._release_media(sequence)
 
+    def forget(self, sequence: Sequence) -> None:
+        """Let nobody find the pages that a running sequence has computed, and others may share."""
+        self._pool.forget(sequence.pages.tolist())
+
     def release(self, sequence: Sequence) -> None:
         """Free what a running sequence holds; it runs no more."""
         first = sequence.num_computed // self._page_size
