@@ -14,6 +14,7 @@ packages=(
   pydantic pydantic_core annotated-types typing_extensions typing-inspection # settings
   llguidance                                                                 # guided answers
   soundfile cffi pycparser soxr                                              # sound
+  tenacity                                                                   # the model hub
   pytest pytest-timeout iniconfig pluggy packaging Pygments                  # tests
   hypothesis sortedcontainers
 )

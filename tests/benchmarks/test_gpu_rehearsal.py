@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]
 # A GPU machine without network has none of these, and Ray is too large to be carried there.
 MISSING = (
-    "ray", "av", "obstore", "pypdfium2", "pptx", "tenacity", "jsonschema", "duckdb", "polars",
+    "ray", "av", "obstore", "pypdfium2", "pptx", "jsonschema", "duckdb", "polars",
     "moto", "reportlab", "s3fs", "pillow_heif", "importlinter", "onnxruntime", "aiohttp",
 )  # fmt: skip
 MAIN_PARTS = ("environment", "kernels", "engine tests", "steps", "engine ocr")

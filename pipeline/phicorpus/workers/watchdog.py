@@ -111,8 +111,9 @@ class WatchedModel:
         ask: The stage.
         crash_log: Where rows begin and are done.
         timeout_s: Longest time without any reply.
-        max_rows: Rows, of all batches, that are asked at once: the others have not begun yet, and
-            are not blamed where the process dies.
+        max_rows: Rows, of all batches, that are asked at once, or up to three more, so that no
+            place stays empty: the others have not begun yet, and are not blamed where the process
+            dies.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class WatchedModel:
         self._crash_log = crash_log
         self._watchdog = Watchdog(timeout_s)
         self._lock = _SharedLock()
-        self._places = _Places(max(max_rows, _PART_ROWS))
+        self._places = _Places(max_rows)
 
     async def answer(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Answer a batch; rows that have to be alone wait until nothing else runs here.
@@ -173,7 +174,10 @@ class WatchedModel:
 
 
 class _Places:
-    """So many places; whoever wants some waits until they are free, in the order of asking."""
+    """So many places; whoever wants some waits until one is free, in the order of asking.
+
+    The last one in may take more than are free, so that none stays empty.
+    """
 
     def __init__(self, number: int) -> None:
         self._free = number
@@ -183,7 +187,7 @@ class _Places:
     @asynccontextmanager
     async def taken(self, number: int) -> AsyncIterator[None]:
         async with self._door, self._changed:
-            await self._changed.wait_for(lambda: self._free >= number)
+            await self._changed.wait_for(lambda: self._free > 0)
             self._free -= number
         try:
             yield
