@@ -51,6 +51,7 @@ class FusedLayer(nn.Module):
         self.self_attn, self.mlp = layer.self_attn, layer.mlp
         self.input_layernorm = layer.input_layernorm
         self.post_attention_layernorm = layer.post_attention_layernorm
+        self._place = layer.self_attn.layer_idx or 0
         self._is_last = is_last
 
     def forward(
@@ -77,8 +78,7 @@ class FusedLayer(nn.Module):
         residual = None if is_first else hidden_states.residual
         states, residual = normalize(self.input_layernorm, output, residual)
         projected = self.self_attn.qkv_proj(states)
-        layer = self.self_attn.layer_idx
-        pages = kv_pages[0][layer], kv_pages[1][layer]
+        pages = kv_pages[0][self._place], kv_pages[1][self._place]
         rotation = Rotation(position_embeddings[0][0], position_embeddings[1][0])
         new = rotate_and_write(projected, rotation, pages, step.slots)
         query, key, value = (part.transpose(0, 1) for part in new)
