@@ -32,7 +32,14 @@ lint: $(VENV)/installed  ## Format, lint, types, import rules
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-test: lint test-transformers  ## Everything that CI runs
+# Side by side: the tests wait for processes half of their time.
+test: $(VENV)/installed  ## Everything that CI runs
+	$(MAKE) --jobs 2 lint-and-transformers test-all
+
+.PHONY: lint-and-transformers test-all
+lint-and-transformers: lint
+	$(MAKE) test-transformers
+test-all: $(VENV)/installed
 	$(PYTEST)
 
 # The engine's contract on both ends of transformers' range, laid over the environment.
@@ -43,7 +50,7 @@ TRANSFORMERS_ENDS := 5.18.0 5.24.0
 
 test-transformers: $(TRANSFORMERS_ENDS:%=.transformers/%)  ## The engine's contract on the oldest and the newest transformers
 	set -e; for end in $(TRANSFORMERS_ENDS); do \
-		PYTHONPATH=.transformers/$$end $(BIN)/pytest --numprocesses 2 -q -k continuous tests/engine/test_contract.py; \
+		PYTHONPATH=.transformers/$$end $(BIN)/pytest -q -k continuous tests/engine/test_contract.py; \
 	done
 
 test-fast: $(VENV)/installed  ## What needs no Ray and takes no seconds: while you work

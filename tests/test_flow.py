@@ -21,7 +21,13 @@ from phicorpus.commands.annotate import RunReport, annotate, publication
 from phicorpus.commands.prepare import prepare
 from phicorpus.commands.status import status
 from phicorpus.config import RunConfig
-from phicorpus.errors import ConfigError, CredentialsRefused, StoreError, WorkersLost
+from phicorpus.errors import (
+    CheckpointError,
+    ConfigError,
+    CredentialsRefused,
+    StoreError,
+    WorkersLost,
+)
 from phicorpus.output.write import RunPublisher
 from phicorpus.stages.assemble import assemble
 from phicorpus.stages.commit import Commit
@@ -239,7 +245,7 @@ def test_a_driver_killed_at_any_moment_and_run_again_gives_the_same_rows(
 def test_a_model_that_does_not_load_ends_the_run_and_blames_no_row(tmp_path: Path) -> None:
     a_corpus(tmp_path, num_images=2)
 
-    with pytest.raises(WorkersLost, match="no weights for vision"):
+    with pytest.raises(CheckpointError, match="no weights for vision"):
         annotate(a_config(tmp_path), backend=a_backend_that_does_not_load())
 
     assert annotation_rows(tmp_path / "output") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from phicorpus.config import ClusterConfig, Device
 from phicorpus.engine.slots import ReplicaSlots
@@ -39,13 +40,18 @@ def decide_slots(config: ClusterConfig, device: Device, nodes: Sequence[Node]) -
     """
     gpus = _gpus(config, device, nodes)
     held = sum(_held(node, gpus) for node in nodes)
-    num_replicas = max(1, held) if config.replicas == "auto" else config.replicas
     cpus = config.cpus_per_replica
     if cpus is None:
         shares = [node.get("CPU", 0.0) / _held(node, gpus) for node in nodes if _held(node, gpus)]
         most = _MOST_OF_A_NODE * min(shares) if shares else _CPUS_BESIDE_GPU
         cpus = max(_CPUS_ON_CPU, min(_CPUS_BESIDE_GPU, most)) if gpus else _CPUS_ON_CPU
-    return ReplicaSlots(num_replicas=num_replicas, gpus=gpus, cpus=cpus)
+    if config.replicas != "auto":
+        return ReplicaSlots(num_replicas=config.replicas, gpus=gpus, cpus=cpus)
+    beside = config.decode_cpus + config.fetch_cpus  # of one task
+    there = sum(node.get("CPU", 0.0) for node in nodes) - beside
+    one = ReplicaSlots(num_replicas=1, gpus=gpus, cpus=cpus)
+    places = sum(_places(node, one) for node in nodes) if gpus else 1
+    return replace(one, num_replicas=max(1, min(held or 1, places, math.floor(there / cpus))))
 
 
 def _gpus(config: ClusterConfig, device: Device, nodes: Sequence[Node]) -> float:
